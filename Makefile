@@ -1,0 +1,41 @@
+# What can be done with a checkout. `demo`, `test`, `bench` and `drivers` set up for
+# themselves: they need Rust and a linker, and fetch Postgres if the machine has none.
+
+.PHONY: help setup demo test lint bench drivers
+.DEFAULT_GOAL := help
+
+# Where cargo builds to, and the longest that a source file may be.
+target := $(or $(CARGO_TARGET_DIR),target)
+lines_max := 400
+
+# Goes before a command that starts Postgres servers: sets up, and says where Postgres is.
+with_postgres = TENANTRY_PG_BIN=$$(ops/setup/postgres) && export TENANTRY_PG_BIN &&
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: ## fetch what the machine lacks, and nothing else
+	@ops/setup/tools
+	@ops/setup/postgres
+
+demo: ## a whole fleet, its main job under load, and the outcome (ARGS='--tenants 40')
+	@$(with_postgres) cargo build --release --locked && \
+		$(target)/release/tenantry demo $(ARGS)
+
+test: ## all tests, on real Postgres servers
+	@$(with_postgres) cargo test --workspace --locked
+
+lint: ## formatting, clippy, docs, lengths; with cargo-deny also licences and duplicates
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets --locked -- -D warnings
+	@RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
+	@find . -name '*.rs' ! -path './target/*' ! -path '*/tests/*' ! -name tests.rs \
+		-exec awk 'FNR == $(lines_max) + 1 { print FILENAME ": over $(lines_max) lines"; long = 1 } \
+		END { exit long }' {} +
+	@if command -v cargo-deny >/dev/null; then cargo deny --locked check bans licenses sources; fi
+
+bench: ## measure, on real Postgres servers
+	@$(with_postgres) benches/run $(ARGS)
+
+drivers: ## the router against Postgres drivers of other languages
+	@$(with_postgres) tests/drivers/run $(ARGS)

@@ -1,0 +1,123 @@
+//! Which tenants a user may reach or a migration runs over: all of them, those with labels, or one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::TenantId;
+
+/// Labels of a tenant or a server.
+pub type Labels = BTreeMap<String, String>;
+
+/// A set of tenants: `*` for all, or `key=value` pairs joined by commas, all of which must hold.
+/// The key `id` means the tenant's id, any other a label.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Selector(Vec<(String, String)>);
+
+/// A selector or label that is not `key=value`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not allowed: write key=value (several joined by commas), or * for all")]
+pub struct InvalidSelector(pub String);
+
+impl Selector {
+    /// Whether it selects every tenant.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a tenant with this id and these labels is selected.
+    #[must_use]
+    pub fn matches(&self, id: &TenantId, labels: &Labels) -> bool {
+        self.0.iter().all(
+            |(key, value)| {
+                if key == "id" { id.as_str() == value } else { labels.get(key) == Some(value) }
+            },
+        )
+    }
+
+    /// Whether a thing without an id (a server) with these labels is selected.
+    #[must_use]
+    pub fn matches_labels(&self, labels: &Labels) -> bool {
+        self.0.iter().all(|(key, value)| labels.get(key) == Some(value))
+    }
+}
+
+/// Reads one `key=value`.
+///
+/// # Errors
+/// [`InvalidSelector`] when there is no `=`, or the key is empty or has characters outside `[A-Za-z0-9_.-]`.
+pub fn parse_label(text: &str) -> Result<(String, String), InvalidSelector> {
+    let invalid = || InvalidSelector(text.to_owned());
+    let (key, value) = text.split_once('=').ok_or_else(invalid)?;
+    let (key, value) = (key.trim(), value.trim());
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_.-/".contains(c);
+    if key.is_empty() || value.is_empty() || !key.chars().all(plain) || !value.chars().all(plain) {
+        return Err(invalid());
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+impl FromStr for Selector {
+    type Err = InvalidSelector;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSelector> {
+        match text.trim() {
+            "*" | "all" => Ok(Self::default()),
+            "" => Err(InvalidSelector(text.to_owned())),
+            pairs => pairs.split(',').map(parse_label).collect::<Result<_, _>>().map(Self),
+        }
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_all() {
+            return f.write_str("*");
+        }
+        for (i, (key, value)) in self.0.iter().enumerate() {
+            write!(f, "{}{key}={value}", if i == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+impl TryFrom<String> for Selector {
+    type Error = InvalidSelector;
+    fn try_from(text: String) -> Result<Self, InvalidSelector> {
+        text.parse()
+    }
+}
+
+impl From<Selector> for String {
+    fn from(selector: Selector) -> String {
+        selector.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pair_must_hold() {
+        let acme = TenantId::new("acme").unwrap();
+        let labels = Labels::from([("plan".into(), "gold".into()), ("region".into(), "eu".into())]);
+        let matches = |s: &str| s.parse::<Selector>().unwrap().matches(&acme, &labels);
+        assert!(matches("*"));
+        assert!(matches("id=acme"));
+        assert!(matches("plan=gold, region=eu"));
+        assert!(!matches("plan=gold,region=us"));
+        assert!(!matches("id=other"));
+    }
+
+    #[test]
+    fn rubbish_is_refused() {
+        for text in ["", "plan", "=x", "plan=", "a b=c", "plan=gold,,"] {
+            assert!(text.parse::<Selector>().is_err(), "{text:?}");
+        }
+    }
+}

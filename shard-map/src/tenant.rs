@@ -1,0 +1,73 @@
+//! One tenant and where it lives, and the hold under which its new transactions wait.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, ServerName, TenantId};
+use crate::selector::Labels;
+
+/// What the map says about a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TenantState {
+    /// Its database is being made.
+    Creating,
+    /// It serves.
+    Open,
+    /// An operator suspended it; nothing is lost.
+    Suspended,
+    /// It was deleted; until the grace time ends it can come back.
+    Deleted,
+}
+
+impl TenantState {
+    /// The word for it in SQL, JSON and metric labels.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Open => "open",
+            Self::Suspended => "suspended",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+/// A tenant's placement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tenant {
+    /// The account.
+    pub id: TenantId,
+    /// Where its database is open.
+    pub server: ServerName,
+    /// Version of this placement.
+    pub epoch: Epoch,
+    /// Whether it serves.
+    pub state: TenantState,
+    /// Labels for selectors.
+    #[serde(default)]
+    pub labels: Labels,
+    /// Version of the key from which its roles' passwords are derived.
+    pub key_version: i32,
+}
+
+/// New transactions of a tenant wait at the routers while this exists and has not run out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Whose transactions wait.
+    pub tenant: TenantId,
+    /// Its own number: each attempt at a cutover places another hold, and routers acknowledge to this one.
+    pub id: i64,
+    /// When the lease runs out, in milliseconds since 1970 (UTC). Then a router asks the server's registry.
+    pub expires_at_ms: i64,
+}
+
+impl Hold {
+    /// How much of the lease is left; `None` when it has run out.
+    #[must_use]
+    pub fn remaining(&self, now: SystemTime) -> Option<Duration> {
+        let expires = UNIX_EPOCH + Duration::from_millis(u64::try_from(self.expires_at_ms).unwrap_or(0));
+        expires.duration_since(now).ok().filter(|left| !left.is_zero())
+    }
+}

@@ -1,0 +1,130 @@
+//! How a router follows the map: once in full, then change by change, in order and without a gap.
+//!
+//! A notification is a hint that saves waiting; the caller's poll is the guarantee. One connection, the caller's own:
+//! when it breaks, the caller makes a new feed and goes on at the version it has.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shard_map::{Change, Entry, ShardMap};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_postgres::{AsyncMessage, Client, NoTls};
+
+use crate::error::{Error, Result};
+use crate::query::{CONNECT_TIMEOUT, STATEMENT_TIMEOUT, config, from_json};
+
+/// Changes taken at once.
+const BATCH_MAX: i64 = 10_000;
+
+/// A connection to the catalog that follows the map.
+pub struct Feed {
+    client: Client,
+    news: Arc<Notify>,
+    connection: JoinHandle<()>,
+}
+
+impl Feed {
+    /// Connects and subscribes to notifications.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Url`].
+    pub async fn connect(url: &str) -> Result<Self> {
+        let config = config(url)?;
+        let (client, mut connection) = tokio::time::timeout(CONNECT_TIMEOUT, config.connect(NoTls))
+            .await
+            .map_err(|_| Error::Unreachable(format!("no answer within {CONNECT_TIMEOUT:?}")))?
+            .map_err(|e| {
+                Error::Unreachable(
+                    std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string),
+                )
+            })?;
+        let news = Arc::new(Notify::new());
+        let told = news.clone();
+        let connection = tokio::spawn(async move {
+            while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                if matches!(message, AsyncMessage::Notification(_)) {
+                    told.notify_one();
+                }
+            }
+            // The connection is gone: let the waiter find out at once.
+            told.notify_one();
+        });
+        let feed = Self { client, news, connection };
+        feed.limited(feed.client.batch_execute("LISTEN tenantry_map"), "feed_listen").await?;
+        Ok(feed)
+    }
+
+    /// The map as it is now.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Query`].
+    pub async fn load(&mut self) -> Result<ShardMap> {
+        // All parts in one statement, so from one snapshot.
+        const SQL: &str = "
+            SELECT jsonb_build_object('server', to_jsonb(s)), NULL::bigint FROM server s
+            UNION ALL SELECT jsonb_build_object('user', to_jsonb(u)), NULL FROM router_user u
+            UNION ALL SELECT jsonb_build_object('tenant', to_jsonb(t)), NULL FROM tenant t
+            UNION ALL SELECT jsonb_build_object('hold', to_jsonb(h)), NULL FROM hold h
+            UNION ALL SELECT NULL, version FROM map_version";
+        let rows = self.limited(self.client.query(SQL, &[]), "feed_load").await?;
+        let mut map = ShardMap::default();
+        for row in &rows {
+            match row.get::<_, Option<i64>>(1) {
+                Some(version) => map.version = version,
+                None => map.insert(from_json::<Entry>("feed_load", row)?),
+            }
+        }
+        Ok(map)
+    }
+
+    /// The changes after `version`, in order; `None` when the log no longer reaches back that far, or is another
+    /// catalog's (its version is lower): then the map must be loaded anew.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Query`].
+    pub async fn changes_since(&mut self, version: i64) -> Result<Option<Vec<Change>>> {
+        const SQL: &str = "
+            SELECT entry, version, (SELECT version FROM map_version) FROM change_log
+            WHERE version > $1 ORDER BY version LIMIT $2";
+        let rows = self.limited(self.client.query(SQL, &[&version, &BATCH_MAX]), "feed_changes").await?;
+        if rows.is_empty() {
+            let newest =
+                self.limited(self.client.query_one("SELECT version FROM map_version", &[]), "feed_version");
+            // A change may have come between the two queries: the next call finds it.
+            let newest: i64 = newest.await?.get(0);
+            let log_lost = newest > version + BATCH_MAX || newest < version;
+            return Ok((!log_lost).then(Vec::new));
+        }
+        if rows[0].get::<_, i64>(1) != version + 1 {
+            return Ok(None);
+        }
+        let changes =
+            rows.iter().map(|row| Ok(Change { version: row.get(1), entry: from_json("feed_changes", row)? }));
+        changes.collect::<Result<_>>().map(Some)
+    }
+
+    /// Waits until the catalog tells of a change, the connection breaks, or the time is over.
+    pub async fn wait(&self, at_most: Duration) {
+        // A time-out is the poll's turn, not an error.
+        drop(tokio::time::timeout(at_most, self.news.notified()).await);
+    }
+
+    async fn limited<T>(
+        &self,
+        call: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+        name: &'static str,
+    ) -> Result<T> {
+        tokio::time::timeout(STATEMENT_TIMEOUT, call)
+            .await
+            .map_err(|_| Error::Unreachable(format!("no answer within {STATEMENT_TIMEOUT:?}")))?
+            .map_err(|e| Error::from_query(name, &e))
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}

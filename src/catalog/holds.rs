@@ -1,0 +1,65 @@
+//! Holds, and their acknowledgement by routers.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use shard_map::TenantId;
+
+use crate::error::Result;
+use crate::query::Catalog;
+
+/// A router says: new transactions of the tenant wait here, and none is running any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HoldAck {
+    /// Who says it.
+    pub router: String,
+    /// Sessions there that keep their server connection; the fence will end them.
+    pub pinned: i32,
+}
+
+impl Catalog {
+    /// Places a hold, with a lease from now, and returns its id. An older hold of the tenant is replaced.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn place_hold(&self, tenant: &TenantId, lease: Duration) -> Result<i64> {
+        const SQL: &str = "
+            INSERT INTO hold (tenant, expires_at_ms) VALUES ($1, $2)
+            ON CONFLICT (tenant) DO UPDATE SET id = excluded.id, expires_at_ms = excluded.expires_at_ms
+            RETURNING id";
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let expires_at_ms = i64::try_from((since_1970 + lease).as_millis()).unwrap_or(i64::MAX);
+        let rows = self.rows("hold_place", SQL, &[&tenant.as_str(), &expires_at_ms]).await?;
+        Ok(rows[0].get(0))
+    }
+
+    /// Releases a hold; none there is fine.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn release_hold(&self, tenant: &TenantId) -> Result<()> {
+        self.execute("hold_release", "DELETE FROM hold WHERE tenant = $1", &[&tenant.as_str()])
+            .await
+            .map(drop)
+    }
+
+    /// Says that a hold is in force at a router and nothing of the tenant is running there.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn ack_hold(&self, router: &str, hold: i64, pinned: i32) -> Result<()> {
+        const SQL: &str = "
+            INSERT INTO hold_ack (router, hold, pinned) VALUES ($1, $2, $3)
+            ON CONFLICT (hold, router) DO UPDATE SET pinned = excluded.pinned, at = now()";
+        self.execute("hold_ack", SQL, &[&router, &hold, &pinned]).await.map(drop)
+    }
+
+    /// Who acknowledged.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn hold_acks(&self, hold: i64) -> Result<Vec<HoldAck>> {
+        const SQL: &str = "SELECT router, pinned FROM hold_ack WHERE hold = $1";
+        let rows = self.rows("hold_acks", SQL, &[&hold]).await?;
+        Ok(rows.iter().map(|row| HoldAck { router: row.get(0), pinned: row.get(1) }).collect())
+    }
+}

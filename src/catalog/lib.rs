@@ -1,0 +1,27 @@
+//! The catalog: the shard map in Postgres, with the control plane's operations, its lease, and the routers' reports.
+//!
+//! It is an index, not the truth (each server's registry is): losing it stops changes, never traffic. Every query has
+//! a name and is timed under it. This package decides nothing; it reads and writes.
+
+mod error;
+mod feed;
+mod holds;
+mod lease;
+mod migration_runs;
+mod operations;
+mod query;
+mod routers;
+mod servers;
+mod tenants;
+mod users;
+
+pub use error::{Error, Result};
+pub use feed::Feed;
+pub use holds::HoldAck;
+pub use lease::Lease;
+pub use migration_runs::{NewTarget, Target, TargetState};
+pub use operations::{Kind, Operation, Step};
+pub use query::Catalog;
+pub use routers::{Report, RouterRow};
+pub use servers::ServerRow;
+pub use tenants::TenantRow;

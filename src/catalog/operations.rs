@@ -1,0 +1,258 @@
+//! Operations: durable work of the control plane, found and finished by whichever instance leads.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use shard_map::{TenantId, TenantState};
+use tokio_postgres::Transaction;
+
+use crate::error::{Error, Result};
+use crate::query::Catalog;
+use crate::tenants::lock_tenant;
+
+/// What an operation does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Makes a tenant's database.
+    Create,
+    /// Refuses a tenant's connections.
+    Suspend,
+    /// Lets them in again.
+    Resume,
+    /// Puts a tenant's database aside, or drops it.
+    Delete,
+    /// Brings a deleted tenant back.
+    Undelete,
+    /// Runs migrations over many tenants.
+    Migrate,
+    /// Moves a tenant to another server.
+    Move,
+}
+
+impl Kind {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Suspend => "suspend",
+            Self::Resume => "resume",
+            Self::Delete => "delete",
+            Self::Undelete => "undelete",
+            Self::Migrate => "migrate",
+            Self::Move => "move",
+        }
+    }
+}
+
+/// An operation as recorded.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Operation {
+    /// Its number; later ones have higher ones.
+    pub id: i64,
+    /// What it does.
+    pub kind: Kind,
+    /// To whom; none for a migration run.
+    pub tenant: Option<TenantId>,
+    /// `running`, `done` or `failed`; a move also `switched`, `completed`, `aborted`.
+    pub state: String,
+    /// The step whose deeds were begun last.
+    pub step: String,
+    /// What was asked for.
+    pub input: Value,
+    /// What the steps found out.
+    pub data: Value,
+    /// Why it failed, or why its last attempt did.
+    pub error: Option<String>,
+    /// Somebody wants it undone.
+    pub abort_requested: bool,
+    /// When it was asked for (RFC 3339).
+    pub created_at: String,
+    /// When its record last changed (RFC 3339).
+    pub updated_at: String,
+}
+
+/// A row of an operation's journal.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Step {
+    /// Its place in the journal.
+    pub number: i32,
+    /// The step.
+    pub step: String,
+    /// When its deeds began (RFC 3339).
+    pub started_at: String,
+    /// When they ended; none while they go on, or if the controller died in them.
+    pub ended_at: Option<String>,
+    /// How they ended, in words.
+    pub result: Option<String>,
+}
+
+/// Starts an operation in the caller's transaction.
+pub(crate) async fn insert_operation(
+    transaction: &Transaction<'_>,
+    kind: Kind,
+    tenant: Option<&TenantId>,
+    input: &Value,
+) -> Result<i64> {
+    const SQL: &str = "
+        INSERT INTO operation (kind, tenant, state, step, input) VALUES ($1, $2, 'running', 'begin', $3) RETURNING id";
+    let tenant_id = tenant.map(TenantId::as_str);
+    let row = transaction.query_one(SQL, &[&kind.as_str(), &tenant_id, input]).await;
+    match row.map_err(|e| Error::from_query("operation_insert", &e)) {
+        Ok(row) => Ok(row.get(0)),
+        Err(e) if e.is_unique_violation() => Err(Error::Conflict(match tenant {
+            Some(tenant) => format!("another operation on tenant {tenant} is running"),
+            None => "another migration run is under way".to_owned(),
+        })),
+        Err(e) => Err(e),
+    }
+}
+
+impl Catalog {
+    /// Starts an operation on a tenant that must be in one of the states `expected`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown tenant; [`Error::Conflict`] when it is in another state or another
+    /// operation on it is running.
+    pub async fn start_operation(
+        &self,
+        kind: Kind,
+        tenant: &TenantId,
+        expected: &[TenantState],
+        input: &Value,
+    ) -> Result<i64> {
+        let mut client = self.client().await?;
+        let error = |e: tokio_postgres::Error| Error::from_query("operation_start", &e);
+        let transaction = client.transaction().await.map_err(error)?;
+        let found = lock_tenant(&transaction, tenant).await?;
+        if !expected.contains(&found.state) {
+            return Err(Error::Conflict(format!("tenant {tenant} is {}", found.state.as_str())));
+        }
+        let id = insert_operation(&transaction, kind, Some(tenant), input).await?;
+        transaction.commit().await.map_err(error)?;
+        Ok(id)
+    }
+
+    /// Operations that a leader has to see to: running ones, and switched moves.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn open_operations(&self) -> Result<Vec<Operation>> {
+        const SQL: &str =
+            "SELECT to_jsonb(o) FROM operation o WHERE state IN ('running', 'switched') ORDER BY id";
+        self.json("operation_open", SQL, &[]).await
+    }
+
+    /// The newest operations of a kind, newest first.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn operations(&self, kind: Kind, count_max: i64) -> Result<Vec<Operation>> {
+        const SQL: &str = "SELECT to_jsonb(o) FROM operation o WHERE kind = $1 ORDER BY id DESC LIMIT $2";
+        self.json("operation_list", SQL, &[&kind.as_str(), &count_max]).await
+    }
+
+    /// One operation.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn operation(&self, id: i64) -> Result<Operation> {
+        let rows =
+            self.json("operation_show", "SELECT to_jsonb(o) FROM operation o WHERE id = $1", &[&id]).await?;
+        rows.into_iter().next().ok_or_else(|| Error::NotFound(format!("operation {id} does not exist")))
+    }
+
+    /// An operation's journal.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn steps(&self, id: i64) -> Result<Vec<Step>> {
+        const SQL: &str = "SELECT to_jsonb(s) FROM operation_step s WHERE operation = $1 ORDER BY number";
+        self.json("operation_steps", SQL, &[&id]).await
+    }
+
+    /// How many operations there are, by kind and state.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn count_operations(&self) -> Result<Vec<(String, String, i64)>> {
+        const SQL: &str = "SELECT kind, state, count(*) FROM operation GROUP BY kind, state";
+        let rows = self.rows("operation_count", SQL, &[]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+    }
+
+    /// Records that a step's deeds begin: the step before is closed with `result`, this one opened.
+    ///
+    /// # Errors
+    /// [`Error::LeaseLost`] when `term` is not the leader's.
+    pub async fn begin_step(&self, id: i64, step: &str, result_before: &str, term: i64) -> Result<()> {
+        const SQL: &str = "
+            WITH leading AS (SELECT FROM lease WHERE term = $4),
+            closed AS (
+                UPDATE operation_step SET ended_at = clock_timestamp(), result = $3
+                WHERE operation = $1 AND ended_at IS NULL AND EXISTS (SELECT FROM leading)),
+            opened AS (
+                INSERT INTO operation_step (operation, number, step, term)
+                SELECT $1, coalesce((SELECT max(number) FROM operation_step WHERE operation = $1), 0) + 1, $2, $4
+                FROM leading)
+            UPDATE operation SET step = $2, updated_at = now() WHERE id = $1 AND EXISTS (SELECT FROM leading)";
+        self.as_leader(self.execute("operation_step_begin", SQL, &[&id, &step, &result_before, &term]).await?)
+    }
+
+    /// Merges what a step found out into the operation's data.
+    ///
+    /// # Errors
+    /// [`Error::LeaseLost`] when `term` is not the leader's.
+    pub async fn merge_data(&self, id: i64, found: &Value, term: i64) -> Result<()> {
+        const SQL: &str = "
+            UPDATE operation SET data = data || $2, updated_at = now()
+            WHERE id = $1 AND EXISTS (SELECT FROM lease WHERE term = $3)";
+        self.as_leader(self.execute("operation_data", SQL, &[&id, found, &term]).await?)
+    }
+
+    /// Sets an operation's state: its end, or `switched`.
+    ///
+    /// # Errors
+    /// [`Error::LeaseLost`] when `term` is not the leader's.
+    pub async fn set_operation_state(
+        &self,
+        id: i64,
+        state: &str,
+        error: Option<&str>,
+        term: i64,
+    ) -> Result<()> {
+        const SQL: &str = "
+            WITH leading AS (SELECT FROM lease WHERE term = $4),
+            closed AS (
+                UPDATE operation_step SET ended_at = clock_timestamp(), result = coalesce($3, $2)
+                WHERE operation = $1 AND ended_at IS NULL AND EXISTS (SELECT FROM leading))
+            UPDATE operation SET state = $2, error = coalesce($3, error), updated_at = now()
+            WHERE id = $1 AND EXISTS (SELECT FROM leading)";
+        self.as_leader(self.execute("operation_state", SQL, &[&id, &state, &error, &term]).await?)
+    }
+
+    /// Asks for an operation to be undone. The driver looks for it between its deeds.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn request_abort(&self, id: i64) -> Result<()> {
+        const SQL: &str = "UPDATE operation SET abort_requested = true, updated_at = now() WHERE id = $1";
+        match self.execute("operation_abort", SQL, &[&id]).await? {
+            0 => Err(Error::NotFound(format!("operation {id} does not exist"))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether somebody asked for the operation to be undone.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn abort_requested(&self, id: i64) -> Result<bool> {
+        const SQL: &str = "SELECT abort_requested FROM operation WHERE id = $1";
+        Ok(self.row("operation_abort_asked", SQL, &[&id]).await?.is_some_and(|row| row.get(0)))
+    }
+
+    fn as_leader(&self, written: u64) -> Result<()> {
+        if written == 0 { Err(Error::LeaseLost) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,149 @@
+//! The connection pool, and the one way in which queries are run: named, timed, and with a limit on every wait.
+
+use std::time::{Duration, Instant};
+
+use deadpool_postgres::{
+    Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
+};
+use prometheus::{HistogramOpts, HistogramVec, Registry};
+use serde::de::DeserializeOwned;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{NoTls, Row};
+
+use crate::error::{Error, Result};
+
+/// How long a connection to the catalog may take.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a call waits for a free connection of the pool.
+const POOL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long one statement may take at the server.
+pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECTIONS_MAX: usize = 8;
+
+mod embedded {
+    refinery::embed_migrations!("../../migrations/catalog");
+}
+
+pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// The catalog. Cheap to clone.
+#[derive(Clone)]
+pub struct Catalog {
+    pool: Pool,
+    timings: HistogramVec,
+}
+
+/// Reads a catalog URL and sets the limits that every connection has.
+pub(crate) fn config(url: &str) -> Result<tokio_postgres::Config> {
+    let mut config: tokio_postgres::Config =
+        url.parse().map_err(|e: tokio_postgres::Error| Error::Url(e.to_string()))?;
+    config.connect_timeout(CONNECT_TIMEOUT);
+    config.application_name("tenantry");
+    config.options(format!("-c statement_timeout={}", STATEMENT_TIMEOUT.as_millis()));
+    Ok(config)
+}
+
+impl Catalog {
+    /// Prepares to use the catalog at this URL; connects when first used.
+    ///
+    /// # Errors
+    /// [`Error::Url`] when the URL can't be read.
+    pub fn new(url: &str, metrics: &Registry) -> Result<Self> {
+        let manager = Manager::from_config(
+            config(url)?,
+            NoTls,
+            ManagerConfig { recycling_method: RecyclingMethod::Fast },
+        );
+        let pool = Pool::builder(manager)
+            .max_size(CONNECTIONS_MAX)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(POOL_TIMEOUT))
+            .create_timeout(Some(CONNECT_TIMEOUT))
+            .recycle_timeout(Some(CONNECT_TIMEOUT))
+            .build()
+            .map_err(|e| Error::Unreachable(e.to_string()))?;
+        let timings = HistogramVec::new(
+            HistogramOpts::new(
+                "tenantry_catalog_query_duration_seconds",
+                "Time of queries to the catalog, by name.",
+            )
+            .buckets(vec![0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
+            &["query"],
+        )
+        .and_then(|timings| metrics.register(Box::new(timings.clone())).map(|()| timings))
+        .map_err(|e| Error::Conflict(e.to_string()))?;
+        Ok(Self { pool, timings })
+    }
+
+    /// Brings the catalog's schema up to date.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], or [`Error::Migration`] when a migration fails.
+    pub async fn migrate(&self) -> Result<()> {
+        let mut client = self.client().await?;
+        // Instances that start together take turns: the lock ends with the session's unlock below.
+        const LOCK: i64 = 0x7465_6e61_6e74_7279;
+        let lock_error = |e: tokio_postgres::Error| Error::from_query("migration_lock", &e);
+        client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await.map_err(lock_error)?;
+        let outcome = embedded::migrations::runner().run_async(&mut **client).await;
+        client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await.map_err(lock_error)?;
+        outcome.map(drop).map_err(|e| Error::Migration(e.to_string()))
+    }
+
+    pub(crate) async fn client(&self) -> Result<Object> {
+        self.pool.get().await.map_err(|e| {
+            Error::Unreachable(match e {
+                PoolError::Timeout(TimeoutType::Wait) => "all its connections are busy".to_owned(),
+                PoolError::Timeout(_) => format!("no answer within {CONNECT_TIMEOUT:?}"),
+                PoolError::Backend(e) => {
+                    std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string)
+                }
+                other => other.to_string(),
+            })
+        })
+    }
+
+    pub(crate) async fn rows(&self, name: &'static str, sql: &str, params: Params<'_>) -> Result<Vec<Row>> {
+        let client = self.client().await?;
+        let begun = Instant::now();
+        let outcome = async {
+            let statement = client.prepare_cached(sql).await?;
+            client.query(&statement, params).await
+        };
+        let outcome = outcome.await.map_err(|e| Error::from_query(name, &e));
+        self.timings.with_label_values(&[name]).observe(begun.elapsed().as_secs_f64());
+        outcome
+    }
+
+    pub(crate) async fn row(&self, name: &'static str, sql: &str, params: Params<'_>) -> Result<Option<Row>> {
+        Ok(self.rows(name, sql, params).await?.into_iter().next())
+    }
+
+    /// Rows whose one column is JSON, as `T`.
+    pub(crate) async fn json<T: DeserializeOwned>(
+        &self,
+        name: &'static str,
+        sql: &str,
+        params: Params<'_>,
+    ) -> Result<Vec<T>> {
+        self.rows(name, sql, params).await?.iter().map(|row| from_json(name, row)).collect()
+    }
+
+    pub(crate) async fn execute(&self, name: &'static str, sql: &str, params: Params<'_>) -> Result<u64> {
+        let client = self.client().await?;
+        let begun = Instant::now();
+        let outcome = async {
+            let statement = client.prepare_cached(sql).await?;
+            client.execute(&statement, params).await
+        };
+        let outcome = outcome.await.map_err(|e| Error::from_query(name, &e));
+        self.timings.with_label_values(&[name]).observe(begun.elapsed().as_secs_f64());
+        outcome
+    }
+}
+
+pub(crate) fn from_json<T: DeserializeOwned>(name: &'static str, row: &Row) -> Result<T> {
+    let unreadable = |message: String| Error::Query { name, message, sqlstate: None };
+    let value = row.try_get(0).map_err(|e| unreadable(e.to_string()))?;
+    serde_json::from_value(value).map_err(|e| unreadable(e.to_string()))
+}

@@ -1,0 +1,157 @@
+//! Tenants and their placements in the catalog.
+
+use serde::{Deserialize, Serialize};
+use shard_map::placement::{Wish, choose};
+use shard_map::{Epoch, Selector, ServerName, Tenant, TenantId, TenantState};
+use tokio_postgres::Transaction;
+
+use crate::error::{Error, Result};
+use crate::operations::{Kind, insert_operation};
+use crate::query::Catalog;
+
+/// A tenant with what only the control plane needs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TenantRow {
+    /// As the map has it.
+    #[serde(flatten)]
+    pub tenant: Tenant,
+    /// The newest migration that ran in its database.
+    pub schema_version: Option<i32>,
+}
+
+fn no_such_tenant(id: &TenantId) -> Error {
+    Error::NotFound(format!("tenant {id} does not exist"))
+}
+
+impl Catalog {
+    /// Tenants by id: of one server, of a selector, or all.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached or read.
+    pub async fn tenants(&self, server: Option<&ServerName>, selector: &Selector) -> Result<Vec<TenantRow>> {
+        const SQL: &str =
+            "SELECT to_jsonb(t) FROM tenant t WHERE $1::text IS NULL OR server = $1 ORDER BY id";
+        let mut rows: Vec<TenantRow> =
+            self.json("tenant_list", SQL, &[&server.map(ServerName::as_str)]).await?;
+        rows.retain(|row| selector.matches(&row.tenant.id, &row.tenant.labels));
+        Ok(rows)
+    }
+
+    /// One tenant.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or when the catalog can't be reached or read.
+    pub async fn tenant(&self, id: &TenantId) -> Result<TenantRow> {
+        const SQL: &str = "SELECT to_jsonb(t) FROM tenant t WHERE id = $1";
+        let rows = self.json("tenant_show", SQL, &[&id.as_str()]).await?;
+        rows.into_iter().next().ok_or_else(|| no_such_tenant(id))
+    }
+
+    /// Chooses a server for a new tenant, records the tenant as being made, and starts the operation that makes it.
+    /// Returns the operation and the server.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when the tenant exists or no server can take it.
+    pub async fn create_tenant(
+        &self,
+        id: &TenantId,
+        wish: &Wish,
+        labels: &shard_map::selector::Labels,
+    ) -> Result<(i64, ServerName)> {
+        let mut client = self.client().await?;
+        let error = |e: tokio_postgres::Error| Error::from_query("tenant_create", &e);
+        let transaction = client.transaction().await.map_err(error)?;
+        // Two placements at once would both see the same server as the emptiest; the version's row lock is taken by
+        // the insert below anyway.
+        transaction.execute("SELECT FROM map_version FOR UPDATE", &[]).await.map_err(error)?;
+        let server = choose(&self.candidates().await?, wish).map_err(|e| Error::Conflict(e.to_string()))?;
+        // The first epoch is the map's version: it is higher than any epoch of an earlier tenant of this name, since
+        // every step of an epoch is at least one step of the map.
+        const SQL: &str = "
+            INSERT INTO tenant (id, server, epoch, state, labels)
+            SELECT $1, $2, version + 1, 'creating', $3 FROM map_version ON CONFLICT DO NOTHING";
+        let labels = serde_json::json!(labels);
+        let written =
+            transaction.execute(SQL, &[&id.as_str(), &server.as_str(), &labels]).await.map_err(error)?;
+        if written == 0 {
+            return Err(Error::Conflict(format!("tenant {id} exists already")));
+        }
+        let operation =
+            insert_operation(&transaction, Kind::Create, Some(id), &serde_json::json!({})).await?;
+        transaction.commit().await.map_err(error)?;
+        Ok((operation, server))
+    }
+
+    /// Changes a tenant's state, and its epoch if one is given.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn set_tenant_state(
+        &self,
+        id: &TenantId,
+        state: TenantState,
+        epoch: Option<Epoch>,
+    ) -> Result<()> {
+        const SQL: &str = "
+            UPDATE tenant SET state = $2, epoch = greatest(epoch, $3),
+                deleted_at = CASE WHEN $2 = 'deleted' THEN coalesce(deleted_at, now()) END
+            WHERE id = $1";
+        let epoch = epoch.map(|epoch| epoch.0);
+        match self.execute("tenant_state", SQL, &[&id.as_str(), &state.as_str(), &epoch]).await? {
+            0 => Err(no_such_tenant(id)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Places a tenant on a server at a higher epoch and releases its hold: one change of the map.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn place_tenant(&self, id: &TenantId, server: &ServerName, epoch: Epoch) -> Result<()> {
+        const SQL: &str = "
+            WITH released AS (DELETE FROM hold WHERE tenant = $1)
+            UPDATE tenant SET server = $2, epoch = $3 WHERE id = $1 AND epoch <= $3";
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+            [&id.as_str(), &server.as_str(), &epoch.0];
+        self.execute("tenant_place", SQL, &params).await.map(drop)
+    }
+
+    /// Records the newest migration of a tenant's database.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn set_schema_version(&self, id: &TenantId, version: Option<i32>) -> Result<()> {
+        const SQL: &str = "
+            UPDATE tenant SET schema_version = $2 WHERE id = $1 AND schema_version IS DISTINCT FROM $2";
+        self.execute("tenant_schema_version", SQL, &[&id.as_str(), &version]).await.map(drop)
+    }
+
+    /// Takes a tenant off the map for good.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn remove_tenant(&self, id: &TenantId) -> Result<()> {
+        self.execute("tenant_remove", "DELETE FROM tenant WHERE id = $1", &[&id.as_str()]).await.map(drop)
+    }
+
+    /// Deleted tenants whose grace time is over.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn expired_tenants(&self, grace: std::time::Duration) -> Result<Vec<TenantId>> {
+        const SQL: &str = "
+            SELECT to_jsonb(id) FROM tenant
+            WHERE state = 'deleted' AND deleted_at < now() - $1 * interval '1 second' ORDER BY deleted_at LIMIT 100";
+        self.json("tenant_expired", SQL, &[&grace.as_secs_f64()]).await
+    }
+}
+
+/// Locks a tenant's row in the caller's transaction.
+pub(crate) async fn lock_tenant(transaction: &Transaction<'_>, id: &TenantId) -> Result<Tenant> {
+    const SQL: &str = "SELECT to_jsonb(t) FROM tenant t WHERE id = $1 FOR UPDATE";
+    let row = transaction.query_opt(SQL, &[&id.as_str()]).await;
+    match row.map_err(|e| Error::from_query("tenant_lock", &e))? {
+        Some(row) => crate::query::from_json("tenant_lock", &row),
+        None => Err(no_such_tenant(id)),
+    }
+}

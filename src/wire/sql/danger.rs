@@ -1,0 +1,63 @@
+//! The cheap look at a query: may it hold anything but plain data access?
+//!
+//! One pass over the bytes, stopping only at the rarer letters of the words that matter. A hit (which may be inside a
+//! string or comment) only means that the text must be tokenised.
+
+use super::scan::skip_blank;
+
+const fn stops() -> [bool; 256] {
+    let mut table = [false; 256];
+    let anchors = b";&vVmMgGkKdD";
+    let mut at = 0;
+    while at < anchors.len() {
+        table[anchors[at] as usize] = true;
+        at += 1;
+    }
+    table
+}
+
+static STOPS: [bool; 256] = stops();
+
+/// Whether the text from `from` on holds a word that can touch the session, a name in Unicode escapes, or a semicolon
+/// with more behind it.
+pub(super) fn is_suspect(sql: &[u8], from: usize) -> bool {
+    let rest = sql.get(from..).unwrap_or_default();
+    rest.iter().enumerate().any(|(at, &byte)| STOPS[usize::from(byte)] && confirm(sql, from + at))
+}
+
+/// Whether only semicolons, white space and comments follow.
+pub(super) fn ends_at(sql: &[u8], mut at: usize) -> bool {
+    loop {
+        at = skip_blank(sql, at);
+        match sql.get(at) {
+            None => return true,
+            Some(b';') => at += 1,
+            Some(_) => return false,
+        }
+    }
+}
+
+#[inline(never)]
+fn confirm(sql: &[u8], at: usize) -> bool {
+    match sql[at].to_ascii_lowercase() {
+        b';' => !ends_at(sql, at + 1),
+        b'&' => holds(sql, at, 1, b"u&\""),
+        b'v' => holds(sql, at, 2, b"advisory"),
+        b'm' => holds(sql, at, 2, b"temp"),
+        b'k' => holds(sql, at, 5, b"dblink"),
+        b'd' => holds(sql, at, 6, b"setseed"),
+        _ => {
+            holds(sql, at, 9, b"set_config")
+                || holds(sql, at, 1, b"pg_replication_origin")
+                || holds(sql, at, 1, b"pg_create_")
+                || holds(sql, at, 1, b"pg_copy_")
+        }
+    }
+}
+
+/// Whether `word` stands `before` bytes before `at`, in any case.
+fn holds(sql: &[u8], at: usize, before: usize, word: &[u8]) -> bool {
+    at.checked_sub(before)
+        .and_then(|start| sql.get(start..start + word.len()))
+        .is_some_and(|found| found.eq_ignore_ascii_case(word))
+}

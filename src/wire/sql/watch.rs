@@ -1,0 +1,92 @@
+//! What leaves state behind wherever it stands in a statement: certain functions, and temporary objects.
+
+use super::effects::{PinReason, Pins};
+use super::scan::{Token, TokenKind};
+use super::statement::Cursor;
+
+/// Adds the pins for what the tokens name. Strings are not looked into.
+pub(super) fn look(text: &str, pins: &mut Pins) {
+    let mut cursor = Cursor::new(text);
+    let mut before: [Option<Token<'_>>; 2] = [None, None];
+    while let Some(token) = cursor.next() {
+        if token.is_name() {
+            name(token, &mut cursor, before, pins);
+        }
+        before = [before[1], Some(token)];
+    }
+}
+
+fn name(token: Token<'_>, cursor: &mut Cursor<'_>, before: [Option<Token<'_>>; 2], pins: &mut Pins) {
+    let bare = token.bare();
+    let is_any = |names: &[&str]| names.iter().any(|name| bare.eq_ignore_ascii_case(name));
+    if token.kind == TokenKind::UnicodeName
+        && (bare.contains('\\') || cursor.peek().is_some_and(|next| next.is("UESCAPE")))
+    {
+        pins.insert(PinReason::Unreadable);
+    }
+    if is_any(&ADVISORY_LOCKS) {
+        pins.insert(PinReason::AdvisoryLock);
+    }
+    if is_any(&["set_config"]) && !is_local_set_config(cursor.clone()) {
+        pins.insert(PinReason::SetConfig);
+    }
+    if is_any(&SESSION_FUNCTIONS) {
+        pins.insert(PinReason::SessionFunction);
+    }
+    let in_temporary_schema = bare.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("pg_temp"))
+        && cursor.peek().is_some_and(|next| next.is_symbol("."));
+    if in_temporary_schema || (is_any(&["temp", "temporary"]) && makes_object(before)) {
+        pins.insert(PinReason::TemporaryObject);
+    }
+}
+
+const ADVISORY_LOCKS: [&str; 4] =
+    ["pg_advisory_lock", "pg_advisory_lock_shared", "pg_try_advisory_lock", "pg_try_advisory_lock_shared"];
+
+const SESSION_FUNCTIONS: [&str; 8] = [
+    "dblink_connect",
+    "dblink_connect_u",
+    "setseed",
+    "pg_replication_origin_session_setup",
+    "pg_create_logical_replication_slot",
+    "pg_create_physical_replication_slot",
+    "pg_copy_logical_replication_slot",
+    "pg_copy_physical_replication_slot",
+];
+
+/// TEMP makes an object after CREATE, OR REPLACE, LOCAL and GLOBAL, and after the INTO of a SELECT.
+fn makes_object(before: [Option<Token<'_>>; 2]) -> bool {
+    let [earlier, last] = before;
+    let earlier_is = |keyword| earlier.is_some_and(|token| token.is(keyword));
+    last.is_some_and(|last| {
+        let created = ["CREATE", "REPLACE", "LOCAL", "GLOBAL"].iter().any(|keyword| last.is(keyword));
+        created || (last.is("INTO") && !earlier_is("INSERT") && !earlier_is("MERGE"))
+    })
+}
+
+/// Whether the call's third and last argument is the word `true`. A string that names the temporary schema makes even
+/// a local setting one that can leave objects behind.
+fn is_local_set_config(mut cursor: Cursor<'_>) -> bool {
+    let (mut depth, mut commas, mut third, mut says_true) = (0_usize, 0_usize, 0_usize, false);
+    while let Some(token) = cursor.next() {
+        let temporary = token.text.to_ascii_lowercase().contains("pg_temp");
+        if depth == 0 && !token.is_symbol("(") || temporary {
+            return false;
+        }
+        if token.is_symbol("(") || token.is_symbol("[") {
+            depth += 1;
+        } else if token.is_symbol(")") || token.is_symbol("]") {
+            depth -= 1;
+            if depth == 0 {
+                return commas == 2 && third == 1 && says_true;
+            }
+        }
+        if depth == 1 && token.is_symbol(",") {
+            commas += 1;
+        } else if commas == 2 {
+            third += 1;
+            says_true = token.is("TRUE");
+        }
+    }
+    false
+}

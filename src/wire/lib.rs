@@ -8,6 +8,7 @@ pub mod error_fields;
 pub mod frame;
 pub mod frontend;
 pub mod scram;
+pub mod sql;
 pub mod startup;
 
 pub use error_fields::{ErrorFields, Severity};

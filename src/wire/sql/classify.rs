@@ -43,8 +43,8 @@ fn quick(sql: &[u8]) -> Option<Effects<'static>> {
     let end = word_end(sql, start);
     let mut buffer = [0; KEYWORD_BYTES_MAX];
     let transaction = match fold(&sql[start..end], &mut buffer) {
-        b"select" | b"insert" | b"update" | b"delete" | b"with" | b"values" | b"merge" | b"copy" | b"explain"
-        | b"table" | b"show" | b"fetch" | b"move" | b"execute" | b"call" => {
+        b"select" | b"insert" | b"update" | b"delete" | b"with" | b"values" | b"merge" | b"copy"
+        | b"explain" | b"table" | b"show" | b"fetch" | b"move" | b"execute" | b"call" => {
             return (!is_suspect(sql, end)).then(Effects::one);
         }
         b"begin" => Transaction::Begin,

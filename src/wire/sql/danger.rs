@@ -7,7 +7,7 @@ use super::scan::skip_blank;
 
 const fn stops() -> [bool; 256] {
     let mut table = [false; 256];
-    let anchors = b";&vVmMgGkKdD";
+    let anchors = b"&vVmMgGkKdD";
     let mut at = 0;
     while at < anchors.len() {
         table[anchors[at] as usize] = true;
@@ -22,7 +22,16 @@ static STOPS: [bool; 256] = stops();
 /// with more behind it.
 pub(super) fn is_suspect(sql: &[u8], from: usize) -> bool {
     let rest = sql.get(from..).unwrap_or_default();
-    rest.iter().enumerate().any(|(at, &byte)| STOPS[usize::from(byte)] && confirm(sql, from + at))
+    for (at, &byte) in rest.iter().enumerate() {
+        if byte == b';' {
+            // Either something follows, or nothing does: no need to look further, and no time to look again.
+            return !ends_at(sql, from + at + 1);
+        }
+        if STOPS[usize::from(byte)] && confirm(sql, from + at) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Whether only semicolons, white space and comments follow.
@@ -40,7 +49,6 @@ pub(super) fn ends_at(sql: &[u8], mut at: usize) -> bool {
 #[inline(never)]
 fn confirm(sql: &[u8], at: usize) -> bool {
     match sql[at].to_ascii_lowercase() {
-        b';' => !ends_at(sql, at + 1),
         b'&' => holds(sql, at, 1, b"u&\""),
         b'v' => holds(sql, at, 2, b"advisory"),
         b'm' => holds(sql, at, 2, b"temp"),

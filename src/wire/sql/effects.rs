@@ -84,8 +84,10 @@ impl Pins {
     pub const NONE: Self = Self(0);
 
     /// What `DISCARD ALL` undoes: all but libraries, and what functions left in the backend.
-    pub const DISCARDED: Self =
-        Self::all().without(PinReason::Load).without(PinReason::SessionFunction).without(PinReason::Unreadable);
+    pub const DISCARDED: Self = Self::all()
+        .without(PinReason::Load)
+        .without(PinReason::SessionFunction)
+        .without(PinReason::Unreadable);
 
     const fn all() -> Self {
         Self((1 << PinReason::ALL.len()) - 1)
@@ -306,7 +308,9 @@ impl Effects<'_> {
     /// As one statement among several: it can't be replayed alone, and whether it released anything depends on the
     /// others.
     pub(super) fn among_others(&mut self) {
-        use Change::{Deallocate, DeallocateAll, DiscardAll, HoldCursor, Listen, Prepare, Reset, ResetAll, Set};
+        use Change::{
+            Deallocate, DeallocateAll, DiscardAll, HoldCursor, Listen, Prepare, Reset, ResetAll, Set,
+        };
         self.unpins = Pins::NONE;
         let pins = &mut self.pins;
         self.changes.retain(|change| {

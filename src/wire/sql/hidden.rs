@@ -45,8 +45,9 @@ fn begins_statement(token: Token<'_>) -> bool {
 
 fn verb(token: Token<'_>, cursor: &mut Cursor<'_>, pins: &mut Pins) {
     if token.is("SET") {
-        let harmless =
-            cursor.peek().is_some_and(|next| ["LOCAL", "TRANSACTION", "CONSTRAINTS"].iter().any(|word| next.is(word)));
+        let harmless = cursor
+            .peek()
+            .is_some_and(|next| ["LOCAL", "TRANSACTION", "CONSTRAINTS"].iter().any(|word| next.is(word)));
         if !harmless {
             pins.insert(PinReason::HiddenSet);
         }
@@ -79,7 +80,11 @@ fn content(token: Token<'_>) -> Option<Cow<'_, str>> {
             if parts || (escapes && inner.contains('\\')) {
                 return None;
             }
-            Some(if inner.contains('\'') { Cow::Owned(inner.replace("''", "'")) } else { Cow::Borrowed(inner) })
+            Some(if inner.contains('\'') {
+                Cow::Owned(inner.replace("''", "'"))
+            } else {
+                Cow::Borrowed(inner)
+            })
         }
     }
 }

@@ -100,7 +100,9 @@ impl<'a> Token<'a> {
     pub fn name(&self) -> Cow<'a, str> {
         let bare = self.bare();
         let name = match self.kind {
-            TokenKind::Word if bare.bytes().any(|b| b.is_ascii_uppercase()) => Cow::Owned(bare.to_ascii_lowercase()),
+            TokenKind::Word if bare.bytes().any(|b| b.is_ascii_uppercase()) => {
+                Cow::Owned(bare.to_ascii_lowercase())
+            }
             TokenKind::QuotedName | TokenKind::UnicodeName if bare.contains("\"\"") => {
                 Cow::Owned(bare.replace("\"\"", "\""))
             }
@@ -167,7 +169,9 @@ pub(super) fn skip_blank(sql: &[u8], mut at: usize) -> usize {
 /// The offset after the word that starts at `at`, which is `at` when none does.
 pub(super) fn word_end(sql: &[u8], at: usize) -> usize {
     match sql.get(at) {
-        Some(&byte) if is_name_start(byte) => at + run(&sql[at..], |b| is_name_start(b) || is_digit(b) || b == b'$'),
+        Some(&byte) if is_name_start(byte) => {
+            at + run(&sql[at..], |b| is_name_start(b) || is_digit(b) || b == b'$')
+        }
         _ => at,
     }
 }
@@ -183,7 +187,9 @@ fn token(sql: &[u8], at: usize) -> (TokenKind, usize) {
         (b'u' | b'U', b'&') if sql.get(at + 2) == Some(&b'\'') => {
             (TokenKind::UnicodeString, string_end(sql, at + 3, false))
         }
-        (b'u' | b'U', b'&') if sql.get(at + 2) == Some(&b'"') => (TokenKind::UnicodeName, name_end(sql, at + 3)),
+        (b'u' | b'U', b'&') if sql.get(at + 2) == Some(&b'"') => {
+            (TokenKind::UnicodeName, name_end(sql, at + 3))
+        }
         (b'$', _) => dollar(sql, at),
         (b'.', b'0'..=b'9') | (b'0'..=b'9', _) => (TokenKind::Number, number_end(sql, at)),
         (byte, _) if is_name_start(byte) => (TokenKind::Word, word_end(sql, at)),

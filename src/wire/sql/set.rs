@@ -12,20 +12,10 @@ const TEMPORARY_SCHEMA: &str = "pg_temp";
 
 /// Reads what follows SET.
 pub(super) fn set<'a>(text: &'a str, cursor: &mut Cursor<'a>, effects: &mut Effects<'a>) {
-    if mentions_temporary_schema(text) {
-        effects.pins.insert(PinReason::TemporarySchema);
-    }
-    let local = cursor.take("LOCAL");
-    let mut session = !local && cursor.take("SESSION");
-    if session && cursor.peek().is_some_and(|t| t.is_symbol(".") || t.is_symbol("=") || t.is("TO")) {
-        // Not the noise word but a parameter of that name, which the server refuses today.
-        effects.pins.insert(PinReason::HiddenSet);
-        return;
-    }
-    if cursor.take("SESSION") {
-        session = true;
-    }
-    if cursor.take("CONSTRAINTS") || cursor.take("TRANSACTION") {
+    let local = cursor.take_form("LOCAL");
+    let mut session = !local && cursor.take_form("SESSION");
+    session |= cursor.take_form("SESSION");
+    if cursor.take_form("CONSTRAINTS") || cursor.take_form("TRANSACTION") {
         return;
     }
     if session && cursor.take("CHARACTERISTICS") {
@@ -43,6 +33,9 @@ pub(super) fn set<'a>(text: &'a str, cursor: &mut Cursor<'a>, effects: &mut Effe
     if parameter == "standard_conforming_strings" && !is_on_or_default(value) {
         effects.pins.insert(PinReason::StringSyntax);
     }
+    if parameter == "search_path" && may_name_temporary_schema(text) {
+        effects.pins.insert(PinReason::TemporarySchema);
+    }
     if parameter == "seed" {
         effects.pins.insert(PinReason::SessionFunction);
     }
@@ -54,19 +47,23 @@ pub(super) fn set<'a>(text: &'a str, cursor: &mut Cursor<'a>, effects: &mut Effe
         None => parameter == "client_encoding",
     };
     let text = Cow::Borrowed(text);
-    effects.changes.push(if default { Change::Reset { parameter, text } } else { Change::Set { parameter, text } });
+    effects.changes.push(if default {
+        Change::Reset { parameter, text }
+    } else {
+        Change::Set { parameter, text }
+    });
 }
 
 /// Reads what follows RESET.
 pub(super) fn reset<'a>(text: &'a str, cursor: &mut Cursor<'a>, effects: &mut Effects<'a>) {
-    let parameter = if cursor.take("ALL") {
+    let parameter = if cursor.take_form("ALL") {
         effects.changes.push(Change::ResetAll);
         return;
-    } else if cursor.take("TRANSACTION") {
+    } else if cursor.take_form("TRANSACTION") {
         return;
-    } else if cursor.take("TIME") {
+    } else if cursor.take_form("TIME") {
         Some(Cow::Borrowed("timezone"))
-    } else if cursor.take("SESSION") {
+    } else if cursor.take_form("SESSION") {
         Some(Cow::Borrowed("session_authorization"))
     } else {
         qualified_name(cursor)
@@ -80,11 +77,7 @@ pub(super) fn reset<'a>(text: &'a str, cursor: &mut Cursor<'a>, effects: &mut Ef
 
 /// The parameter's canonical name and the first token of its value.
 fn parameter<'a>(cursor: &mut Cursor<'a>) -> Option<(Cow<'a, str>, Option<Token<'a>>)> {
-    let special = special_form(&mut cursor.clone());
-    if let Some((name, words)) = special {
-        for _ in 0..words {
-            cursor.next();
-        }
+    if let Some(name) = special_form(cursor) {
         return Some((Cow::Borrowed(name), cursor.next()));
     }
     let name = qualified_name(cursor)?;
@@ -94,30 +87,21 @@ fn parameter<'a>(cursor: &mut Cursor<'a>) -> Option<(Cow<'a, str>, Option<Token<
     None
 }
 
-/// The forms without TO or `=`: the parameter's name, and how many words stand for it. `AUTHORIZATION` follows a
-/// SESSION that was taken already.
-fn special_form(cursor: &mut Cursor<'_>) -> Option<(&'static str, usize)> {
-    let first = cursor.next()?;
-    let assigned = cursor.peek().is_some_and(|t| t.is_symbol("=") || t.is_symbol(".") || t.is("TO"));
-    if assigned {
-        return None;
+/// The parameter's name in the forms without TO or `=`. `AUTHORIZATION` follows a SESSION that was taken already.
+fn special_form(cursor: &mut Cursor<'_>) -> Option<&'static str> {
+    if cursor.take_form("TIME") {
+        return cursor.take("ZONE").then_some("timezone");
     }
-    let found = if first.is("TIME") && cursor.take("ZONE") {
-        ("timezone", 2)
-    } else if first.is("XML") && cursor.take("OPTION") {
-        ("xmloption", 2)
-    } else if first.is("AUTHORIZATION") {
-        ("session_authorization", 1)
-    } else if first.is("NAMES") {
-        ("client_encoding", 1)
-    } else if first.is("ROLE") {
-        ("role", 1)
-    } else if first.is("SCHEMA") {
-        ("search_path", 1)
-    } else {
-        return None;
-    };
-    Some(found)
+    if cursor.take_form("XML") {
+        return cursor.take("OPTION").then_some("xmloption");
+    }
+    let forms = [
+        ("AUTHORIZATION", "session_authorization"),
+        ("NAMES", "client_encoding"),
+        ("ROLE", "role"),
+        ("SCHEMA", "search_path"),
+    ];
+    forms.into_iter().find(|(keyword, _)| cursor.take_form(keyword)).map(|(_, parameter)| parameter)
 }
 
 /// Parameter names ignore case, even in quotes.
@@ -125,9 +109,17 @@ fn qualified_name<'a>(cursor: &mut Cursor<'a>) -> Option<Cow<'a, str>> {
     let mut name = lower(cursor.take_name()?.name());
     while cursor.take_symbol(".") {
         let part = lower(cursor.take_name()?.name());
-        name = Cow::Owned(format!("{name}.{part}"));
+        let whole = name.to_mut();
+        whole.push('.');
+        whole.push_str(&part);
     }
-    Some(name)
+    Some(match name.as_ref() {
+        // Former names that the server still takes (`map_old_guc_names` in `guc.c`).
+        "sort_mem" => Cow::Borrowed("work_mem"),
+        "vacuum_mem" => Cow::Borrowed("maintenance_work_mem"),
+        "force_parallel_mode" => Cow::Borrowed("debug_parallel_query"),
+        _ => name,
+    })
 }
 
 fn lower(name: Cow<'_, str>) -> Cow<'_, str> {
@@ -144,10 +136,11 @@ fn is_on_or_default(value: Option<Token<'_>>) -> bool {
     ["on", "true", "yes", "1", "default"].iter().any(|on| text.eq_ignore_ascii_case(on))
 }
 
-/// A value may be quoted in any way; one with escapes may say anything.
-fn mentions_temporary_schema(text: &str) -> bool {
-    text.as_bytes().windows(TEMPORARY_SCHEMA.len()).any(|found| found.eq_ignore_ascii_case(TEMPORARY_SCHEMA.as_bytes()))
-        || text.contains('\\')
+/// Escapes, and strings in several parts, may say anything.
+fn may_name_temporary_schema(text: &str) -> bool {
+    let sought = TEMPORARY_SCHEMA.as_bytes();
+    text.contains(['\\', '&', '\n', '\r'])
+        || text.as_bytes().windows(sought.len()).any(|found| found.eq_ignore_ascii_case(sought))
 }
 
 /// `AS TRANSACTION mode [[,] mode …]`: each mode is a parameter of its own, and is said again as such.

@@ -30,6 +30,18 @@ impl<'a> Cursor<'a> {
         self.tokens.next_if(|token| token.is(keyword)).is_some()
     }
 
+    /// Takes the next token if it is this keyword and not the beginning of a parameter's name being assigned: most
+    /// keywords may also be names, as in `SET local.user = 1`.
+    pub(super) fn take_form(&mut self, keyword: &str) -> bool {
+        let mut ahead = self.clone();
+        let assigns = |token: Token<'_>| token.is_symbol(".") || token.is_symbol("=") || token.is("TO");
+        if !ahead.take(keyword) || ahead.peek().is_some_and(assigns) {
+            return false;
+        }
+        *self = ahead;
+        true
+    }
+
     /// Takes the next token if it is this symbol.
     pub(super) fn take_symbol(&mut self, symbol: &str) -> bool {
         self.tokens.next_if(|token| token.is_symbol(symbol)).is_some()
@@ -76,8 +88,7 @@ pub(super) fn effects(text: &str) -> Effects<'_> {
 
 fn transaction(keyword: &[u8], cursor: &mut Cursor<'_>) -> Option<Transaction> {
     match keyword {
-        b"begin" => Some(Transaction::Begin),
-        b"start" => Some(Transaction::Begin),
+        b"begin" | b"start" => Some(Transaction::Begin),
         b"savepoint" => Some(Transaction::Savepoint),
         b"release" => Some(Transaction::Release),
         b"commit" if cursor.take("PREPARED") => Some(Transaction::CommitPrepared),

@@ -64,11 +64,17 @@ fn makes_object(before: [Option<Token<'_>>; 2]) -> bool {
     })
 }
 
+/// A longer call is not read to its end, so that calls within calls cost linear time.
+const TOKENS_MAX: usize = 64;
+
 /// Whether the call's third and last argument is the word `true`. A string that names the temporary schema makes even
 /// a local setting one that can leave objects behind.
 fn is_local_set_config(mut cursor: Cursor<'_>) -> bool {
     let (mut depth, mut commas, mut third, mut says_true) = (0_usize, 0_usize, 0_usize, false);
-    while let Some(token) = cursor.next() {
+    for _ in 0..TOKENS_MAX {
+        let Some(token) = cursor.next() else {
+            return false;
+        };
         let temporary = token.text.to_ascii_lowercase().contains("pg_temp");
         if depth == 0 && !token.is_symbol("(") || temporary {
             return false;

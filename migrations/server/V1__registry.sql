@@ -23,7 +23,7 @@ CREATE TABLE tenant (
 
 -- The row lock is kept to the end of the transaction: a newer controller waits for an older one's commit or rollback,
 -- and reads its outcome afterwards.
-CREATE FUNCTION check_term(caller bigint) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION check_term(caller bigint) RETURNS void LANGUAGE plpgsql SET search_path = public AS $$
 DECLARE
     seen bigint;
 BEGIN
@@ -43,7 +43,7 @@ $$;
 CREATE FUNCTION write_tenant(
     caller bigint, tenant_id text, expected text[], new_state text, new_database text, new_epoch bigint,
     new_moved_to text DEFAULT NULL, new_moved_to_address text DEFAULT NULL
-) RETURNS SETOF tenant LANGUAGE plpgsql AS $$
+) RETURNS SETOF tenant LANGUAGE plpgsql SET search_path = public AS $$
 BEGIN
     PERFORM check_term(caller);
     RETURN QUERY UPDATE tenant SET
@@ -60,7 +60,7 @@ END
 $$;
 
 -- Takes a tenant off the record, if it is in one of these states.
-CREATE FUNCTION remove_tenant(caller bigint, tenant_id text, expected text[]) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE FUNCTION remove_tenant(caller bigint, tenant_id text, expected text[]) RETURNS boolean LANGUAGE plpgsql SET search_path = public AS $$
 BEGIN
     PERFORM check_term(caller);
     DELETE FROM tenant WHERE id = tenant_id AND state = ANY (expected);

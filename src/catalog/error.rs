@@ -59,10 +59,6 @@ impl Error {
     pub(crate) fn is_unique_violation(&self) -> bool {
         matches!(self, Self::Query { sqlstate: Some(state), .. } if state == "23505")
     }
-
-    pub(crate) fn is_foreign_key_violation(&self) -> bool {
-        matches!(self, Self::Query { sqlstate: Some(state), .. } if state == "23503")
-    }
 }
 
 /// tokio-postgres prints only its own half of an error; the other half is its source.

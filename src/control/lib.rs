@@ -1,1 +1,85 @@
-//! placeholder
+//! The control plane: what operators ask for is written down as intent, done by whichever instance leads, and looked
+//! at again until it is so.
+//!
+//! Intent comes in through `http`; `reconciler` finds it; `provision`, `fleet` and `moves` act, through `server`. It
+//! never sees a router: they meet in the shard map, by epoch.
+
+mod config;
+mod context;
+mod error;
+mod fleet;
+mod http;
+mod leader;
+mod metrics;
+mod moves;
+mod provision;
+mod reconciler;
+mod server;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use catalog::Catalog;
+use prometheus::Registry;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+pub use config::{ControlConfig, Secrets, parse_duration};
+use context::Context;
+pub use error::{Error, Result};
+use metrics::Metrics;
+
+/// How long a start waits for the catalog before it gives up.
+const CATALOG_START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Runs one control-plane instance until `shutdown` completes.
+///
+/// # Errors
+/// When its port is taken, or the catalog can't be reached at the start, or can't be brought up to date.
+pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<Output = ()>) -> Result<()> {
+    config.validate().map_err(Error::Usage)?;
+    let registry = Registry::new();
+    let catalog = Catalog::new(&secrets.catalog_url, &registry)?;
+    let metrics = Metrics::new(registry).map_err(|e| Error::Failed(e.to_string()))?;
+    let listener = tokio::net::TcpListener::bind(&config.listen)
+        .await
+        .map_err(|source| Error::Io { what: format!("listen: {}", config.listen), source })?;
+    migrate(&catalog).await?;
+    let name = config.name.clone().unwrap_or_else(|| format!("{}#{}", config.listen, std::process::id()));
+    let context = Arc::new(Context {
+        catalog,
+        connector: server::Connector::new(secrets.master_key.clone()),
+        key: secrets.master_key,
+        config,
+        metrics,
+        nudge: Notify::new(),
+        term: watch::Sender::new(None),
+    });
+    let stop = CancellationToken::new();
+    let leader = tokio::spawn(leader::lead(context.clone(), name, stop.clone()));
+    let reconciler = tokio::spawn(reconciler::reconcile(context.clone(), stop.clone()));
+    let figures = tokio::spawn(metrics::refresh(context.clone(), stop.clone()));
+    let api = tokio::spawn(http::serve(listener, context, secrets.token, stop.clone()));
+    tracing::info!("control plane serves");
+    shutdown.await;
+    stop.cancel();
+    // Each ends at its next look at `stop`; none of them fails but by a defect, which its own log line told.
+    for task in [leader, reconciler, figures, api] {
+        drop(tokio::time::timeout(Duration::from_secs(5), task).await);
+    }
+    Ok(())
+}
+
+/// Brings the catalog's schema up to date; waits for a catalog that is only just starting.
+async fn migrate(catalog: &Catalog) -> Result<()> {
+    let deadline = tokio::time::Instant::now() + CATALOG_START_TIMEOUT;
+    loop {
+        match catalog.migrate().await {
+            Err(catalog::Error::Unreachable(why)) if tokio::time::Instant::now() < deadline => {
+                tracing::warn!(%why, "the catalog does not answer yet");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            outcome => return Ok(outcome?),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The control plane's configuration. Each key has a default that suits a small fleet.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use shard_map::MasterKey;
+
+/// Configuration of one control-plane instance.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ControlConfig {
+    /// Address and port of the HTTP API and of `/metrics`.
+    pub listen: String,
+    /// This instance's name in the lease. Default: the process's host and port.
+    pub name: Option<String>,
+    /// Directory with `pg_dump` and `pg_restore`, of at least the newest major version in the fleet. Default: the
+    /// newest that is installed.
+    pub pg_bin: Option<PathBuf>,
+    /// Directory for schema dumps of moves under way. Default: the system's temporary directory.
+    pub work_dir: PathBuf,
+    /// How long the lease lasts without renewal: another instance takes over after that.
+    #[serde(deserialize_with = "duration")]
+    pub lease_duration: Duration,
+    /// Most tenants on one server; placement passes over a server that has as many.
+    pub tenants_per_server_max: u32,
+    /// Most databases made at once on all servers together.
+    pub provisions_max: usize,
+    /// How long a deleted tenant's database is kept.
+    #[serde(deserialize_with = "duration")]
+    pub delete_grace: Duration,
+    /// Most moves at once that a server may take part in, as source or target.
+    pub moves_per_server_max: usize,
+    /// Connections that copy rows, for each move.
+    pub copy_workers: usize,
+    /// Most bytes a second that one move copies. It goes slower when routers see a server's latency rise.
+    pub copy_bytes_per_second_max: u64,
+    /// How long the creation of a replication slot may wait for the source's open transactions.
+    #[serde(deserialize_with = "duration")]
+    pub slot_timeout: Duration,
+    /// How long the sealed copy of a moved tenant is kept on its old server.
+    #[serde(deserialize_with = "duration")]
+    pub sealed_grace: Duration,
+    /// Routers that reported within this time must acknowledge a hold; others are taken for dead.
+    #[serde(deserialize_with = "duration")]
+    pub router_timeout: Duration,
+}
+
+impl Default for ControlConfig {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:7432".to_owned(),
+            name: None,
+            pg_bin: None,
+            work_dir: std::env::temp_dir(),
+            lease_duration: Duration::from_secs(5),
+            tenants_per_server_max: 5_000,
+            provisions_max: 4,
+            delete_grace: Duration::from_secs(24 * 3600),
+            moves_per_server_max: 2,
+            copy_workers: 2,
+            copy_bytes_per_second_max: 200 << 20,
+            slot_timeout: Duration::from_secs(60),
+            sealed_grace: Duration::from_secs(24 * 3600),
+            router_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl ControlConfig {
+    /// Checks what a type can't say.
+    ///
+    /// # Errors
+    /// One line that names the key and what is allowed.
+    pub fn validate(&self) -> Result<(), String> {
+        let at_least_one = [
+            ("provisions_max", self.provisions_max as u64),
+            ("moves_per_server_max", self.moves_per_server_max as u64),
+            ("copy_workers", self.copy_workers as u64),
+            ("copy_bytes_per_second_max", self.copy_bytes_per_second_max),
+            ("tenants_per_server_max", u64::from(self.tenants_per_server_max)),
+        ];
+        if let Some((key, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("{key}: 0 is not allowed, use 1 or more"));
+        }
+        if self.lease_duration < Duration::from_secs(1) {
+            return Err("lease_duration: use 1s or more".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// What the control plane must not log: read by the caller from files or the environment.
+#[derive(Clone)]
+pub struct Secrets {
+    /// The catalog's URL, with its password if it has one.
+    pub catalog_url: String,
+    /// The key from which all server-side passwords are derived.
+    pub master_key: MasterKey,
+    /// The bearer token that the API asks for.
+    pub token: String,
+}
+
+/// Reads `250ms`, `10s`, `5m`, `24h` or `7d`.
+///
+/// # Errors
+/// What is allowed, when the text is something else.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let invalid = || format!("{text:?} is not a time: write a number and ms, s, m, h or d, such as \"10s\"");
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(invalid)?;
+    let (number, unit) = text.split_at(unit_at);
+    let number: u64 = number.parse().map_err(|_| invalid())?;
+    let milliseconds = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(invalid()),
+    };
+    number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(invalid)
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_duration(&text).map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_a_number_and_a_unit() {
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_duration("24h"), Ok(Duration::from_secs(86_400)));
+        for text in ["", "10", "s", "1 s", "-1s", "1w", "99999999999999999999s"] {
+            assert!(parse_duration(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What every part of the control plane works with: built once, handed down.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use catalog::{Catalog, Operation};
+use serde_json::Value;
+use shard_map::{MasterKey, Server, ServerName};
+use tokio::sync::{Notify, watch};
+
+use crate::config::ControlConfig;
+use crate::error::{Error, Result};
+use crate::metrics::Metrics;
+use crate::server::Connector;
+
+/// Shared by the API and the workers.
+pub(crate) struct Context {
+    pub(crate) catalog: Catalog,
+    pub(crate) key: MasterKey,
+    pub(crate) connector: Connector,
+    pub(crate) config: ControlConfig,
+    pub(crate) metrics: Metrics,
+    /// Wakes the reconciler: something new is to be done.
+    pub(crate) nudge: Notify,
+    /// The term under which this instance leads; none while it does not.
+    pub(crate) term: watch::Sender<Option<i64>>,
+}
+
+impl Context {
+    /// The term, for work that only the leader may do.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] while another instance leads.
+    pub(crate) fn leading_term(&self) -> Result<i64> {
+        (*self.term.borrow()).ok_or_else(|| {
+            Error::refused(
+                "this control-plane instance does not lead now",
+                "ask the leader, or try again in a few seconds",
+            )
+        })
+    }
+
+    /// A server of the map.
+    pub(crate) async fn server(&self, name: &ServerName) -> Result<Server> {
+        Ok(self.catalog.server(name).await?.server)
+    }
+}
+
+/// An operation under way, as its driver sees it: journal, memory, and the wish to abort.
+pub(crate) struct Work {
+    pub(crate) context: Arc<Context>,
+    pub(crate) operation: Operation,
+    pub(crate) term: i64,
+}
+
+impl Work {
+    /// Records that a step's deeds begin. Nothing of the step may be done before this returned.
+    pub(crate) async fn begin(&self, step: &str, result_before: &str) -> Result<()> {
+        tracing::info!(operation = self.operation.id, step, "step begins");
+        Ok(self.context.catalog.begin_step(self.operation.id, step, result_before, self.term).await?)
+    }
+
+    /// Keeps something that a later step, another controller or an operator needs.
+    pub(crate) async fn remember(&self, found: &Value) -> Result<()> {
+        Ok(self.context.catalog.merge_data(self.operation.id, found, self.term).await?)
+    }
+
+    /// Ends the operation, or makes it `switched`.
+    pub(crate) async fn set_state(&self, state: &str, error: Option<&str>) -> Result<()> {
+        tracing::info!(operation = self.operation.id, state, error, "operation");
+        Ok(self.context.catalog.set_operation_state(self.operation.id, state, error, self.term).await?)
+    }
+
+    /// Whether somebody wants it undone.
+    pub(crate) async fn abort_requested(&self) -> Result<bool> {
+        Ok(self.context.catalog.abort_requested(self.operation.id).await?)
+    }
+}
+
+/// Waits before the next try of something that fails for now: longer each time, up to five seconds.
+pub(crate) async fn back_off(tries: u32) {
+    let wait = Duration::from_millis(50).saturating_mul(1 << tries.min(7)).min(Duration::from_secs(5));
+    tokio::time::sleep(wait).await;
+}

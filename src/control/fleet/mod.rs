@@ -1,0 +1,27 @@
+//! Schema over the fleet: refinery's migrations, run in every tenant's database as its owner role, in waves, a bounded
+//! number at once on each server.
+
+pub(crate) mod files;
+pub(crate) mod run;
+mod tenant;
+pub(crate) mod waves;
+
+use catalog::Catalog;
+use shard_map::TenantId;
+
+use crate::error::{Error, Result};
+use crate::server::Connection;
+use files::{Input, Migrations};
+
+/// Brings a new tenant's database to the schema that the last complete run gave the whole fleet. Returns its version.
+pub(crate) async fn apply_fleet_schema(
+    catalog: &Catalog,
+    connection: &mut Connection,
+    id: &TenantId,
+) -> Result<Option<i32>> {
+    let Some(run) = catalog.fleet_schema().await? else { return Ok(None) };
+    let input: Input = serde_json::from_value(run.input)
+        .map_err(|e| Error::Failed(format!("migration run {} can't be read: {e}", run.id)))?;
+    let migrations = Migrations::check(&input.files)?;
+    tenant::migrate(connection, id, &migrations, input.lock_timeout_ms).await
+}

@@ -1,0 +1,157 @@
+//! `/v1/moves`.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use catalog::{Kind, Operation, Step};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shard_map::moves::Phase;
+use shard_map::{ServerName, ServerState, TenantId, TenantState};
+
+use super::Shared;
+use super::answer::{Answer, Body, Refusal, parse};
+use crate::context::Context;
+use crate::error::Error;
+use crate::moves::{Input, Verify, preflight};
+
+/// Moves that a list shows.
+const LIST_MAX: i64 = 100;
+/// What a hold may be limited to.
+const HOLD_MS: std::ops::RangeInclusive<u64> = 50..=60_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Start {
+    tenant: String,
+    to: String,
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default = "Start::default_max_hold_ms")]
+    max_hold_ms: u64,
+    verify: Option<Verify>,
+}
+
+impl Start {
+    fn default_max_hold_ms() -> u64 {
+        2_000
+    }
+}
+
+pub(super) async fn start(State(context): Shared, Body(start): Body<Start>) -> Answer<Value> {
+    let (id, to) = (parse::<TenantId>(&start.tenant)?, parse::<ServerName>(&start.to)?);
+    if !HOLD_MS.contains(&start.max_hold_ms) {
+        let (least, most) = (HOLD_MS.start(), HOLD_MS.end());
+        return Err(Refusal::usage(format!("max_hold: use {least}ms to {most}ms")));
+    }
+    let tenant = context.catalog.tenant(&id).await?.tenant;
+    let target = context.catalog.server(&to).await?.server;
+    if tenant.server == to {
+        return Err(Error::refused(
+            format!("tenant {id} is on server {to} already"),
+            "choose another server",
+        )
+        .into());
+    }
+    if tenant.state != TenantState::Open {
+        let what = format!("tenant {id} is {}; only an open tenant can be moved", tenant.state.as_str());
+        return Err(Error::Refused { message: what, hint: None }.into());
+    }
+    if target.state == ServerState::Draining {
+        return Err(Error::refused(format!("server {to} is draining"), "choose another server").into());
+    }
+    let source = context.server(&tenant.server).await?;
+    let found = preflight::run(&context, &id, &source, &target).await?;
+    if start.dry_run {
+        return Ok(Json(json!({
+            "tenant": id, "from": source.name, "to": to, "findings": found.findings, "tables": found.tables,
+            "rows_estimate": found.rows_estimate, "bytes": found.bytes,
+        })));
+    }
+    let errors: Vec<_> = found.errors().collect();
+    if !errors.is_empty() {
+        let what: Vec<_> = errors.iter().map(|finding| finding.what.as_str()).collect();
+        let remedies: Vec<_> = errors.iter().map(|finding| finding.remedy.as_str()).collect();
+        let message = format!("tenant {id} can't be moved to {to}: {}", what.join("; "));
+        return Err(Error::refused(message, remedies.join("; ")).into());
+    }
+    let input = Input {
+        from: source.name,
+        to,
+        max_hold_ms: start.max_hold_ms,
+        verify: start.verify.unwrap_or(Verify::Count),
+    };
+    let operation =
+        context.catalog.start_operation(Kind::Move, &id, &[TenantState::Open], &json!(input)).await?;
+    context.nudge.notify_one();
+    let Json(mut shown) = find(&context, operation).await?;
+    shown["findings"] = json!(found.findings);
+    Ok(Json(shown))
+}
+
+pub(super) async fn list(State(context): Shared) -> Answer<Vec<Value>> {
+    let moves = context.catalog.operations(Kind::Move, LIST_MAX).await?;
+    Ok(Json(moves.iter().map(|operation| shown(operation, &[])).collect()))
+}
+
+pub(super) async fn show(State(context): Shared, Path(id): Path<i64>) -> Answer<Value> {
+    find(&context, id).await
+}
+
+pub(super) async fn abort(State(context): Shared, Path(id): Path<i64>) -> Answer<Value> {
+    let operation = find_operation(&context, id).await?;
+    let phase = operation.step.parse().unwrap_or(Phase::Arm);
+    if operation.state != "running" || !phase.can_abort() {
+        let message = match operation.state.as_str() {
+            "running" => format!("move {id} is in phase {phase}: too late to abort"),
+            state => format!("move {id} is {state}: nothing to abort"),
+        };
+        return Err(
+            Error::refused(message, "to bring a switched tenant back, move it to its old server").into()
+        );
+    }
+    context.catalog.request_abort(id).await?;
+    find(&context, id).await
+}
+
+pub(super) async fn complete(State(context): Shared, Path(id): Path<i64>) -> Answer<Value> {
+    let operation = find_operation(&context, id).await?;
+    if operation.state != "switched" {
+        let message = format!("move {id} is {}: only a switched move can be completed", operation.state);
+        return Err(Error::Refused { message, hint: None }.into());
+    }
+    context.catalog.merge_data(id, &json!({ "finish": true }), context.leading_term()?).await?;
+    context.nudge.notify_one();
+    find(&context, id).await
+}
+
+async fn find(context: &Context, id: i64) -> Answer<Value> {
+    let operation = find_operation(context, id).await?;
+    Ok(Json(shown(&operation, &context.catalog.steps(id).await?)))
+}
+
+async fn find_operation(context: &Context, id: i64) -> Result<Operation, Refusal> {
+    match context.catalog.operation(id).await {
+        Ok(operation) if operation.kind == Kind::Move => Ok(operation),
+        Ok(_) | Err(catalog::Error::NotFound(_)) => {
+            Err(Refusal::not_found(&format!("move {id} does not exist")))
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn shown(operation: &Operation, steps: &[Step]) -> Value {
+    let data = |key: &str| operation.data.get(key).cloned().unwrap_or(Value::Null);
+    let counted = |key: &str| operation.data.get(key).cloned().unwrap_or_else(|| json!(0));
+    let error = operation.data.get("failure").cloned().or_else(|| operation.error.clone().map(Value::from));
+    json!({
+        "id": operation.id, "tenant": operation.tenant, "from": operation.input["from"], "to": operation.input["to"],
+        "state": operation.state, "step": operation.step, "rows_copied": counted("rows_copied"),
+        "rows_total": data("rows_total"), "bytes_copied": counted("bytes_copied"), "bytes_total": data("bytes_total"),
+        "bytes_per_second": data("bytes_per_second"), "lag_bytes": data("lag_bytes"),
+        "waiting_for": data("waiting_for"), "taken_back": counted("taken_back"), "last_cutover": data("last_cutover"),
+        "hold_ms": data("hold_ms"), "hold_parts_ms": data("hold_parts_ms"), "verified": data("verified"),
+        "rows_checked": data("rows_checked"), "tables_checked": data("tables_checked"),
+        "differences": data("differences"), "error": error, "abort_requested": operation.abort_requested,
+        "steps": steps, "created_at": operation.created_at, "updated_at": operation.updated_at,
+    })
+}

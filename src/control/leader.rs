@@ -1,0 +1,43 @@
+//! Leading: takes the lease, renews it, and says under which term this instance works.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::context::Context;
+
+/// Keeps trying for the lease until `stop`, then gives it back.
+pub(crate) async fn lead(context: Arc<Context>, holder: String, stop: tokio_util::sync::CancellationToken) {
+    let lasts = context.config.lease_duration;
+    let mut renewed = Instant::now();
+    loop {
+        let asked = Instant::now();
+        let term = match context.catalog.hold_lease(&holder, lasts).await {
+            Ok(lease) => {
+                renewed = asked;
+                lease.map(|lease| lease.term)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the lease could not be renewed");
+                // Until it runs out nobody else can have it, so work that is under way may go on.
+                (*context.term.borrow()).filter(|_| renewed.elapsed() < lasts)
+            }
+        };
+        let changed = context.term.send_if_modified(|current| {
+            let changed = *current != term;
+            *current = term;
+            changed
+        });
+        if changed {
+            tracing::info!(?term, "leadership");
+            context.nudge.notify_one();
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(lasts / 3) => {}
+        }
+    }
+    context.term.send_replace(None);
+    if let Err(error) = context.catalog.release_lease(&holder).await {
+        tracing::warn!(%error, "the lease could not be given back");
+    }
+}

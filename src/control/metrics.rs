@@ -1,0 +1,122 @@
+//! The control plane's metrics, by Prometheus's conventions. Labels are server names or closed sets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+use shard_map::Selector;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Context;
+
+/// How often figures that stand in the catalog are read.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Metrics of one instance.
+pub(crate) struct Metrics {
+    pub(crate) registry: Registry,
+    pub(crate) rows_copied: IntCounter,
+    pub(crate) bytes_copied: IntCounter,
+    pub(crate) cutovers: IntCounterVec,
+    pub(crate) hold_seconds: Histogram,
+    pub(crate) requests: IntCounterVec,
+    leading: IntGauge,
+    catalog_up: IntGauge,
+    tenants: IntGaugeVec,
+    operations: IntGaugeVec,
+    routers: IntGauge,
+}
+
+impl Metrics {
+    /// Makes and registers them all.
+    ///
+    /// # Errors
+    /// When `registry` has one of them already.
+    pub(crate) fn new(registry: Registry) -> prometheus::Result<Self> {
+        let counters =
+            |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
+        let gauges =
+            |name: &str, help: &str, labels: &[&str]| IntGaugeVec::new(Opts::new(name, help), labels);
+        let metrics = Self {
+            rows_copied: IntCounter::new("tenantry_move_rows_copied_total", "Rows copied by moves.")?,
+            bytes_copied: IntCounter::new("tenantry_move_bytes_copied_total", "Bytes copied by moves.")?,
+            cutovers: counters(
+                "tenantry_move_cutovers_total",
+                "Cutovers of moves, by outcome.",
+                &["outcome"],
+            )?,
+            hold_seconds: Histogram::with_opts(
+                HistogramOpts::new(
+                    "tenantry_move_hold_duration_seconds",
+                    "Time from hold to release of cutovers.",
+                )
+                .buckets(vec![0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.0, 5.0]),
+            )?,
+            requests: counters(
+                "tenantry_control_requests_total",
+                "Requests to the API, by status.",
+                &["status"],
+            )?,
+            leading: IntGauge::new("tenantry_control_leading", "1 while this instance leads.")?,
+            catalog_up: IntGauge::new("tenantry_control_catalog_up", "1 while the catalog answers.")?,
+            tenants: gauges("tenantry_tenants", "Tenants, by server and state.", &["server", "state"])?,
+            operations: gauges("tenantry_operations", "Operations, by kind and state.", &["kind", "state"])?,
+            routers: IntGauge::new("tenantry_routers", "Routers that reported lately.")?,
+            registry,
+        };
+        metrics.register()?;
+        Ok(metrics)
+    }
+
+    fn register(&self) -> prometheus::Result<()> {
+        let registry = &self.registry;
+        registry.register(Box::new(self.rows_copied.clone()))?;
+        registry.register(Box::new(self.bytes_copied.clone()))?;
+        registry.register(Box::new(self.cutovers.clone()))?;
+        registry.register(Box::new(self.hold_seconds.clone()))?;
+        registry.register(Box::new(self.requests.clone()))?;
+        registry.register(Box::new(self.leading.clone()))?;
+        registry.register(Box::new(self.catalog_up.clone()))?;
+        registry.register(Box::new(self.tenants.clone()))?;
+        registry.register(Box::new(self.operations.clone()))?;
+        registry.register(Box::new(self.routers.clone()))
+    }
+
+    /// All metrics in Prometheus's text format.
+    pub(crate) fn encode(&self) -> String {
+        prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+}
+
+/// Keeps the figures that stand in the catalog up to date, until `stop`.
+pub(crate) async fn refresh(context: Arc<Context>, stop: CancellationToken) {
+    loop {
+        let refreshed = read(&context).await;
+        context.metrics.catalog_up.set(i64::from(refreshed.is_ok()));
+        context.metrics.leading.set(i64::from(context.term.borrow().is_some()));
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(REFRESH_INTERVAL) => {}
+        }
+    }
+}
+
+async fn read(context: &Context) -> catalog::Result<()> {
+    let metrics = &context.metrics;
+    let tenants = context.catalog.tenants(None, &Selector::default()).await?;
+    let operations = context.catalog.count_operations().await?;
+    let routers = context.catalog.live_routers(context.config.router_timeout).await?;
+    // What is no longer there must not keep its last figure.
+    metrics.tenants.reset();
+    for row in tenants {
+        metrics.tenants.with_label_values(&[row.tenant.server.as_str(), row.tenant.state.as_str()]).inc();
+    }
+    metrics.operations.reset();
+    for (kind, state, count) in operations {
+        metrics.operations.with_label_values(&[kind.as_str(), state.as_str()]).set(count);
+    }
+    metrics.routers.set(i64::try_from(routers.len()).unwrap_or(i64::MAX));
+    Ok(())
+}

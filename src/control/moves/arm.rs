@@ -1,0 +1,70 @@
+//! Arms the source: what the stream of changes needs, and the guard. The application keeps reading and writing.
+
+use serde_json::json;
+
+use super::driver::Move;
+use super::identity::{self, Changed};
+use super::{complete, guard, undo};
+use crate::error::{Error, Result};
+use crate::server::walsender::Walsender;
+use crate::server::{database, ident, registry, roles, tables};
+
+/// Arms the source, and opens the snapshot that the copy is made from.
+pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
+    let (work, live) = (the_move.work, the_move.id.live_database());
+    complete::finish_earlier(work, &the_move.id).await?;
+    let source_registry = the_move.source_registry().await?;
+    registry::raise_term(&source_registry, work.term).await?;
+    registry::raise_term(&the_move.target_registry().await?, work.term).await?;
+
+    let source = the_move.source_database().await?;
+    // The identity first: a table that is published without one refuses the application's updates. What is about
+    // to be changed is recorded before it is. Then once more: until the guard is up, tables may appear.
+    let mut changed = identities_recorded(the_move).await?;
+    for guarded in [false, true] {
+        if guarded {
+            guard::put_up(&source).await?;
+        }
+        let missing = identity::missing(&source).await?;
+        if !missing.is_empty() {
+            changed.extend(missing.iter().cloned());
+            work.remember(&json!({ "identities": changed })).await?;
+            identity::set(&source, &missing).await?;
+        }
+    }
+    let forward = &the_move.names.forward;
+    source
+        .run(&format!(
+            "DROP PUBLICATION IF EXISTS {name}; CREATE PUBLICATION {name} FOR ALL TABLES",
+            name = ident(forward)
+        ))
+        .await?;
+
+    // The role with which the target follows: it can stream, and nothing else.
+    let password = work.context.key.move_password(work.operation.id);
+    roles::put_login(&source_registry, forward, "REPLICATION NOSUPERUSER", &password).await?;
+    source_registry.run(&format!("GRANT CONNECT ON DATABASE {} TO {}", ident(live), ident(forward))).await?;
+
+    undo::drop_slot(&source_registry, forward).await?;
+    let mut walsender = Walsender::connect(&the_move.source, &work.context.key, live).await?;
+    let slot = walsender.create_slot(forward, work.context.config.slot_timeout).await?;
+    the_move.snapshot = Some((walsender, slot.snapshot));
+
+    let fingerprint = tables::fingerprint(&source).await?;
+    work.remember(&json!({ "fingerprint": fingerprint })).await?;
+    source.close().await;
+    if !database::exists(&source_registry, live).await? {
+        return Err(Error::Failed(format!("server {} has no database {live}", the_move.source.name)));
+    }
+    Ok(())
+}
+
+/// Identities that this move changed already, before it was restarted.
+pub(crate) async fn identities_recorded(the_move: &Move<'_>) -> Result<Vec<Changed>> {
+    let operation = the_move.work.context.catalog.operation(the_move.work.operation.id).await?;
+    match operation.data.get("identities") {
+        Some(recorded) => serde_json::from_value(recorded.clone())
+            .map_err(|e| Error::Failed(format!("the record of replica identities can't be read: {e}"))),
+        None => Ok(Vec::new()),
+    }
+}

@@ -1,0 +1,195 @@
+//! The target follows until it is close enough behind, and nothing stands in the way of a short hold.
+
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+
+use super::driver::Move;
+use crate::error::{Error, Result};
+use crate::server::{Connection, ident, tables};
+
+/// How often the lag is looked at.
+const POLL: Duration = Duration::from_millis(200);
+/// A stream further behind than this is not even probed.
+const LAG_BYTES_MAX: i64 = 16 << 20;
+/// How often the reverse slot is advanced, so that it keeps little of the target's log.
+const ADVANCE_INTERVAL: Duration = Duration::from_secs(10);
+/// How often a subscription that stopped at an error is started again; a network that blinks stops it, too.
+const ENABLE_TRIES: u32 = 10;
+/// Cutovers that may be taken back, before the move gives up.
+const CUTOVERS_MAX: i64 = 40;
+
+/// Follows until a cutover may begin.
+pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
+    wait_after_taken_back(the_move).await?;
+    let source = the_move.source_database().await?;
+    let target = the_move.arriving_database().await?.without_statement_limit().await?;
+    make_reverse_slot(the_move, &target).await?;
+    let mut advanced = Instant::now();
+    let mut enabled_anew = 0;
+    let mut refreshed_until = None;
+    loop {
+        if !is_enabled(the_move, &target).await? {
+            enabled_anew += 1;
+            if enabled_anew > ENABLE_TRIES {
+                return Err(Error::Failed(format!(
+                    "the subscription on server {} stops at an error again and again: see that server's log",
+                    the_move.target.name
+                )));
+            }
+            target.run(&format!("ALTER SUBSCRIPTION {} ENABLE", ident(&the_move.names.forward))).await?;
+        }
+        if advanced.elapsed() > ADVANCE_INTERVAL {
+            advance_reverse_slot(the_move, &target).await?;
+            advanced = Instant::now();
+        }
+        let waiting_for = what_is_in_the_way(the_move, &source, &target).await?;
+        the_move.work.remember(&json!({ "waiting_for": waiting_for })).await?;
+        if waiting_for.is_none() && !refresh_noted(&target, &mut refreshed_until).await? {
+            break;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    check_fingerprint(the_move, &source).await
+}
+
+/// Later and later after each cutover that was taken back.
+async fn wait_after_taken_back(the_move: &Move<'_>) -> Result<()> {
+    let operation = the_move.work.context.catalog.operation(the_move.work.operation.id).await?;
+    let taken_back = operation.data.get("taken_back").and_then(serde_json::Value::as_i64).unwrap_or(0);
+    if taken_back >= CUTOVERS_MAX {
+        return Err(Error::Failed(format!(
+            "{taken_back} cutovers were taken back; the last: {}",
+            operation.data["last_cutover"]
+        )));
+    }
+    if taken_back > 0 {
+        let exponent = u32::try_from(taken_back).unwrap_or(u32::MAX).min(6);
+        tokio::time::sleep(Duration::from_millis(250) * 2_u32.pow(exponent)).await;
+    }
+    Ok(())
+}
+
+/// What keeps a cutover from being short, in words; none when it may begin.
+async fn what_is_in_the_way(
+    the_move: &Move<'_>,
+    source: &Connection,
+    target: &Connection,
+) -> Result<Option<String>> {
+    const SLOT: &str = "
+        SELECT coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint, wal_status
+        FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
+    let slot = source.row(SLOT, &[&the_move.names.forward]).await?;
+    let slot = slot.ok_or_else(|| Error::Failed("the replication slot on the source is gone".into()))?;
+    let lag: i64 = slot.get(0);
+    if slot.get::<_, Option<&str>>(1) == Some("lost") {
+        return Err(Error::Failed(
+            "the source removed log that the target still needed (max_slot_wal_keep_size)".into(),
+        ));
+    }
+    the_move.work.remember(&json!({ "lag_bytes": lag })).await?;
+    if lag > LAG_BYTES_MAX {
+        return Ok(Some(format!("the target is {lag} bytes behind")));
+    }
+    let most = the_move.max_hold() / 4;
+    if !is_close(the_move, source, target, most).await? {
+        return Ok(Some(format!("the target is more than {most:?} behind")));
+    }
+    const OLD: &str = "
+        SELECT pid, usename::text, extract(epoch FROM clock_timestamp() - xact_start)::float8
+        FROM pg_catalog.pg_stat_activity
+        WHERE datname = $1 AND backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid()
+            AND xact_start < clock_timestamp() - $2 * interval '1 second'
+        ORDER BY xact_start LIMIT 1";
+    let seconds = (the_move.max_hold() / 2).as_secs_f64();
+    let old = source.row(OLD, &[&the_move.id.live_database(), &seconds]).await?;
+    Ok(old.map(|row| {
+        let (pid, role, age): (i32, Option<&str>, f64) = (row.get(0), row.get(1), row.get(2));
+        format!("a transaction of {} (pid {pid}) is open for {age:.1} s", role.unwrap_or("?"))
+    }))
+}
+
+/// Writes a row on the source, and sees whether it is applied in time.
+async fn is_close(
+    the_move: &Move<'_>,
+    source: &Connection,
+    target: &Connection,
+    most: Duration,
+) -> Result<bool> {
+    let id = probe_id();
+    let deadline = Instant::now() + most;
+    source.rows("INSERT INTO tenantry.fence (id) VALUES ($1)", &[&id]).await?;
+    loop {
+        let applied = "SELECT EXISTS (SELECT FROM tenantry.fence WHERE id = $1)";
+        if target.value(applied, &[&id]).await? {
+            source.run("DELETE FROM tenantry.fence WHERE id < 0").await?;
+            return Ok(true);
+        }
+        if Instant::now() > deadline {
+            tracing::debug!(operation = the_move.work.operation.id, "the target is not close enough yet");
+            return Ok(false);
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Negative, so that it is never taken for a cutover's fence row, and never the same twice.
+fn probe_id() -> i64 {
+    static LAST: AtomicI64 = AtomicI64::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    -LAST.fetch_max(now, Relaxed).max(now)
+}
+
+async fn is_enabled(the_move: &Move<'_>, target: &Connection) -> Result<bool> {
+    let enabled = "SELECT subenabled FROM pg_catalog.pg_subscription WHERE subname = $1";
+    target.value(enabled, &[&the_move.names.forward]).await
+}
+
+/// The stream back is made before the hold: inside it, a transaction of another tenant of the target could block it.
+async fn make_reverse_slot(the_move: &Move<'_>, target: &Connection) -> Result<()> {
+    let reverse = &the_move.names.reverse;
+    let published = "SELECT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = $1)";
+    if !target.value::<bool>(published, &[reverse]).await? {
+        target.run(&format!("CREATE PUBLICATION {} FOR ALL TABLES", ident(reverse))).await?;
+    }
+    let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = $1)";
+    if target.value::<bool>(there, &[reverse]).await? {
+        return advance_reverse_slot(the_move, target).await;
+    }
+    let limit = the_move.work.context.config.slot_timeout.as_millis();
+    target.run(&format!("SET statement_timeout = {limit}")).await?;
+    target
+        .rows("SELECT pg_catalog.pg_create_logical_replication_slot($1::text::name, 'pgoutput')", &[reverse])
+        .await?;
+    target.run("SET statement_timeout = 0").await
+}
+
+/// Moves the reverse slot past everything written on the target so far.
+pub(crate) async fn advance_reverse_slot(the_move: &Move<'_>, target: &Connection) -> Result<()> {
+    const SQL: &str = "SELECT pg_catalog.pg_replication_slot_advance($1::text::name, pg_current_wal_lsn())";
+    target.rows(SQL, &[&the_move.names.reverse]).await.map(drop)
+}
+
+/// Refreshes on the target what was refreshed on the source since the last look. `true`: there was something.
+pub(crate) async fn refresh_noted(target: &Connection, until: &mut Option<SystemTime>) -> Result<bool> {
+    const NOTED: &str = "
+        SELECT view, refreshed_at FROM tenantry.refreshed
+        WHERE $1::timestamptz IS NULL OR refreshed_at > $1 ORDER BY refreshed_at";
+    let noted = target.rows(NOTED, &[until]).await?;
+    for row in &noted {
+        target.run(&format!("REFRESH MATERIALIZED VIEW {}", row.get::<_, &str>(0))).await?;
+        *until = Some(row.get(1));
+    }
+    Ok(!noted.is_empty())
+}
+
+async fn check_fingerprint(the_move: &Move<'_>, source: &Connection) -> Result<()> {
+    let operation = the_move.work.context.catalog.operation(the_move.work.operation.id).await?;
+    let before = operation.data.get("fingerprint").and_then(serde_json::Value::as_str);
+    if before == Some(&tables::fingerprint(source).await?) {
+        return Ok(());
+    }
+    Err(Error::Failed("the schema of the source was changed during the move, past its guard".into()))
+}

@@ -1,0 +1,179 @@
+//! The cutover: from the hold to the decision, within its budget. Whatever goes wrong before the decision is taken
+//! back; what happened is never remembered but looked up, in the target's registry, which decides.
+
+use std::time::Instant;
+
+use serde_json::{Map, json};
+use shard_map::Epoch;
+use shard_map::moves::Event;
+
+use super::driver::{Move, Verify};
+use super::verify::TargetSnapshot;
+use super::{catch_up, fence, release, seal, take_back};
+use crate::error::{Error, Result};
+use crate::server::{Connection, database, registry, tables};
+
+/// Share of the budget within which transactions at the routers must have ended, in percent. The rest is for what
+/// follows; a cutover that comes late is taken back rather than hurried.
+const DRAIN_PERCENT: u32 = 60;
+
+/// Sessions that are opened before the hold, so that it does not wait for logins.
+struct Sessions {
+    source_registry: Connection,
+    source: Connection,
+    source_pid: i32,
+    target_registry: Connection,
+    target: Connection,
+    sequences: Vec<String>,
+    epoch: Epoch,
+}
+
+/// Cuts over. `TakenBack`: nothing was decided, the application goes on at the source.
+pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<Event> {
+    // A predecessor may have got as far as the decision, or have died anywhere before it.
+    if settled(the_move).await? {
+        return Ok(Event::Done);
+    }
+    let sessions = prepare(the_move).await?;
+    let mut parts = Parts::new();
+    let outcome = attempt(the_move, sessions, &mut parts).await;
+    if let Err(error) = outcome {
+        if error.is_lost_lead() {
+            return Err(error);
+        }
+        tracing::warn!(operation = the_move.work.operation.id, %error, "cutover not completed");
+        if settled(the_move).await? {
+            return Ok(Event::Done);
+        }
+        let metrics = &the_move.work.context.metrics;
+        metrics.cutovers.with_label_values(&["taken_back"]).inc();
+        remember_taken_back(the_move, &error).await?;
+        return Ok(Event::TakenBack);
+    }
+    the_move.work.remember(&json!({ "hold_ms": parts.total_ms(), "hold_parts_ms": parts.parts })).await?;
+    let metrics = &the_move.work.context.metrics;
+    metrics.cutovers.with_label_values(&["decided"]).inc();
+    metrics.hold_seconds.observe(parts.begun.elapsed().as_secs_f64());
+    Ok(Event::Done)
+}
+
+/// Brings an interrupted cutover to one of its two ends. `true`: the target is open.
+async fn settled(the_move: &Move<'_>) -> Result<bool> {
+    let target_registry = the_move.target_registry().await?;
+    // With the term raised under the row's lock, what an earlier controller or an earlier session of this one had
+    // begun to commit has ended, one way or the other, and nothing of it can begin any more.
+    registry::raise_term(&target_registry, the_move.work.term).await?;
+    take_back::end_others(&target_registry).await?;
+    let record = registry::read(&target_registry, &the_move.id).await?;
+    match record {
+        Some(record) if record.state == "open" => {
+            database::set_limit(&target_registry, the_move.id.live_database(), -1).await?;
+            Ok(true)
+        }
+        _ => {
+            take_back::run(the_move, &target_registry).await?;
+            Ok(false)
+        }
+    }
+}
+
+async fn prepare(the_move: &Move<'_>) -> Result<Sessions> {
+    let source = the_move.source_database().await?;
+    let source_pid = source.value("SELECT pg_catalog.pg_backend_pid()", &[]).await?;
+    Ok(Sessions {
+        source_registry: the_move.source_registry().await?,
+        source_pid,
+        sequences: tables::sequences(&source).await?,
+        source,
+        target_registry: the_move.target_registry().await?,
+        target: the_move.arriving_database().await?,
+        epoch: the_move.tenant().await?.epoch.next(),
+    })
+}
+
+async fn attempt(the_move: &mut Move<'_>, sessions: Sessions, parts: &mut Parts) -> Result<()> {
+    let Sessions { source_registry, source, source_pid, target_registry, target, sequences, epoch } =
+        sessions;
+    let deadline = parts.begun + the_move.max_hold();
+    let fence_row = parts.fence_row;
+
+    fence::hold(the_move, parts.begun + the_move.max_hold() * DRAIN_PERCENT / 100).await?;
+    parts.end("drain");
+    fence::fence(the_move, &source_registry, source_pid, deadline).await?;
+    parts.end("fence");
+    let set_sequences = fence::flush(&source, fence_row, &sequences).await?;
+    source.close().await;
+    fence::wait_applied(&target, fence_row, deadline).await?;
+    parts.end("apply");
+    // A synchronous commit on the target: what the apply worker committed asynchronously is flushed with it.
+    target
+        .run(&format!(
+            "BEGIN; {set_sequences}; INSERT INTO tenantry.fence (id) VALUES (-{fence_row}); COMMIT"
+        ))
+        .await?;
+    parts.end("sequences");
+    let position = seal::detach(the_move, &source_registry, &target, deadline).await?;
+    parts.end("detach");
+    seal::seal(the_move, &source_registry, epoch, deadline).await?;
+    parts.end("seal");
+    if seal::slipped_in(the_move, &position).await? {
+        return Err(Error::Failed("a transaction was committed at the source past the fence".into()));
+    }
+    parts.end("check");
+    catch_up::advance_reverse_slot(the_move, &target).await?;
+    target.close().await;
+    parts.end("advance");
+    if Instant::now() >= deadline {
+        return Err(Error::Timeout("the hold's budget was used up before the decision".into()));
+    }
+    seal::decide(the_move, &target_registry, epoch, deadline).await?;
+    parts.end("decide");
+
+    if the_move.input.verify == Verify::Count {
+        // Before anybody is let in, so that what it sees is what was sealed.
+        the_move.at_switch = TargetSnapshot::take(the_move).await;
+    }
+    database::set_limit(&target_registry, the_move.id.live_database(), -1).await?;
+    release::place(the_move, epoch).await?;
+    parts.end("release");
+    Ok(())
+}
+
+async fn remember_taken_back(the_move: &Move<'_>, error: &Error) -> Result<()> {
+    let operation = the_move.work.context.catalog.operation(the_move.work.operation.id).await?;
+    let before = operation.data.get("taken_back").and_then(serde_json::Value::as_i64).unwrap_or(0);
+    the_move.work.remember(&json!({ "taken_back": before + 1, "last_cutover": error.to_string() })).await
+}
+
+/// How long each part of the hold took.
+struct Parts {
+    begun: Instant,
+    last: Instant,
+    fence_row: i64,
+    parts: Map<String, serde_json::Value>,
+}
+
+impl Parts {
+    fn new() -> Self {
+        let now = Instant::now();
+        let since_1970 =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let fence_row = i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX);
+        Self { begun: now, last: now, fence_row, parts: Map::new() }
+    }
+
+    fn end(&mut self, part: &str) {
+        let now = Instant::now();
+        self.parts.insert(part.to_owned(), json!(milliseconds(now - self.last)));
+        self.last = now;
+    }
+
+    fn total_ms(&self) -> f64 {
+        milliseconds(self.last - self.begun)
+    }
+}
+
+/// Milliseconds with one decimal.
+fn milliseconds(time: std::time::Duration) -> f64 {
+    (time.as_secs_f64() * 10_000.0).round() / 10.0
+}

@@ -1,0 +1,234 @@
+//! Drives a move from phase to phase: records the phase, does its deeds, asks the law what follows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use catalog::Operation;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use shard_map::moves::{Event, Phase, next};
+use shard_map::{Server, ServerName, Tenant, TenantId};
+
+use super::names::Names;
+use super::progress::Progress;
+use super::verify::TargetSnapshot;
+use super::{arm, build, catch_up, complete, copy, cutover, release, schema, undo, verify};
+use crate::context::{Work, back_off};
+use crate::error::{Error, Result};
+use crate::server::walsender::Walsender;
+use crate::server::{Connection, MOVE_SCHEMA};
+
+/// How often a copy is begun anew before the move gives up.
+const RESTARTS_MAX: u32 = 3;
+/// Tries of a phase after the copy that meets a server which does not answer, before the move gives up.
+const TRIES_MAX: u32 = 20;
+/// How often an operator's wish to abort is looked for.
+const ABORT_POLL: Duration = Duration::from_millis(300);
+
+/// How far both sides are compared after the switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Verify {
+    /// The number of rows of each table.
+    Count,
+    /// Not at all.
+    None,
+}
+
+/// What a move was asked to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Input {
+    pub(crate) from: ServerName,
+    pub(crate) to: ServerName,
+    /// Longest time for which the routers hold the tenant's transactions.
+    pub(crate) max_hold_ms: u64,
+    pub(crate) verify: Verify,
+}
+
+/// A move under way, with what lives only as long as this process.
+pub(crate) struct Move<'w> {
+    pub(crate) work: &'w Work,
+    pub(crate) input: Input,
+    pub(crate) id: TenantId,
+    pub(crate) source: Server,
+    pub(crate) target: Server,
+    pub(crate) names: Names,
+    pub(crate) progress: Arc<Progress>,
+    /// Holds the snapshot that the copy is made from, with the snapshot's name.
+    pub(crate) snapshot: Option<(Walsender, String)>,
+    /// Holds the target's state at the switch, for the comparison.
+    pub(crate) at_switch: Option<TargetSnapshot>,
+}
+
+impl<'w> Move<'w> {
+    async fn load(work: &'w Work, operation: &Operation) -> Result<Self> {
+        let input: Input = serde_json::from_value(operation.input.clone())
+            .map_err(|e| Error::Failed(format!("move {} can't be read: {e}", operation.id)))?;
+        let id = operation.tenant.clone().ok_or_else(|| Error::Failed("a move without a tenant".into()))?;
+        let (source, target) =
+            (work.context.server(&input.from).await?, work.context.server(&input.to).await?);
+        let names = Names::of(operation.id);
+        let progress = Arc::new(Progress::default());
+        Ok(Self { work, input, id, source, target, names, progress, snapshot: None, at_switch: None })
+    }
+
+    /// The tenant as the catalog has it now.
+    pub(crate) async fn tenant(&self) -> Result<Tenant> {
+        Ok(self.work.context.catalog.tenant(&self.id).await?.tenant)
+    }
+
+    pub(crate) async fn source_registry(&self) -> Result<Connection> {
+        self.work.context.connector.registry(&self.source).await
+    }
+
+    pub(crate) async fn target_registry(&self) -> Result<Connection> {
+        self.work.context.connector.registry(&self.target).await
+    }
+
+    /// A session in the tenant's database on the source that the guard lets through.
+    pub(crate) async fn source_database(&self) -> Result<Connection> {
+        let connection = self.work.context.connector.database(&self.source, self.id.live_database()).await?;
+        connection.run(&format!("SET {MOVE_SCHEMA}.move = 'on'")).await?;
+        Ok(connection)
+    }
+
+    /// A session in the tenant's database on the target, before the decision.
+    pub(crate) async fn arriving_database(&self) -> Result<Connection> {
+        self.work.context.connector.database(&self.target, &self.id.arriving_database()).await
+    }
+
+    pub(crate) fn max_hold(&self) -> Duration {
+        Duration::from_millis(self.input.max_hold_ms)
+    }
+}
+
+/// Source and target of a move.
+pub(crate) fn servers_of(operation: &Operation) -> [Option<ServerName>; 2] {
+    let name = |key: &str| operation.input.get(key)?.as_str()?.parse().ok();
+    [name("from"), name("to")]
+}
+
+/// Whether a switched move is to be completed now: somebody asked, or its grace time is over.
+pub(crate) fn is_due(operation: &Operation) -> bool {
+    let seconds = |key: &str| operation.data.get(key).and_then(serde_json::Value::as_i64);
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    operation.data.get("finish") == Some(&json!(true))
+        || seconds("keep_until").is_some_and(|until| i64::try_from(now).unwrap_or(i64::MAX) >= until)
+}
+
+/// Drives a move until it is switched, or nothing of it is left.
+pub(crate) async fn drive(work: &Work) -> Result<()> {
+    // Read anew: this may be another try, after phases that went well.
+    let operation = work.context.catalog.operation(work.operation.id).await?;
+    let mut the_move = Move::load(work, &operation).await?;
+    let mut phase = match operation.step.as_str() {
+        "begin" => Phase::Arm,
+        step => step.parse().map_err(|_| Error::Failed(format!("phase {step} of a move is unknown")))?,
+    };
+    if operation.step != "begin"
+        && let Some(event) = phase.recovery()
+    {
+        phase = law(phase, event)?;
+    }
+    if phase == Phase::Switched {
+        phase = law(phase, Event::Finish)?;
+    }
+    let mut ended_well = "done".to_owned();
+    let mut restarts = 0;
+    let mut tries = 0;
+    loop {
+        if let Phase::Switched | Phase::Completed | Phase::Undone = phase {
+            work.begin(phase.as_str(), &ended_well).await?;
+            let failed =
+                work.context.catalog.operation(work.operation.id).await?.data.get("failure").is_some();
+            return work.set_state(phase.state(failed).as_str(), None).await;
+        }
+        work.begin(phase.as_str(), &ended_well).await?;
+        let event = match attempt(&mut the_move, phase).await {
+            Ok(event) => {
+                tries = 0;
+                ended_well = format!("{event:?}").to_lowercase();
+                event
+            }
+            Err(error) if error.is_lost_lead() => return Err(error),
+            Err(error) => {
+                tracing::warn!(operation = work.operation.id, %phase, %error, "phase of a move failed");
+                ended_well = error.to_string();
+                tries += 1;
+                match after_error(phase, &error, restarts, tries) {
+                    Some(event) => {
+                        restarts += u32::from(event == Event::SnapshotLost);
+                        if event == Event::Stop {
+                            work.remember(&json!({ "failure": error.to_string() })).await?;
+                        }
+                        event
+                    }
+                    None => {
+                        back_off(tries).await;
+                        continue;
+                    }
+                }
+            }
+        };
+        phase = law(phase, event)?;
+    }
+}
+
+fn law(phase: Phase, event: Event) -> Result<Phase> {
+    next(phase, event).map_err(|e| Error::Failed(e.to_string()))
+}
+
+/// What a failed phase leads to; `None`: the same phase again.
+fn after_error(phase: Phase, error: &Error, restarts: u32, tries: u32) -> Option<Event> {
+    match phase {
+        Phase::Arm | Phase::Schema | Phase::Copy | Phase::Build
+            if error.is_transient() && restarts < RESTARTS_MAX =>
+        {
+            Some(Event::SnapshotLost)
+        }
+        Phase::Arm | Phase::Schema | Phase::Copy | Phase::Build => Some(Event::Stop),
+        Phase::CatchUp | Phase::Restart if !error.is_transient() || tries >= TRIES_MAX => Some(Event::Stop),
+        // An undecided cutover is settled by asking the target, past the decision there is only forward, and what
+        // is being undone must be undone: all for as long as it takes.
+        _ => None,
+    }
+}
+
+/// Does a phase's deeds, unless somebody wants the move undone and it still can be.
+async fn attempt(the_move: &mut Move<'_>, phase: Phase) -> Result<Event> {
+    let work = the_move.work;
+    // A cutover sees to its own end: it is over in seconds, decided or taken back.
+    if !phase.can_abort() || phase == Phase::Cutover {
+        return deeds(the_move, phase).await;
+    }
+    tokio::select! {
+        biased;
+        asked = abort_asked(work) => asked.map(|()| Event::Stop),
+        outcome = deeds(the_move, phase) => outcome,
+    }
+}
+
+async fn abort_asked(work: &Work) -> Result<()> {
+    while !work.abort_requested().await? {
+        tokio::time::sleep(ABORT_POLL).await;
+    }
+    Ok(())
+}
+
+async fn deeds(the_move: &mut Move<'_>, phase: Phase) -> Result<Event> {
+    let done = |()| Event::Done;
+    match phase {
+        Phase::Arm => arm::run(the_move).await.map(done),
+        Phase::Schema => schema::run(the_move).await.map(done),
+        Phase::Copy => copy::run(the_move).await.map(done),
+        Phase::Build => build::run(the_move).await.map(done),
+        Phase::CatchUp => catch_up::run(the_move).await.map(done),
+        Phase::Cutover => cutover::run(the_move).await,
+        Phase::Release => release::run(the_move).await.map(done),
+        Phase::Verify => verify::run(the_move).await.map(done),
+        Phase::Complete => complete::run(the_move).await.map(done),
+        Phase::Restart | Phase::Undo => undo::run(the_move).await.map(done),
+        Phase::Switched | Phase::Completed | Phase::Undone => Ok(Event::Done),
+    }
+}

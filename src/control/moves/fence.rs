@@ -1,0 +1,87 @@
+//! The first half of a cutover: routers hold, the source refuses, and everything committed there is known to be on
+//! the target.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use super::driver::Move;
+use crate::error::{Error, Result};
+use crate::server::{Connection, database, literal};
+
+/// How often a condition is looked at inside the hold.
+pub(crate) const POLL: Duration = Duration::from_millis(1);
+/// How long a hold outlives the cutover's budget, so that a controller that died is noticed by routers, and one that
+/// lives never loses the hold in the middle.
+pub(crate) const LEASE_MARGIN: Duration = Duration::from_secs(3);
+
+/// Places the hold, and waits until every live router says that nothing of the tenant is running any more.
+pub(crate) async fn hold(the_move: &Move<'_>, deadline: Instant) -> Result<()> {
+    let context = &the_move.work.context;
+    let lease = the_move.max_hold() + LEASE_MARGIN;
+    let hold = context.catalog.place_hold(&the_move.id, lease).await?;
+    loop {
+        // Looked up each time: a router may come up, or die, meanwhile.
+        let live = context.catalog.live_routers(context.config.router_timeout).await?;
+        let acks = context.catalog.hold_acks(hold).await?;
+        let acked: HashSet<&str> = acks.iter().map(|ack| ack.router.as_str()).collect();
+        let missing: Vec<&str> =
+            live.iter().map(|router| router.name.as_str()).filter(|name| !acked.contains(name)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            let missing = missing.join(", ");
+            return Err(Error::Timeout(format!(
+                "transactions still run at router {missing}, or it does not answer"
+            )));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Lets nobody in at the source any more, and ends whoever is still there but `spared`, the session that writes the
+/// fence row.
+pub(crate) async fn fence(
+    the_move: &Move<'_>,
+    source_registry: &Connection,
+    spared: i32,
+    deadline: Instant,
+) -> Result<()> {
+    let live = the_move.id.live_database();
+    // Not ALLOW_CONNECTIONS false: that would lock out the walsender and this program, too.
+    database::set_limit(source_registry, live, 0).await?;
+    database::terminate(source_registry, live, Some(spared), deadline).await
+}
+
+/// Writes the fence row with a synchronous commit, which flushes every earlier commit, and reads all sequences.
+/// Returns the statement that sets them on the target.
+pub(crate) async fn flush(source: &Connection, fence_row: i64, sequences: &[String]) -> Result<String> {
+    source.run("SET synchronous_commit = on").await?;
+    source.rows("INSERT INTO tenantry.fence (id) VALUES ($1)", &[&fence_row]).await?;
+    let reads: Vec<String> = sequences
+        .iter()
+        .map(|name| format!("SELECT {} AS name, last_value, is_called FROM {name}", literal(name)))
+        .collect();
+    if reads.is_empty() {
+        return Ok(String::new());
+    }
+    let rows = source.rows(&reads.join(" UNION ALL "), &[]).await?;
+    // Exactly as they are, never MAX + 1: values given out and rolled back, or held in a cache, are not given again.
+    let sets = rows.iter().map(|row| {
+        let (name, last_value, is_called): (&str, i64, bool) = (row.get(0), row.get(1), row.get(2));
+        format!("setval({}, {last_value}, {is_called})", literal(name))
+    });
+    Ok(format!("SELECT {}", sets.collect::<Vec<_>>().join(", ")))
+}
+
+/// Waits until the fence row is on the target: then every earlier commit is.
+pub(crate) async fn wait_applied(target: &Connection, fence_row: i64, deadline: Instant) -> Result<()> {
+    let applied = "SELECT EXISTS (SELECT FROM tenantry.fence WHERE id = $1)";
+    while !target.value::<bool>(applied, &[&fence_row]).await? {
+        if Instant::now() >= deadline {
+            return Err(Error::Timeout("the target did not apply everything in time".into()));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
+}

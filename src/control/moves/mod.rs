@@ -1,0 +1,32 @@
+//! The online move: one tenant's database to another server while its application keeps working.
+//!
+//! The law is `shard_map::moves`: which phase may follow which. Here are the deeds, a file for each phase. Every deed
+//! looks at what is there before it acts, so that it can be repeated by whoever finds the record; and nothing that
+//! decides is kept in memory: the target's registry decides.
+
+mod arm;
+mod build;
+mod catch_up;
+mod complete;
+mod copy;
+mod cutover;
+mod driver;
+mod fence;
+mod guard;
+mod identity;
+mod names;
+pub(crate) mod preflight;
+mod programs;
+mod progress;
+mod ranges;
+mod release;
+mod schema;
+mod seal;
+mod take_back;
+mod throttle;
+mod undo;
+mod verify;
+
+pub(crate) use complete::finish_earlier;
+pub(crate) use driver::{Input, Verify, drive, is_due, servers_of};
+pub(crate) use guard::GUARD_SQLSTATE;

@@ -1,0 +1,46 @@
+//! How far a copy is: counted without waiting, written to the operation's record once a second.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::context::Work;
+use crate::error::Result;
+
+/// How often the record is written.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Counters of one move.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    pub(crate) rows: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+}
+
+impl Progress {
+    /// Writes the counters to the record until dropped.
+    pub(crate) async fn report(&self, work: &Work) -> Result<()> {
+        let mut before = (Instant::now(), self.bytes.load(Relaxed));
+        loop {
+            tokio::time::sleep(INTERVAL).await;
+            let bytes = self.bytes.load(Relaxed);
+            let seconds = before.0.elapsed().as_secs_f64();
+            // Rounded to whole bytes: it is for people.
+            #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let rate = ((bytes - before.1) as f64 / seconds) as u64;
+            before = (Instant::now(), bytes);
+            self.write(work, rate).await?;
+        }
+    }
+
+    /// Writes the counters as they are.
+    pub(crate) async fn write(&self, work: &Work, bytes_per_second: u64) -> Result<()> {
+        work.remember(&json!({
+            "rows_copied": self.rows.load(Relaxed),
+            "bytes_copied": self.bytes.load(Relaxed),
+            "bytes_per_second": bytes_per_second,
+        }))
+        .await
+    }
+}

@@ -1,0 +1,152 @@
+//! The second half of a cutover: the stream ends, the source is sealed, nothing has slipped in, the target decides.
+
+use std::time::Instant;
+
+use super::driver::Move;
+use super::fence::POLL;
+use crate::error::{Error, Result};
+use crate::server::{Connection, database, ident, registry};
+use shard_map::Epoch;
+
+/// Disables the subscription and ends its walsender. Returns the position up to which the target has everything.
+pub(crate) async fn detach(
+    the_move: &Move<'_>,
+    source_registry: &Connection,
+    target: &Connection,
+    deadline: Instant,
+) -> Result<String> {
+    let forward = &the_move.names.forward;
+    target.run(&format!("ALTER SUBSCRIPTION {} DISABLE", ident(forward))).await?;
+    // Ended by hand: it would take 200 ms to notice by itself.
+    const WALSENDERS: &str = "
+        SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+        WHERE datname = $1 AND backend_type = 'walsender'";
+    while !source_registry.rows(WALSENDERS, &[&the_move.id.live_database()]).await?.is_empty() {
+        still_in_time(deadline, "the walsender on the source did not end")?;
+        tokio::time::sleep(POLL).await;
+    }
+    const WORKERS: &str = "
+        SELECT count(*) FROM pg_catalog.pg_stat_activity
+        WHERE datname = $1 AND pid <> pg_catalog.pg_backend_pid() AND backend_type LIKE 'logical replication%'";
+    while target.value::<i64>(WORKERS, &[&the_move.id.arriving_database()]).await? > 0 {
+        still_in_time(deadline, "the apply worker on the target did not end")?;
+        tokio::time::sleep(POLL).await;
+    }
+    const POSITION: &str = "
+        SELECT pg_catalog.pg_replication_origin_progress('pg_' || oid, true)::text
+        FROM pg_catalog.pg_subscription WHERE subname = $1";
+    let position: Option<String> = target.value(POSITION, &[forward]).await?;
+    position.ok_or_else(|| Error::Failed("the subscription has no position".into()))
+}
+
+/// Seals the source in one transaction: its registry says where the tenant goes, and the name is gone. The rename
+/// fails (55006) while anybody else is in the database: that it succeeds proves that nobody is.
+pub(crate) async fn seal(
+    the_move: &Move<'_>,
+    source_registry: &Connection,
+    epoch: Epoch,
+    deadline: Instant,
+) -> Result<()> {
+    let (id, work) = (&the_move.id, the_move.work);
+    let (live, sealed) = (id.live_database(), id.sealed_database());
+    let (target_name, target_address) = (the_move.target.name.as_str(), the_move.target.address());
+    loop {
+        let attempt = async {
+            source_registry.run("BEGIN").await?;
+            let change = registry::Change {
+                tenant: id,
+                from: &[Some("open")],
+                to: "sealed",
+                database: &sealed,
+                epoch,
+                moved_to: Some((target_name, &target_address)),
+            };
+            if !registry::write(source_registry, work.term, &change).await? {
+                return Err(Error::Failed(format!(
+                    "tenant {id} is not open on server {}",
+                    the_move.source.name
+                )));
+            }
+            database::rename(source_registry, live, &sealed).await?;
+            source_registry.run("COMMIT").await
+        };
+        match attempt.await {
+            Ok(()) => return Ok(()),
+            Err(e) if e.sqlstate() == Some("55006") => {
+                source_registry.run("ROLLBACK").await?;
+                still_in_time(deadline, "somebody stays in the source's database (a prepared transaction?)")?;
+                database::terminate(source_registry, live, None, deadline).await?;
+            }
+            Err(e) => {
+                // Its own outcome is looked up when the cutover is taken back.
+                drop(source_registry.run("ROLLBACK").await);
+                return Err(e);
+            }
+        }
+    }
+}
+
+/// Whether the slot holds a change that the target does not have: one that was committed past the fence.
+///
+/// A change may begin exactly at `position`, which is the end of the last commit applied: hence "at or after".
+pub(crate) async fn slipped_in(the_move: &Move<'_>, position: &str) -> Result<bool> {
+    let connector = &the_move.work.context.connector;
+    let sealed = connector.database(&the_move.source, &the_move.id.sealed_database()).await?;
+    // First bytes of pgoutput's messages that carry rows: Insert, Update, Delete, Truncate.
+    const SQL: &str = "
+        SELECT EXISTS (SELECT FROM pg_catalog.pg_logical_slot_peek_binary_changes($1::text::name, NULL, NULL,
+                'proto_version', '1', 'publication_names', $1)
+            WHERE lsn >= $2::text::pg_lsn AND get_byte(data, 0) IN (ascii('I'), ascii('U'), ascii('D'), ascii('T')))";
+    let slipped = sealed.value(SQL, &[&the_move.names.forward, &position]).await?;
+    sealed.close().await;
+    Ok(slipped)
+}
+
+/// Decides, in one transaction on the target: its registry says `open`, and the database gets its name. From its
+/// commit on there is only forward.
+pub(crate) async fn decide(
+    the_move: &Move<'_>,
+    target_registry: &Connection,
+    epoch: Epoch,
+    deadline: Instant,
+) -> Result<()> {
+    let (id, work) = (&the_move.id, the_move.work);
+    let (arriving, live) = (id.arriving_database(), id.live_database());
+    loop {
+        let attempt = async {
+            target_registry.run("BEGIN").await?;
+            let change = registry::Change {
+                tenant: id,
+                from: &[Some("arriving")],
+                to: "open",
+                database: live,
+                epoch,
+                moved_to: None,
+            };
+            if !registry::write(target_registry, work.term, &change).await? {
+                return Err(Error::Failed(format!(
+                    "tenant {id} is not arriving on server {}",
+                    the_move.target.name
+                )));
+            }
+            database::rename(target_registry, &arriving, live).await?;
+            target_registry.run("COMMIT").await
+        };
+        match attempt.await {
+            Ok(()) => return Ok(()),
+            Err(e) if e.sqlstate() == Some("55006") => {
+                target_registry.run("ROLLBACK").await?;
+                still_in_time(deadline, "somebody stays in the target's database")?;
+                database::terminate(target_registry, &arriving, None, deadline).await?;
+            }
+            Err(e) => {
+                drop(target_registry.run("ROLLBACK").await);
+                return Err(e);
+            }
+        }
+    }
+}
+
+fn still_in_time(deadline: Instant, what: &str) -> Result<()> {
+    if Instant::now() < deadline { Ok(()) } else { Err(Error::Timeout(what.to_owned())) }
+}

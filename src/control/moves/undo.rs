@@ -1,0 +1,96 @@
+//! Removes everything that a move made, before its decision. Looks at what is there; can be repeated.
+
+use std::time::{Duration, Instant};
+
+use super::driver::Move;
+use super::{arm, build, guard, identity};
+use crate::error::{Error, Result};
+use crate::server::{Connection, database, ident, registry};
+
+/// How long a slot's walsender may take to end.
+const SLOT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Undoes: the tenant stays where it is, as it was.
+pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
+    the_move.snapshot = None;
+    build::remove_files(the_move).await;
+    let work = the_move.work;
+    let (source_registry, target_registry) =
+        (the_move.source_registry().await?, the_move.target_registry().await?);
+    registry::raise_term(&source_registry, work.term).await?;
+    registry::raise_term(&target_registry, work.term).await?;
+
+    // The target first: its subscription holds the slot on the source.
+    let arriving = the_move.id.arriving_database();
+    if database::exists(&target_registry, &arriving).await? {
+        let target = the_move.arriving_database().await?;
+        drop_subscription(&target, &the_move.names.forward).await?;
+        target.close().await;
+    }
+    drop_slot(&target_registry, &the_move.names.reverse).await?;
+    database::drop(&target_registry, &arriving).await?;
+    if registry::remove(&target_registry, work.term, &the_move.id, &["arriving"]).await? {
+        crate::server::roles::drop_tenant_roles(&target_registry, &the_move.id).await?;
+    }
+
+    drop_slot(&source_registry, &the_move.names.forward).await?;
+    let source = the_move.source_database().await?;
+    source.run(&format!("DROP PUBLICATION IF EXISTS {}", ident(&the_move.names.forward))).await?;
+    let changed = arm::identities_recorded(the_move).await?;
+    identity::put_back(&source, &changed).await?;
+    guard::take_down(&source).await?;
+    drop_move_role(&source_registry, the_move).await
+}
+
+/// Drops a subscription without touching its slot, if it is there.
+pub(crate) async fn drop_subscription(target: &Connection, name: &str) -> Result<()> {
+    let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription WHERE subname = $1)";
+    if !target.value::<bool>(there, &[&name]).await? {
+        return Ok(());
+    }
+    let subscription = ident(name);
+    target.run(&format!("ALTER SUBSCRIPTION {subscription} DISABLE")).await?;
+    target.run(&format!("ALTER SUBSCRIPTION {subscription} SET (slot_name = NONE)")).await?;
+    target.run(&format!("DROP SUBSCRIPTION {subscription}")).await
+}
+
+/// Drops a slot, if it is there; whoever uses it is ended first.
+pub(crate) async fn drop_slot(registry: &Connection, slot: &str) -> Result<()> {
+    const FIND: &str = "
+        SELECT active_pid, pg_catalog.pg_terminate_backend(active_pid)
+        FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
+    let deadline = Instant::now() + SLOT_TIMEOUT;
+    while let Some(found) = registry.row(FIND, &[&slot]).await? {
+        if found.get::<_, Option<i32>>(0).is_none() {
+            match registry.rows("SELECT pg_catalog.pg_drop_replication_slot($1::text::name)", &[&slot]).await
+            {
+                // Somebody took it in between: end that one, too.
+                Err(e) if e.sqlstate() == Some("55006") => {}
+                outcome => return outcome.map(drop),
+            }
+        }
+        if Instant::now() > deadline {
+            return Err(Error::Timeout(format!("slot {slot} stayed in use")));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+/// Drops the role with which the target followed.
+pub(crate) async fn drop_move_role(source_registry: &Connection, the_move: &Move<'_>) -> Result<()> {
+    let role = &the_move.names.forward;
+    let exists = "SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)";
+    if !source_registry.value::<bool>(exists, &[role]).await? {
+        return Ok(());
+    }
+    // What it may do on the database, under whichever name that has now, stands in the way of dropping it.
+    for name in [the_move.id.live_database(), &the_move.id.sealed_database()] {
+        if database::exists(source_registry, name).await? {
+            source_registry
+                .run(&format!("REVOKE ALL ON DATABASE {} FROM {}", ident(name), ident(role)))
+                .await?;
+        }
+    }
+    source_registry.run(&format!("DROP ROLE {}", ident(role))).await
+}

@@ -1,0 +1,159 @@
+//! Finds operations that are not ended, and drives each to its end: those just asked for, and those that another
+//! instance (or this one, before it was killed) left behind. A full pass each time, started by a nudge or a timer.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use catalog::{Kind, Operation};
+use shard_map::{ServerName, TenantState};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::{Context, Work, back_off};
+use crate::error::{Error, Result};
+use crate::{fleet, moves, provision};
+
+/// How often a pass is made when nobody nudges.
+const PASS_INTERVAL: Duration = Duration::from_millis(500);
+/// Tries of an operation that meets a server or catalog that does not answer, before it is given up.
+const TRIES_MAX: u32 = 60;
+
+/// Runs until `stop`; then work under way is dropped where it stands, to be found by the next leader.
+pub(crate) async fn reconcile(context: Arc<Context>, stop: CancellationToken) {
+    let mut under_way = UnderWay::default();
+    let mut term_seen = None;
+    loop {
+        let term = *context.term.borrow();
+        if term != term_seen {
+            // What was begun under another term must not go on beside what the new leader begins.
+            under_way = UnderWay::default();
+            term_seen = term;
+        }
+        if let Some(term) = term
+            && let Err(error) = pass(&context, term, &mut under_way).await
+        {
+            tracing::warn!(%error, "operations could not be looked up");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = context.nudge.notified() => {}
+            Some(ended) = under_way.tasks.join_next_with_id(), if !under_way.tasks.is_empty() => {
+                under_way.forget(ended.map_or_else(|e| e.id(), |(id, ())| id));
+            }
+            () = tokio::time::sleep(PASS_INTERVAL) => {}
+        }
+    }
+}
+
+/// The operations that this instance is driving. Dropping it stops them all.
+#[derive(Default)]
+struct UnderWay {
+    tasks: JoinSet<()>,
+    operations: HashMap<tokio::task::Id, Operation>,
+}
+
+impl UnderWay {
+    fn forget(&mut self, task: tokio::task::Id) {
+        self.operations.remove(&task);
+    }
+
+    fn has(&self, id: i64) -> bool {
+        self.operations.values().any(|operation| operation.id == id)
+    }
+}
+
+async fn pass(context: &Arc<Context>, term: i64, under_way: &mut UnderWay) -> Result<()> {
+    start_purges(context).await?;
+    let open = context.catalog.open_operations().await?;
+    let tenants_busy: HashSet<_> =
+        open.iter().filter(|o| o.state == "running").filter_map(|o| o.tenant.clone()).collect();
+    for operation in open {
+        if under_way.has(operation.id) || !has_its_turn(context, &operation, under_way) {
+            continue;
+        }
+        let switched = operation.state == "switched";
+        if switched
+            && (!moves::is_due(&operation)
+                || operation.tenant.as_ref().is_some_and(|t| tenants_busy.contains(t)))
+        {
+            continue;
+        }
+        let work = Work { context: context.clone(), operation: operation.clone(), term };
+        let task = under_way.tasks.spawn(drive(work));
+        under_way.operations.insert(task.id(), operation);
+    }
+    Ok(())
+}
+
+/// Whether the limits allow one more of its kind.
+fn has_its_turn(context: &Context, operation: &Operation, under_way: &UnderWay) -> bool {
+    let same_kind = under_way.operations.values().filter(|other| other.kind == operation.kind);
+    match operation.kind {
+        Kind::Create => same_kind.count() < context.config.provisions_max,
+        Kind::Move => {
+            let touches =
+                |o: &Operation, server: &ServerName| moves::servers_of(o).contains(&Some(server.clone()));
+            let others: Vec<&Operation> = same_kind.collect();
+            moves::servers_of(operation).iter().flatten().all(|server| {
+                others.iter().filter(|o| touches(o, server)).count() < context.config.moves_per_server_max
+            })
+        }
+        _ => true,
+    }
+}
+
+/// Asks for the end of tenants whose grace time is over.
+async fn start_purges(context: &Context) -> Result<()> {
+    for tenant in context.catalog.expired_tenants(context.config.delete_grace).await? {
+        let input = serde_json::json!({ "now": true });
+        match context.catalog.start_operation(Kind::Delete, &tenant, &[TenantState::Deleted], &input).await {
+            Ok(_) | Err(catalog::Error::Conflict(_) | catalog::Error::NotFound(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+async fn drive(work: Work) {
+    let id = work.operation.id;
+    let mut tries = 0;
+    loop {
+        let outcome = match work.operation.kind {
+            Kind::Create => provision::create(&work).await,
+            Kind::Suspend => provision::suspend(&work).await,
+            Kind::Resume => provision::resume(&work).await,
+            Kind::Delete => provision::delete(&work).await,
+            Kind::Undelete => provision::undelete(&work).await,
+            Kind::Migrate => fleet::run::drive(&work).await,
+            Kind::Move => moves::drive(&work).await,
+        };
+        let Err(error) = outcome else { return };
+        if error.is_lost_lead() {
+            tracing::warn!(operation = id, "left to the instance that leads now");
+            return;
+        }
+        // A move decides for itself when it gives up: past its decision it may not.
+        if (error.is_transient() && tries < TRIES_MAX) || work.operation.kind == Kind::Move {
+            tries += 1;
+            tracing::warn!(operation = id, tries, %error, "operation will be tried again");
+            back_off(tries).await;
+            continue;
+        }
+        tracing::error!(operation = id, %error, "operation failed");
+        match end_failed(&work, &error).await {
+            Ok(()) => return,
+            // It stays on record as running: the next pass, or the next leader, takes it up.
+            Err(error) => tracing::error!(operation = id, %error, "its failure could not be recorded"),
+        }
+        tries = 0;
+        back_off(6).await;
+    }
+}
+
+async fn end_failed(work: &Work, error: &Error) -> Result<()> {
+    match work.operation.kind {
+        Kind::Create => provision::undo_create(work, error).await,
+        _ => work.set_state("failed", Some(&error.to_string())).await,
+    }
+}

@@ -1,0 +1,137 @@
+//! Checks a server that an operator adds, and arms it: the control plane's roles, and the registry.
+
+use shard_map::{MasterKey, Server};
+use tokio_postgres::config::Host;
+
+use super::connect::{Connection, Connector};
+use super::{CONTROL_ROLE, REGISTRY_DATABASE, REGISTRY_READER_ROLE, database, ident, registry, roles};
+use crate::error::{Error, Result};
+
+/// Oldest Postgres that is managed: `disable_on_error` of subscriptions came with it.
+const POSTGRES_VERSION_MIN: i32 = 150_000;
+
+/// What a server must have for tenants to be moved from it and to it, with the least value.
+const SETTINGS_MIN: [(&str, i32); 4] = [
+    ("max_replication_slots", 4),
+    ("max_wal_senders", 4),
+    ("max_logical_replication_workers", 4),
+    ("max_worker_processes", 8),
+];
+
+/// Connections that are left to superusers, the control plane and replication when a limit is proposed.
+const CONNECTIONS_RESERVED: i32 = 10;
+
+/// Host and port of an operator's URL.
+///
+/// # Errors
+/// [`Error::Usage`] when it is not a Postgres URL with one TCP host.
+pub(crate) fn address(config: &tokio_postgres::Config) -> Result<(String, u16)> {
+    match (config.get_hosts(), config.get_ports()) {
+        ([Host::Tcp(host)], [port]) => Ok((host.clone(), *port)),
+        ([Host::Tcp(host)], []) => Ok((host.clone(), 5432)),
+        _ => Err(Error::Usage(
+            "url: name one host, as in postgres://postgres:secret@db-7.internal:5432/postgres".into(),
+        )),
+    }
+}
+
+/// What was found out about a server.
+pub(crate) struct Armed {
+    pub(crate) system_identifier: i64,
+    /// Connections that routers may open, if the operator gave no number.
+    pub(crate) connections_proposed: u32,
+}
+
+/// Checks the server, as the superuser of the operator's URL, and makes what tenantry needs there.
+pub(crate) async fn arm(
+    config: &tokio_postgres::Config,
+    server: &Server,
+    key: &MasterKey,
+    term: i64,
+) -> Result<Armed> {
+    let mut config = config.clone();
+    config.options(super::connect::session_options()).application_name("tenantry control");
+    let admin = Connection::open(&server.name, &config).await?;
+    let Missing { what, remedies } = check(&admin).await?;
+    if !what.is_empty() {
+        return Err(Error::refused(
+            format!("server {}: {}", server.name, what.join("; ")),
+            remedies.join("; "),
+        ));
+    }
+    let system_identifier =
+        admin.value("SELECT system_identifier FROM pg_catalog.pg_control_system()", &[]).await?;
+    let connections: i32 = admin.value("SELECT current_setting('max_connections')::int", &[]).await?;
+
+    let control = "SUPERUSER REPLICATION";
+    roles::put_login(&admin, CONTROL_ROLE, control, &key.control_password(&server.name)).await?;
+    let reader = "NOSUPERUSER CONNECTION LIMIT 20";
+    roles::put_login(&admin, REGISTRY_READER_ROLE, reader, &key.registry_reader_password(&server.name))
+        .await?;
+    database::create(&admin, REGISTRY_DATABASE, -1).await?;
+    admin
+        .run(&format!(
+            "ALTER DATABASE {db} OWNER TO {CONTROL_ROLE}; REVOKE ALL ON DATABASE {db} FROM PUBLIC;
+             GRANT CONNECT ON DATABASE {db} TO {REGISTRY_READER_ROLE}",
+            db = ident(REGISTRY_DATABASE)
+        ))
+        .await?;
+
+    // From here on as the control plane itself: this also shows that its derived password works.
+    let mut connection = Connector::new(key.clone()).registry(server).await?;
+    registry::migrate(&mut connection).await?;
+    connection.run(&format!("GRANT SELECT ON public.tenant TO {REGISTRY_READER_ROLE}")).await?;
+    registry::raise_term(&connection, term).await?;
+    let connections_proposed = u32::try_from((connections - CONNECTIONS_RESERVED).max(1)).unwrap_or(1);
+    Ok(Armed { system_identifier, connections_proposed })
+}
+
+/// What a server lacks, and what to do about it.
+#[derive(Default)]
+struct Missing {
+    what: Vec<String>,
+    remedies: Vec<String>,
+}
+
+impl Missing {
+    fn add(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
+        self.what.push(what.into());
+        self.remedies.push(remedy.into());
+    }
+}
+
+async fn check(admin: &Connection) -> Result<Missing> {
+    const SQL: &str = "
+        SELECT current_setting('server_version_num')::int, pg_catalog.pg_is_in_recovery(),
+            (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user),
+            current_setting('wal_level'), current_setting('server_version')";
+    let row = admin.row(SQL, &[]).await?.ok_or_else(|| Error::Failed("no answer to a plain query".into()))?;
+    let (version, standby, superuser): (i32, bool, bool) = (row.get(0), row.get(1), row.get(2));
+    let (wal_level, version_text): (String, String) = (row.get(3), row.get(4));
+    let mut missing = Missing::default();
+    if version < POSTGRES_VERSION_MIN {
+        missing.add(format!("PostgreSQL {version_text} is too old"), "use PostgreSQL 15 or newer");
+    }
+    if standby {
+        missing.add("it is a standby", "give the primary's address");
+    }
+    if !superuser {
+        missing.add("the url's user is not a superuser", "give a superuser's url");
+    }
+    let mut settings = Vec::new();
+    if wal_level != "logical" {
+        missing.what.push(format!("wal_level is {wal_level}, must be logical"));
+        settings.push("ALTER SYSTEM SET wal_level = 'logical'".to_owned());
+    }
+    for (setting, least) in SETTINGS_MIN {
+        let value: i32 = admin.value("SELECT current_setting($1)::int", &[&setting]).await?;
+        if value < least {
+            missing.what.push(format!("{setting} is {value}, must be at least {least}"));
+            settings.push(format!("ALTER SYSTEM SET {setting} = {least}"));
+        }
+    }
+    if !settings.is_empty() {
+        missing.remedies.push(format!("run {} on it and restart Postgres", settings.join("; ")));
+    }
+    Ok(missing)
+}

@@ -1,0 +1,138 @@
+//! Connections to managed servers: made when needed, closed when dropped, limited in every wait.
+
+use std::time::Duration;
+
+use shard_map::{MasterKey, Server, ServerName};
+use tokio::task::JoinHandle;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Config, NoTls, Row};
+
+use super::{CONTROL_ROLE, REGISTRY_DATABASE};
+use crate::error::{Error, Result};
+
+/// How long a connection to a server may take.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one statement may take, unless the session says otherwise.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Makes connections to managed servers as the control plane's own role.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    key: MasterKey,
+}
+
+/// A session on a managed server. Closed when dropped.
+pub(crate) struct Connection {
+    server: ServerName,
+    client: Client,
+    task: JoinHandle<()>,
+}
+
+pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+impl Connector {
+    pub(crate) fn new(key: MasterKey) -> Self {
+        Self { key }
+    }
+
+    /// The configuration with which to reach a database of a server.
+    pub(crate) fn config(&self, server: &Server, database: &str) -> Config {
+        let mut config = Config::new();
+        config
+            .host(&server.host)
+            .port(server.port)
+            .dbname(database)
+            .user(CONTROL_ROLE)
+            .password(self.key.control_password(&server.name))
+            .application_name("tenantry control")
+            .connect_timeout(CONNECT_TIMEOUT)
+            .options(session_options());
+        config
+    }
+
+    /// Connects to a database of a server.
+    pub(crate) async fn database(&self, server: &Server, database: &str) -> Result<Connection> {
+        Connection::open(&server.name, &self.config(server, database)).await
+    }
+
+    /// Connects to a server's registry.
+    pub(crate) async fn registry(&self, server: &Server) -> Result<Connection> {
+        self.database(server, REGISTRY_DATABASE).await
+    }
+}
+
+/// Settings of every session: limits of its own, and none of those that an operator may have set for applications.
+pub(crate) fn session_options() -> String {
+    format!(
+        "-c statement_timeout={} -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c search_path= \
+         -c standard_conforming_strings=on -c default_transaction_read_only=off -c synchronous_commit=on",
+        STATEMENT_TIMEOUT.as_millis()
+    )
+}
+
+impl Connection {
+    pub(crate) async fn open(server: &ServerName, config: &Config) -> Result<Self> {
+        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, config.connect(NoTls)).await;
+        let (client, connection) = connecting
+            .map_err(|_| Error::ServerUnreachable {
+                server: server.to_string(),
+                message: format!("no connection within connect_timeout ({CONNECT_TIMEOUT:?})"),
+            })?
+            .map_err(|e| Error::on_server(server.as_str(), &e))?;
+        let task = tokio::spawn(async move {
+            // Its error reaches whoever waits for an answer on the client's side.
+            drop(connection.await);
+        });
+        Ok(Self { server: server.clone(), client, task })
+    }
+
+    pub(crate) fn error(&self, error: &tokio_postgres::Error) -> Error {
+        Error::on_server(self.server.as_str(), error)
+    }
+
+    /// The driver's client, for COPY and transactions.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn client_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+
+    pub(crate) async fn rows(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>> {
+        self.client.query(sql, params).await.map_err(|e| self.error(&e))
+    }
+
+    /// The first row, if any.
+    pub(crate) async fn row(&self, sql: &str, params: Params<'_>) -> Result<Option<Row>> {
+        Ok(self.rows(sql, params).await?.into_iter().next())
+    }
+
+    /// The first column of the only row.
+    pub(crate) async fn value<T>(&self, sql: &str, params: Params<'_>) -> Result<T>
+    where
+        T: for<'a> tokio_postgres::types::FromSql<'a>,
+    {
+        let row = self.client.query_one(sql, params).await.map_err(|e| self.error(&e))?;
+        row.try_get(0).map_err(|e| self.error(&e))
+    }
+
+    /// Runs statements that return nothing. Several in one string are one transaction, as Postgres does it.
+    pub(crate) async fn run(&self, sql: &str) -> Result<()> {
+        self.client.batch_execute(sql).await.map_err(|e| self.error(&e))
+    }
+
+    /// Lifts the statement limit for work that takes as long as the data is large; its caller watches it.
+    pub(crate) async fn without_statement_limit(self) -> Result<Self> {
+        self.run("SET statement_timeout = 0").await?;
+        Ok(self)
+    }
+
+    /// Says goodbye and waits until the socket is closed, for when the server's side must be gone soon.
+    pub(crate) async fn close(self) {
+        let Self { client, task, .. } = self;
+        drop(client);
+        // The task ends once the terminate message is written; a server that hangs is not waited for.
+        drop(tokio::time::timeout(Duration::from_secs(1), task).await);
+    }
+}

@@ -1,0 +1,99 @@
+//! A tenant's database as a whole: made, granted, fenced, renamed, dropped. Each call can be repeated.
+
+use std::time::{Duration, Instant};
+
+use shard_map::{Access, TenantId};
+
+use super::{Connection, ident};
+use crate::error::{Error, Result};
+
+/// How long backends that were told to end may take, outside of a cutover (which has its own budget).
+pub(crate) const TERMINATE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the server is asked whether they have ended.
+const POLL: Duration = Duration::from_millis(1);
+
+pub(crate) async fn exists(registry: &Connection, database: &str) -> Result<bool> {
+    registry
+        .value("SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1)", &[&database])
+        .await
+}
+
+/// Makes an empty database with a connection limit, if it is not there. Its owner is the control plane's role.
+pub(crate) async fn create(registry: &Connection, database: &str, limit: i32) -> Result<()> {
+    if exists(registry, database).await? {
+        return Ok(());
+    }
+    let database = ident(database);
+    registry.run(&format!("CREATE DATABASE {database} TEMPLATE template0 CONNECTION LIMIT {limit}")).await
+}
+
+/// Lets the tenant's roles in, and nobody else.
+pub(crate) async fn grant(registry: &Connection, database: &str, tenant: &TenantId) -> Result<()> {
+    let [owner, app, readonly] = Access::ALL.map(|access| ident(&access.role(tenant)));
+    let database = ident(database);
+    registry
+        .run(&format!(
+            "REVOKE ALL ON DATABASE {database} FROM PUBLIC;
+             GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {owner}, {app}, {readonly};
+             GRANT CREATE ON DATABASE {database} TO {owner}"
+        ))
+        .await
+}
+
+/// Gives schema `public` to the owner role, and lets the others use what it makes there.
+pub(crate) async fn grant_schema(connection: &Connection, tenant: &TenantId) -> Result<()> {
+    let [owner, app, readonly] = Access::ALL.map(|access| ident(&access.role(tenant)));
+    let default = format!("ALTER DEFAULT PRIVILEGES FOR ROLE {owner}");
+    connection
+        .run(&format!(
+            "ALTER SCHEMA public OWNER TO {owner};
+             GRANT USAGE ON SCHEMA public TO {app}, {readonly};
+             {default} GRANT USAGE ON SCHEMAS TO {app}, {readonly};
+             {default} GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {app};
+             {default} GRANT SELECT ON TABLES TO {readonly};
+             {default} GRANT USAGE, SELECT, UPDATE ON SEQUENCES TO {app};
+             {default} GRANT SELECT ON SEQUENCES TO {readonly}"
+        ))
+        .await
+}
+
+/// Sets how many sessions of plain roles the database takes: -1 any number, 0 none. Superusers always get in.
+pub(crate) async fn set_limit(registry: &Connection, database: &str, limit: i32) -> Result<()> {
+    registry.run(&format!("ALTER DATABASE {} CONNECTION LIMIT {limit}", ident(database))).await
+}
+
+/// Ends all sessions of a database but walsenders and the one `spared`, and waits until they are gone.
+///
+/// All are signalled first, then all are waited for: `pg_terminate_backend` with a time-out waits for one after the
+/// other.
+pub(crate) async fn terminate(
+    registry: &Connection,
+    database: &str,
+    spared: Option<i32>,
+    deadline: Instant,
+) -> Result<()> {
+    const SQL: &str = "
+        SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+        WHERE datname = $1 AND backend_type <> 'walsender' AND pid IS DISTINCT FROM $2";
+    // New ones may have been on their way in: signalling is repeated with every look.
+    while !registry.rows(SQL, &[&database, &spared]).await?.is_empty() {
+        if Instant::now() >= deadline {
+            return Err(Error::Timeout(format!("sessions of database {database} did not end in time")));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
+}
+
+/// Renames a database, if it still has the old name.
+pub(crate) async fn rename(registry: &Connection, from: &str, to: &str) -> Result<()> {
+    if !exists(registry, from).await? && exists(registry, to).await? {
+        return Ok(());
+    }
+    registry.run(&format!("ALTER DATABASE {} RENAME TO {}", ident(from), ident(to))).await
+}
+
+/// Drops a database with whoever is in it, if it exists. A replication slot of it must be dropped before.
+pub(crate) async fn drop(registry: &Connection, database: &str) -> Result<()> {
+    registry.run(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", ident(database))).await
+}

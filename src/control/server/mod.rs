@@ -1,0 +1,43 @@
+//! All that is run on a managed server: connections under derived passwords, and the SQL by purpose.
+//!
+//! Nothing here decides; `provision`, `fleet` and `moves` do. Every statement has a time limit, set on the connection.
+
+pub(crate) mod arm;
+pub(crate) mod connect;
+pub(crate) mod database;
+pub(crate) mod registry;
+pub(crate) mod roles;
+pub(crate) mod tables;
+pub(crate) mod walsender;
+
+pub(crate) use connect::{Connection, Connector};
+
+/// The role under which the control plane works: a superuser, since only one can fence a database.
+pub(crate) const CONTROL_ROLE: &str = "tenantry_control";
+/// The role with which routers read the registry.
+pub(crate) const REGISTRY_READER_ROLE: &str = "tenantry_router";
+/// The registry's database.
+pub(crate) const REGISTRY_DATABASE: &str = "tenantry";
+/// The schema in a tenant's database that a move works in.
+pub(crate) const MOVE_SCHEMA: &str = "tenantry";
+
+/// Quotes an identifier for SQL.
+pub(crate) fn ident(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Quotes a string for SQL. Backslashes are literal: every connection has `standard_conforming_strings` on.
+pub(crate) fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoting_holds_whatever_a_name_has() {
+        assert_eq!(ident("a\"b"), "\"a\"\"b\"");
+        assert_eq!(literal("it's \\"), "'it''s \\'");
+    }
+}

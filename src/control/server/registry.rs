@@ -1,0 +1,69 @@
+//! A server's registry: what is open there. Writes carry the controller's term; SQL refuses a lower one.
+
+use shard_map::{Epoch, TenantId};
+
+use super::Connection;
+use crate::error::{Error, Result};
+
+mod embedded {
+    refinery::embed_migrations!("../../migrations/server");
+}
+
+/// What a registry says about a tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) state: String,
+    pub(crate) epoch: Epoch,
+}
+
+/// A change of a tenant's record.
+pub(crate) struct Change<'a> {
+    pub(crate) tenant: &'a TenantId,
+    /// States it may be in before; `None` stands for "not on record".
+    pub(crate) from: &'a [Option<&'a str>],
+    pub(crate) to: &'a str,
+    pub(crate) database: &'a str,
+    pub(crate) epoch: Epoch,
+    /// Name and address of the server it moved to, for `sealed`.
+    pub(crate) moved_to: Option<(&'a str, &'a str)>,
+}
+
+/// Brings a registry's schema up to date.
+pub(crate) async fn migrate(connection: &mut Connection) -> Result<()> {
+    connection.run("SET search_path = public").await?;
+    let outcome = embedded::migrations::runner().run_async(connection.client_mut()).await;
+    outcome.map(drop).map_err(|e| Error::Failed(format!("registry migration: {e}")))
+}
+
+/// Reads a tenant's record.
+pub(crate) async fn read(registry: &Connection, tenant: &TenantId) -> Result<Option<Record>> {
+    const SQL: &str = "SELECT state, epoch FROM public.tenant WHERE id = $1";
+    let row = registry.row(SQL, &[&tenant.as_str()]).await?;
+    Ok(row.map(|row| Record { state: row.get(0), epoch: Epoch(row.get(1)) }))
+}
+
+/// Makes sure that no controller with a lower term can change anything on this server any more, and that what one
+/// had begun to commit has ended.
+pub(crate) async fn raise_term(registry: &Connection, term: i64) -> Result<()> {
+    registry.rows("SELECT public.check_term($1)", &[&term]).await.map(drop)
+}
+
+/// Writes a change. `false`: the record was in another state, or at a higher epoch; nothing changed.
+pub(crate) async fn write(registry: &Connection, term: i64, change: &Change<'_>) -> Result<bool> {
+    const SQL: &str = "SELECT FROM public.write_tenant($1, $2, $3, $4, $5, $6, $7, $8)";
+    let tenant = change.tenant.as_str();
+    let (to_name, to_address) = change.moved_to.unzip();
+    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
+        [&term, &tenant, &change.from, &change.to, &change.database, &change.epoch.0, &to_name, &to_address];
+    Ok(!registry.rows(SQL, &params).await?.is_empty())
+}
+
+/// Takes a tenant off the record if it is in one of these states.
+pub(crate) async fn remove(
+    registry: &Connection,
+    term: i64,
+    tenant: &TenantId,
+    from: &[&str],
+) -> Result<bool> {
+    registry.value("SELECT public.remove_tenant($1, $2, $3)", &[&term, &tenant.as_str(), &from]).await
+}

@@ -1,0 +1,110 @@
+//! What a tenant's database is made of, as a move needs to know it.
+
+use super::{Connection, MOVE_SCHEMA, ident};
+use crate::error::Result;
+
+/// A table with rows of its own: plain ones and leaf partitions.
+#[derive(Debug, Clone)]
+pub(crate) struct Table {
+    /// Quoted, with its schema.
+    pub(crate) name: String,
+    /// Its columns that are stored and written, quoted. Generated ones are computed anew.
+    pub(crate) columns: Vec<String>,
+    /// Size of its main fork, in blocks.
+    pub(crate) blocks: i64,
+    /// Bytes in all, with TOAST, without indexes.
+    pub(crate) bytes: i64,
+    /// Rows, as far as statistics know.
+    pub(crate) rows_estimate: i64,
+    /// Whether each column's binary form means the same in another database: types that are built in. Arrays and
+    /// composites of a tenant's own types carry the types' oids, which differ.
+    pub(crate) binary: bool,
+}
+
+/// The condition for a table that belongs to the tenant: not the system's, a move's, an extension's or temporary.
+pub(crate) const IS_TENANTS: &str = "
+    n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'tenantry') AND n.nspname NOT LIKE 'pg\\_temp\\_%'
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')";
+
+/// All tables that hold rows, the largest first.
+pub(crate) async fn list(connection: &Connection) -> Result<Vec<Table>> {
+    debug_assert_eq!(MOVE_SCHEMA, "tenantry");
+    let sql = format!(
+        "SELECT n.nspname, c.relname, pg_relation_size(c.oid) / current_setting('block_size')::int,
+            pg_table_size(c.oid), greatest(c.reltuples, 0)::bigint,
+            coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), '{{}}'),
+            NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+                WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                AND (a.atttypid >= 16384 OR t.typsend = 0 OR t.typreceive = 0))
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND {IS_TENANTS}
+        ORDER BY 4 DESC, 1, 2"
+    );
+    let rows = connection.rows(&sql, &[]).await?;
+    let table = |row: &tokio_postgres::Row| Table {
+        name: format!("{}.{}", ident(row.get(0)), ident(row.get(1))),
+        columns: row.get::<_, Vec<&str>>(5).into_iter().map(ident).collect(),
+        blocks: row.get(2),
+        bytes: row.get(3),
+        rows_estimate: row.get(4),
+        binary: row.get(6),
+    };
+    Ok(rows.iter().map(table).collect())
+}
+
+/// All sequences, quoted, with their schemas; those of identity columns included.
+pub(crate) async fn sequences(connection: &Connection) -> Result<Vec<String>> {
+    let sql = format!(
+        "SELECT n.nspname, c.relname
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND {IS_TENANTS} ORDER BY 1, 2"
+    );
+    let rows = connection.rows(&sql, &[]).await?;
+    Ok(rows.iter().map(|row| format!("{}.{}", ident(row.get(0)), ident(row.get(1)))).collect())
+}
+
+/// A fingerprint of the schema: equal when no definition that matters to replication changed.
+///
+/// Made of the catalogs that DDL writes, in a fixed order. Statistics, sizes and file numbers are left out.
+pub(crate) async fn fingerprint(connection: &Connection) -> Result<String> {
+    let sql = format!(
+        "SELECT md5(string_agg(line, E'\\n' ORDER BY line)) FROM (
+            SELECT concat_ws('|', 'column', c.oid::regclass, c.relkind, a.attnum, a.attname,
+                format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated, a.attidentity, a.attisdropped,
+                pg_get_expr(d.adbin, d.adrelid)) AS line
+            FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+            LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+            WHERE c.relkind IN ('r', 'p', 'v', 'm', 'c', 'f') AND {IS_TENANTS}
+            UNION ALL
+            SELECT concat_ws('|', 'relation', c.oid::regclass, c.relkind, c.relowner::regrole, c.relacl,
+                c.reloptions, pg_get_partkeydef(c.oid), pg_get_expr(c.relpartbound, c.oid))
+            FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.relkind <> 't' AND c.relpersistence <> 't' AND {IS_TENANTS}
+            UNION ALL
+            SELECT concat_ws('|', 'constraint', k.conrelid::regclass, k.conname, k.convalidated, pg_get_constraintdef(k.oid))
+            FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE {IS_TENANTS}
+            UNION ALL
+            SELECT concat_ws('|', 'index', i.indexrelid::regclass, i.indisvalid, pg_get_indexdef(i.indexrelid))
+            FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind <> 't' AND {IS_TENANTS}
+            UNION ALL
+            SELECT concat_ws('|', 'trigger', t.tgrelid::regclass, t.tgenabled, pg_get_triggerdef(t.oid))
+            FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE NOT t.tgisinternal AND {IS_TENANTS}
+            UNION ALL
+            SELECT concat_ws('|', 'function', p.oid::regprocedure, p.prosrc, p.prosqlbody IS NULL, p.proconfig, p.proacl)
+            FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+            WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'tenantry')
+            UNION ALL
+            SELECT concat_ws('|', 'enum', e.enumtypid::regtype, e.enumsortorder, e.enumlabel) FROM pg_catalog.pg_enum e
+            UNION ALL
+            SELECT concat_ws('|', 'schema', n.nspname, n.nspowner::regrole, n.nspacl) FROM pg_catalog.pg_namespace n
+            WHERE n.nspname !~ '^pg_' AND n.nspname <> 'tenantry'
+        ) AS definitions"
+    );
+    connection.value(&sql, &[]).await
+}

@@ -1,0 +1,106 @@
+//! `tenantry server`: the Postgres servers that tenants live on.
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+use shard_map::ServerName;
+
+use crate::cli::api::{Api, Connection};
+use crate::cli::{output, values};
+
+/// Postgres servers that tenants live on
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  tenantry server list -o json")]
+pub(crate) struct ServerArgs {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    command: ServerCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ServerCommand {
+    /// Check a server, arm it (registry, roles, settings) and add it to the shard map
+    #[command(
+        after_help = "Example:\n  tenantry server add eu-1 --url postgres://postgres@db1:5432/postgres --label region=eu"
+    )]
+    Add(Add),
+    /// All servers, with how many tenants each has
+    #[command(after_help = "Example:\n  tenantry server list")]
+    List,
+    /// One server, as it is just now
+    #[command(after_help = "Example:\n  tenantry server show pg-1")]
+    Show {
+        /// The server
+        name: ServerName,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Add {
+    /// Its name in the shard map
+    name: ServerName,
+    /// How the control plane reaches it as a superuser, once; better given in the environment, as it has a password
+    #[arg(long, env = "TENANTRY_SERVER_URL", hide_env_values = true)]
+    url: String,
+    /// What it is for
+    #[arg(long, value_enum, default_value_t = Class::Shared)]
+    class: Class,
+    /// Server connections that all routers together may open there [default: what the server allows, less a reserve]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_connections: Option<u32>,
+    /// A label for placement; may be given more than once
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = values::label)]
+    labels: Vec<(String, String)>,
+}
+
+/// What a server is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Class {
+    /// Takes any tenant
+    Shared,
+    /// Takes only tenants placed on it by name or class
+    Dedicated,
+}
+
+impl Class {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::Dedicated => "dedicated",
+        }
+    }
+}
+
+pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
+    let api = Api::new(&args.connection)?;
+    let format = args.connection.output;
+    match args.command {
+        ServerCommand::Add(add) => {
+            let mut body = json!({
+                "name": add.name, "url": add.url, "class": add.class.as_str(), "labels": values::labels(&add.labels),
+            });
+            if let Some(max_connections) = add.max_connections {
+                body["max_connections"] = max_connections.into();
+            }
+            output::object(format, &api.post(&["v1", "servers"], &body).await?)?;
+        }
+        ServerCommand::List => {
+            let servers = api.get(&["v1", "servers"]).await?;
+            let columns = [
+                ("NAME", "name"),
+                ("HOST", "host"),
+                ("PORT", "port"),
+                ("CLASS", "class"),
+                ("STATE", "state"),
+                ("TENANTS", "tenants"),
+                ("MAX CONNECTIONS", "max_connections"),
+                ("LABELS", "labels"),
+            ];
+            output::list(format, &servers, &columns)?;
+        }
+        ServerCommand::Show { name } => {
+            output::object(format, &api.get(&["v1", "servers", name.as_str()]).await?)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! `tenantry tenant`: customer accounts, each with a database of its own.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use shard_map::{Selector, ServerName, TenantId};
+
+use crate::cli::api::{Api, Connection};
+use crate::cli::confirm::confirm;
+use crate::cli::failure::{Exit, Failure};
+use crate::cli::output::{self, Format};
+use crate::cli::server::Class;
+use crate::cli::{values, wait};
+
+/// Customer accounts, each with a database of its own
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  tenantry tenant create acme --label plan=gold --wait")]
+pub(crate) struct TenantArgs {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    command: TenantCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TenantCommand {
+    /// Make a tenant's database on a server that is named, or chosen by class and load
+    #[command(after_help = "Example:\n  tenantry tenant create acme --class dedicated --label plan=gold --wait")]
+    Create(Create),
+    /// Tenants, and where they live
+    #[command(after_help = "Example:\n  tenantry tenant list --server pg-1 --selector plan=gold -o json")]
+    List {
+        /// Only those on this server
+        #[arg(long)]
+        server: Option<ServerName>,
+        /// Only those with these labels: key=value, several joined by commas
+        #[arg(long, value_name = "KEY=VALUE")]
+        selector: Option<Selector>,
+    },
+    /// One tenant, and what is being done with it
+    #[command(after_help = "Example:\n  tenantry tenant show acme -o json")]
+    Show {
+        /// The tenant
+        id: TenantId,
+    },
+    /// Refuse its clients until it is resumed; its data stays
+    #[command(after_help = "Example:\n  tenantry tenant suspend acme")]
+    Suspend(Change),
+    /// Let its clients in again
+    #[command(after_help = "Example:\n  tenantry tenant resume acme")]
+    Resume(Change),
+    /// Delete it; until its grace time ends, `undelete` brings it back
+    #[command(after_help = "Example:\n  tenantry tenant delete acme --yes")]
+    Delete {
+        #[command(flatten)]
+        change: Change,
+        /// Drop its database at once: no way back
+        #[arg(long)]
+        now: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Bring a deleted tenant back
+    #[command(after_help = "Example:\n  tenantry tenant undelete acme")]
+    Undelete(Change),
+}
+
+#[derive(Debug, Args)]
+struct Create {
+    /// Its id: 1 to 40 of a-z, 0-9, _ and -; the name of its database
+    id: TenantId,
+    /// Place it on this server
+    #[arg(long, conflicts_with = "class")]
+    server: Option<ServerName>,
+    /// Place it on a server of this class
+    #[arg(long, value_enum)]
+    class: Option<Class>,
+    /// Place it on a server with these labels
+    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "server")]
+    server_selector: Option<Selector>,
+    /// A label; may be given more than once
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = values::label)]
+    labels: Vec<(String, String)>,
+    /// Return when its database serves
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = values::duration)]
+    timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+struct Change {
+    /// The tenant
+    id: TenantId,
+    /// Return at once, without waiting for the end
+    #[arg(long)]
+    no_wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = values::duration)]
+    timeout: Duration,
+}
+
+pub(crate) async fn run(args: TenantArgs) -> anyhow::Result<()> {
+    let api = Api::new(&args.connection)?;
+    let format = args.connection.output;
+    match args.command {
+        TenantCommand::Create(create) => run_create(&api, format, &create).await,
+        TenantCommand::List { server, selector } => {
+            let selector = selector.map(|selector| selector.to_string());
+            let mut query = Vec::new();
+            query.extend(server.as_ref().map(|server| ("server", server.as_str())));
+            query.extend(selector.as_ref().map(|selector| ("selector", selector.as_str())));
+            let tenants = api.get_where(&["v1", "tenants"], &query).await?;
+            let columns = [
+                ("ID", "id"),
+                ("STATE", "state"),
+                ("SERVER", "server"),
+                ("EPOCH", "epoch"),
+                ("SCHEMA", "schema_version"),
+                ("LABELS", "labels"),
+            ];
+            Ok(output::list(format, &tenants, &columns)?)
+        }
+        TenantCommand::Show { id } => {
+            Ok(output::object(format, &api.get(&["v1", "tenants", id.as_str()]).await?)?)
+        }
+        TenantCommand::Suspend(change) => {
+            let answer = api.post(&["v1", "tenants", change.id.as_str(), "suspend"], &json!({})).await?;
+            finish(&api, format, &change, &answer).await
+        }
+        TenantCommand::Resume(change) => {
+            let answer = api.post(&["v1", "tenants", change.id.as_str(), "resume"], &json!({})).await?;
+            finish(&api, format, &change, &answer).await
+        }
+        TenantCommand::Undelete(change) => {
+            let answer = api.post(&["v1", "tenants", change.id.as_str(), "undelete"], &json!({})).await?;
+            finish(&api, format, &change, &answer).await
+        }
+        TenantCommand::Delete { change, now, yes } => {
+            let what = if now { "dropping the database of" } else { "deleting" };
+            confirm(yes, &format!("{what} tenant {}", change.id))?;
+            let query = [("now", if now { "true" } else { "false" })];
+            let answer = api.delete(&["v1", "tenants", change.id.as_str()], &query).await?;
+            finish(&api, format, &change, &answer).await
+        }
+    }
+}
+
+async fn run_create(api: &Api, format: Format, create: &Create) -> anyhow::Result<()> {
+    let mut body = json!({ "id": create.id, "labels": values::labels(&create.labels) });
+    if let Some(server) = &create.server {
+        body["server"] = server.as_str().into();
+    }
+    if let Some(class) = create.class {
+        body["class"] = class.as_str().into();
+    }
+    if let Some(selector) = &create.server_selector {
+        body["selector"] = selector.to_string().into();
+    }
+    let answer = api.post(&["v1", "tenants"], &body).await?;
+    if !create.wait {
+        return Ok(output::object(format, &answer)?);
+    }
+    wait::operation(api, wait::operation_number(&answer)?, create.timeout).await?;
+    print_tenant(api, format, &create.id).await
+}
+
+async fn finish(api: &Api, format: Format, change: &Change, answer: &Value) -> anyhow::Result<()> {
+    if change.no_wait {
+        return Ok(output::object(format, answer)?);
+    }
+    wait::operation(api, wait::operation_number(answer)?, change.timeout).await?;
+    print_tenant(api, format, &change.id).await
+}
+
+/// Prints the tenant as it is now. One that is no more is said to be gone.
+async fn print_tenant(api: &Api, format: Format, id: &TenantId) -> anyhow::Result<()> {
+    let tenant = match api.get(&["v1", "tenants", id.as_str()]).await {
+        Err(error) if error.downcast_ref::<Failure>().is_some_and(|f| f.exit == Exit::NotFound) => {
+            json!({ "id": id, "state": "gone" })
+        }
+        outcome => outcome?,
+    };
+    Ok(output::object(format, &tenant)?)
+}

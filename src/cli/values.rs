@@ -1,0 +1,83 @@
+//! Values on the command line, checked where they are read: a wrong one is refused before anything is sent.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+/// Reads `250ms`, `2s`, `5m`, `24h` or `7d`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let invalid = || format!("{text:?} is not a time: write a number and ms, s, m, h or d, such as 10s");
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(invalid)?;
+    let (number, unit) = text.split_at(unit_at);
+    let milliseconds: u64 = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(invalid()),
+    };
+    let number: u64 = number.parse().map_err(|_| invalid())?;
+    number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(invalid)
+}
+
+/// Reads one `key=value`.
+pub(crate) fn label(text: &str) -> Result<(String, String), String> {
+    shard_map::selector::parse_label(text).map_err(|error| error.to_string())
+}
+
+/// Labels as a JSON object.
+pub(crate) fn labels(pairs: &[(String, String)]) -> Value {
+    Value::Object(pairs.iter().map(|(k, v)| (k.clone(), Value::String(v.clone()))).collect::<Map<_, _>>())
+}
+
+/// A user name as the router accepts it.
+pub(crate) fn user_name(text: &str) -> Result<String, String> {
+    shard_map::fleet::check_user_name(text).map(|()| text.to_owned()).map_err(str::to_owned)
+}
+
+/// Milliseconds, as the API takes them.
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Shares of the fleet in percent, growing, the last one all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Waves(pub(crate) Vec<u8>);
+
+/// Reads `1%,10%,100%`.
+pub(crate) fn waves(text: &str) -> Result<Waves, String> {
+    let invalid = || "write growing shares of the fleet that end with all of it, such as 1%,10%,100%".to_owned();
+    let shares: Vec<u8> = text
+        .split(',')
+        .map(|share| share.trim().trim_end_matches('%').parse().map_err(|_| invalid()))
+        .collect::<Result<_, _>>()?;
+    let growing = shares.windows(2).all(|pair| pair[0] < pair[1]);
+    if shares.first().is_none_or(|first| *first == 0) || shares.last() != Some(&100) || !growing {
+        return Err(invalid());
+    }
+    Ok(Waves(shares))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_a_unit() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("24h"), Ok(Duration::from_secs(86_400)));
+        for text in ["", "10", "s", "1 s", "-1s", "1w", "99999999999999999999d"] {
+            assert!(duration(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn waves_grow_to_all() {
+        assert_eq!(waves("1%,10%,100%"), Ok(Waves(vec![1, 10, 100])));
+        assert_eq!(waves("100"), Ok(Waves(vec![100])));
+        for text in ["", "10%", "0%,100%", "10%,1%,100%", "50%,50%,100%", "x,100", "200%", "1%,100%,"] {
+            assert!(waves(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -187,15 +187,15 @@ impl Catalog {
     /// [`Error::LeaseLost`] when `term` is not the leader's.
     pub async fn begin_step(&self, id: i64, step: &str, result_before: &str, term: i64) -> Result<()> {
         const SQL: &str = "
-            WITH leading AS (SELECT FROM lease WHERE term = $4),
+            WITH leader AS (SELECT FROM lease WHERE term = $4),
             closed AS (
                 UPDATE operation_step SET ended_at = clock_timestamp(), result = $3
-                WHERE operation = $1 AND ended_at IS NULL AND EXISTS (SELECT FROM leading)),
+                WHERE operation = $1 AND ended_at IS NULL AND EXISTS (SELECT FROM leader)),
             opened AS (
                 INSERT INTO operation_step (operation, number, step, term)
                 SELECT $1, coalesce((SELECT max(number) FROM operation_step WHERE operation = $1), 0) + 1, $2, $4
-                FROM leading)
-            UPDATE operation SET step = $2, updated_at = now() WHERE id = $1 AND EXISTS (SELECT FROM leading)";
+                FROM leader)
+            UPDATE operation SET step = $2, updated_at = now() WHERE id = $1 AND EXISTS (SELECT FROM leader)";
         self.as_leader(self.execute("operation_step_begin", SQL, &[&id, &step, &result_before, &term]).await?)
     }
 
@@ -222,12 +222,12 @@ impl Catalog {
         term: i64,
     ) -> Result<()> {
         const SQL: &str = "
-            WITH leading AS (SELECT FROM lease WHERE term = $4),
+            WITH leader AS (SELECT FROM lease WHERE term = $4),
             closed AS (
                 UPDATE operation_step SET ended_at = clock_timestamp(), result = coalesce($3, $2)
-                WHERE operation = $1 AND ended_at IS NULL AND EXISTS (SELECT FROM leading))
+                WHERE operation = $1 AND ended_at IS NULL AND EXISTS (SELECT FROM leader))
             UPDATE operation SET state = $2, error = coalesce($3, error), updated_at = now()
-            WHERE id = $1 AND EXISTS (SELECT FROM leading)";
+            WHERE id = $1 AND EXISTS (SELECT FROM leader)";
         self.as_leader(self.execute("operation_state", SQL, &[&id, &state, &error, &term]).await?)
     }
 

@@ -107,7 +107,7 @@ impl Migrations {
 
     /// The newest version.
     pub(crate) fn version(&self) -> i32 {
-        self.list.last().map_or(0, |migration| i32::try_from(migration.version()).unwrap_or(i32::MAX))
+        self.list.last().map_or(0, Migration::version)
     }
 }
 

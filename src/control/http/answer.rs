@@ -24,7 +24,7 @@ impl Refusal {
         Self { status: StatusCode::NOT_FOUND, error: error.to_owned(), hint: None }
     }
 
-    pub(super) fn usage(error: impl ToString) -> Self {
+    pub(super) fn usage(error: &(impl ToString + ?Sized)) -> Self {
         Self { status: StatusCode::BAD_REQUEST, error: error.to_string(), hint: None }
     }
 }
@@ -74,8 +74,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
         match Json::<T>::from_request(request, state).await {
             Ok(Json(value)) => Ok(Self(value)),
-            Err(JsonRejection::JsonDataError(e)) => Err(Refusal::usage(e.body_text())),
-            Err(e) => Err(Refusal::usage(e.body_text())),
+            Err(JsonRejection::JsonDataError(e)) => Err(Refusal::usage(&e.body_text())),
+            Err(e) => Err(Refusal::usage(&e.body_text())),
         }
     }
 }
@@ -85,5 +85,5 @@ pub(super) fn parse<T: std::str::FromStr>(text: &str) -> Result<T, Refusal>
 where
     T::Err: ToString,
 {
-    text.parse().map_err(|e: T::Err| Refusal::usage(e))
+    text.parse().map_err(|e: T::Err| Refusal::usage(&e))
 }

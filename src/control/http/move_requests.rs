@@ -41,7 +41,7 @@ pub(super) async fn start(State(context): Shared, Body(start): Body<Start>) -> A
     let (id, to) = (parse::<TenantId>(&start.tenant)?, parse::<ServerName>(&start.to)?);
     if !HOLD_MS.contains(&start.max_hold_ms) {
         let (least, most) = (HOLD_MS.start(), HOLD_MS.end());
-        return Err(Refusal::usage(format!("max_hold: use {least}ms to {most}ms")));
+        return Err(Refusal::usage(&format!("max_hold: use {least}ms to {most}ms")));
     }
     let tenant = context.catalog.tenant(&id).await?.tenant;
     let target = context.catalog.server(&to).await?.server;

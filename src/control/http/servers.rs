@@ -52,7 +52,7 @@ pub(super) struct Add {
 pub(super) async fn add(State(context): Shared, Body(add): Body<Add>) -> Answer<catalog::ServerRow> {
     let name: ServerName = parse(&add.name)?;
     let config: tokio_postgres::Config =
-        add.url.parse().map_err(|e| Refusal::usage(format!("url: {}", describe(&e))))?;
+        add.url.parse().map_err(|e| Refusal::usage(&format!("url: {}", describe(&e))))?;
     let (host, port) = arm::address(&config)?;
     let term = context.leading_term()?;
     if add.max_connections == Some(0) {

@@ -40,7 +40,7 @@ pub(super) struct Create {
 pub(super) async fn create(State(context): Shared, Body(create): Body<Create>) -> Answer<Value> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.@".contains(c);
     if create.name.is_empty() || create.name.len() > NAME_LENGTH_MAX || !create.name.chars().all(allowed) {
-        return Err(Refusal::usage(format!(
+        return Err(Refusal::usage(&format!(
             "user name {:?} is not allowed: use 1 to {NAME_LENGTH_MAX} of letters, digits, _, -, . and @",
             create.name
         )));
@@ -54,7 +54,7 @@ pub(super) async fn create(State(context): Shared, Body(create): Body<Create>) -
         pool_mode: create.pool_mode,
     };
     context.catalog.create_user(&user).await?;
-    Ok(Json(with_password(shown(&user), clear, generated)))
+    Ok(Json(with_password(shown(&user), &clear, generated)))
 }
 
 #[derive(Deserialize)]
@@ -70,7 +70,7 @@ pub(super) async fn passwd(
 ) -> Answer<Value> {
     let Password { clear, verifier, generated } = Password::new(passwd.password)?;
     context.catalog.set_user_verifier(&name, &verifier).await?;
-    Ok(Json(with_password(json!({ "name": name }), clear, generated)))
+    Ok(Json(with_password(json!({ "name": name }), &clear, generated)))
 }
 
 pub(super) async fn remove(State(context): Shared, Path(name): Path<String>) -> Answer<Value> {
@@ -90,7 +90,7 @@ impl Password {
         let generated = given.is_none();
         let clear = given.unwrap_or_else(|| URL_SAFE_NO_PAD.encode(rand::random::<[u8; GENERATED_BYTES]>()));
         if clear.is_empty() || clear.len() > PASSWORD_LENGTH_MAX || clear.contains('\0') {
-            return Err(Refusal::usage(format!(
+            return Err(Refusal::usage(&format!(
                 "the password is not allowed: use 1 to {PASSWORD_LENGTH_MAX} bytes"
             )));
         }
@@ -100,7 +100,7 @@ impl Password {
 }
 
 /// Only a password that nobody else knows is told, once.
-fn with_password(mut shown: Value, clear: String, generated: bool) -> Value {
+fn with_password(mut shown: Value, clear: &str, generated: bool) -> Value {
     if generated {
         shown["password"] = json!(clear);
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
 use shard_map::Server;
@@ -24,6 +24,8 @@ use crate::server::{Connection, Connector};
 
 /// How often the copy's rate is adapted to what routers measure.
 const ADAPT_INTERVAL: Duration = Duration::from_secs(1);
+/// Bytes that are sent to the target at once.
+const PIECE_BYTES: usize = 64 << 10;
 /// Both sides must write and read text alike.
 const TEXT_SETTINGS: &str = "
     SET client_encoding = 'UTF8'; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 3";
@@ -137,7 +139,7 @@ async fn copy_range(job: &Job, range: Range, source: &Connection, target: &Conne
     Ok(())
 }
 
-/// Streams one range from side to side; holds one chunk at a time.
+/// Streams one range from side to side; holds one piece at a time.
 async fn pipe(
     job: &Job,
     (range, table, format): (Range, &Table, &str),
@@ -149,13 +151,23 @@ async fn pipe(
     let sink = target.client().copy_in::<_, Bytes>(&into).await.map_err(|e| target.error(&e))?;
     tokio::pin!(out, sink);
     let mut bytes = 0;
-    while let Some(chunk) = out.next().await {
-        let chunk = chunk.map_err(|e| source.error(&e))?;
-        let length = chunk.len() as u64;
-        job.throttle.take(length).await;
-        sink.send(chunk).await.map_err(|e| target.error(&e))?;
-        job.progress.bytes.fetch_add(length, Relaxed);
-        bytes += length;
+    // The source sends a message for each row; they go on in larger pieces.
+    let mut piece = BytesMut::with_capacity(PIECE_BYTES);
+    loop {
+        let chunk = out.next().await.transpose().map_err(|e| source.error(&e))?;
+        if let Some(chunk) = &chunk {
+            piece.extend_from_slice(chunk);
+        }
+        if piece.len() >= PIECE_BYTES || chunk.is_none() {
+            let length = piece.len() as u64;
+            job.throttle.take(length).await;
+            sink.send(piece.split().freeze()).await.map_err(|e| target.error(&e))?;
+            job.progress.bytes.fetch_add(length, Relaxed);
+            bytes += length;
+        }
+        if chunk.is_none() {
+            break;
+        }
     }
     let rows = sink.finish().await.map_err(|e| target.error(&e))?;
     Ok((rows, bytes))

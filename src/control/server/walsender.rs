@@ -6,8 +6,10 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
+use fallible_iterator::FallibleIterator;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
-use postgres_protocol::message::{backend::Message, frontend};
+use postgres_protocol::message::backend::{DataRowBody, ErrorResponseBody, Message};
+use postgres_protocol::message::frontend;
 use shard_map::{MasterKey, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -106,16 +108,8 @@ impl Walsender {
         let mut snapshot = None;
         loop {
             match self.receive().await? {
-                Message::DataRow(row) => {
-                    // Columns: slot_name, consistent_point, snapshot_name, output_plugin.
-                    use postgres_protocol::message::backend::DataRowBody;
-                    let text = |row: &DataRowBody, column: usize| {
-                        use fallible_iterator::FallibleIterator;
-                        let range = row.ranges().nth(column).ok().flatten().flatten()?;
-                        String::from_utf8(row.buffer()[range].to_vec()).ok()
-                    };
-                    snapshot = text(&row, 2);
-                }
+                // Columns: slot_name, consistent_point, snapshot_name, output_plugin.
+                Message::DataRow(row) => snapshot = text_column(&row, 2),
                 Message::ReadyForQuery(_) => break,
                 _ => {}
             }
@@ -148,8 +142,7 @@ impl Walsender {
         }
     }
 
-    fn refused(&self, body: &postgres_protocol::message::backend::ErrorResponseBody) -> Error {
-        use fallible_iterator::FallibleIterator;
+    fn refused(&self, body: &ErrorResponseBody) -> Error {
         let (mut message, mut sqlstate) = (String::new(), String::new());
         let mut fields = body.fields();
         while let Ok(Some(field)) = fields.next() {
@@ -166,4 +159,9 @@ impl Walsender {
     fn broken(&self, message: &str) -> Error {
         Error::ServerUnreachable { server: self.server.clone(), message: message.to_owned() }
     }
+}
+
+fn text_column(row: &DataRowBody, column: usize) -> Option<String> {
+    let range = row.ranges().nth(column).ok().flatten().flatten()?;
+    String::from_utf8(row.buffer()[range].to_vec()).ok()
 }

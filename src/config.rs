@@ -88,13 +88,12 @@ pub(crate) struct Layers {
     overrides: Vec<(String, String, Origin)>,
 }
 
-/// What the packages are handed beside their configuration.
-#[derive(Debug)]
+/// What the packages are handed beside their configuration. A control plane has all of it; a router may do without.
 pub(crate) struct Secrets {
-    pub(crate) catalog_url: String,
-    pub(crate) master_key: MasterKey,
-    /// Of the API; empty for a router.
-    pub(crate) token: String,
+    pub(crate) catalog_url: Option<String>,
+    pub(crate) master_key: Option<MasterKey>,
+    /// Of the API.
+    pub(crate) token: Option<String>,
     /// Files that others may read, as sentences.
     pub(crate) warnings: Vec<String>,
 }
@@ -104,7 +103,9 @@ impl Layers {
     pub(crate) fn of_process(role: Role, file: Option<&Path>, sets: &[String]) -> Result<Self, Failure> {
         let mut environment = Vec::new();
         for (name, value) in std::env::vars_os() {
-            let Some(name) = name.to_str().filter(|name| name.starts_with(role.env_prefix())) else { continue };
+            let Some(name) = name.to_str().filter(|name| name.starts_with(role.env_prefix())) else {
+                continue;
+            };
             let value = value
                 .to_str()
                 .ok_or_else(|| Failure::usage(format!("environment variable {name} is not UTF-8")))?;
@@ -162,9 +163,9 @@ impl Layers {
             insert(&mut merged, &path, value);
             origins.insert(key, origin);
         }
-        let config: T = Value::Table(merged)
-            .try_into()
-            .map_err(|error: toml::de::Error| Failure::usage(format!("configuration: {}", error.message())))?;
+        let config: T = Value::Table(merged).try_into().map_err(|error: toml::de::Error| {
+            Failure::usage(format!("configuration: {}", error.message()))
+        })?;
         validate(&config).map_err(|message| {
             let (key, rest) = message.split_once(": ").unwrap_or(("", &message));
             match origins.get(key) {
@@ -191,48 +192,71 @@ impl Layers {
 
     fn take_secrets(&mut self) -> Result<Secrets, Failure> {
         let mut warnings = Vec::new();
-        let (url, url_file) = (self.take("catalog_url")?, self.take("catalog_url_file")?);
-        let catalog_url = match (url, url_file) {
+        let catalog_url = self.take_catalog_url(&mut warnings)?;
+        let master_key = match self.take("master_key_file")? {
+            None => None,
+            Some((path, origin)) => {
+                let text = read_secret("master_key_file", &path, &origin, &mut warnings)?;
+                let refused = |error| origin.error("master_key_file", format!("{path}: {error}"));
+                Some(MasterKey::from_base64(&text).map_err(refused)?)
+            }
+        };
+        let token = self.take_token(&mut warnings)?;
+        let secrets = Secrets { catalog_url, master_key, token, warnings };
+        if self.role == Role::Control {
+            self.require(
+                "catalog_url_file",
+                "the catalog's URL, postgres://…",
+                secrets.catalog_url.is_some(),
+            )?;
+            let how = "32 random bytes in base64: openssl rand -base64 32";
+            self.require("master_key_file", how, secrets.master_key.is_some())?;
+            let how = "the API's bearer token: openssl rand -hex 32";
+            self.require("token_file", how, secrets.token.is_some())?;
+        }
+        Ok(secrets)
+    }
+
+    fn take_catalog_url(&mut self, warnings: &mut Vec<String>) -> Result<Option<String>, Failure> {
+        let (url, file) = (self.take("catalog_url")?, self.take("catalog_url_file")?);
+        match (url, file) {
             (Some((_, a)), Some((_, b))) if a.layer() == b.layer() => {
-                return Err(b.error("catalog_url_file", "give catalog_url or catalog_url_file, not both"));
+                Err(b.error("catalog_url_file", "give catalog_url or catalog_url_file, not both"))
             }
             (Some((url, origin)), file) if file.as_ref().is_none_or(|(_, f)| f.layer() < origin.layer()) => {
                 if let Origin::File(path) = &origin {
                     warnings.extend(warn_if_wide(path).filter(|_| url.contains('@')));
                 }
-                url
+                Ok(Some(url))
             }
-            (_, Some((path, origin))) => read_secret("catalog_url_file", &path, &origin, &mut warnings)?,
-            _ => return Err(self.missing("catalog_url_file", "the catalog's URL, postgres://…")),
-        };
-        let Some((path, origin)) = self.take("master_key_file")? else {
-            return Err(self.missing("master_key_file", "32 random bytes in base64: openssl rand -base64 32"));
-        };
-        let key = read_secret("master_key_file", &path, &origin, &mut warnings)?;
-        let master_key = MasterKey::from_base64(&key)
-            .map_err(|error| origin.error("master_key_file", format!("{path}: {error}")))?;
-        let token = if self.role == Role::Control { self.take_token(&mut warnings)? } else { String::new() };
-        Ok(Secrets { catalog_url, master_key, token, warnings })
+            (_, Some((path, origin))) => read_secret("catalog_url_file", &path, &origin, warnings).map(Some),
+            _ => Ok(None),
+        }
     }
 
-    fn take_token(&mut self, warnings: &mut Vec<String>) -> Result<String, Failure> {
-        let Some((path, origin)) = self.take("token_file")? else {
-            return Err(self.missing("token_file", "the API's bearer token: openssl rand -hex 32"));
-        };
+    fn take_token(&mut self, warnings: &mut Vec<String>) -> Result<Option<String>, Failure> {
+        if self.role == Role::Router {
+            return Ok(None);
+        }
+        let Some((path, origin)) = self.take("token_file")? else { return Ok(None) };
         let token = read_secret("token_file", &path, &origin, warnings)?;
         if token.len() < TOKEN_LENGTH_MIN || !token.bytes().all(|b| b.is_ascii_graphic()) {
             let what = format!("{path}: a token is {TOKEN_LENGTH_MIN} or more visible ASCII characters");
             return Err(origin.error("token_file", what));
         }
-        Ok(token)
+        Ok(Some(token))
     }
 
-    fn missing(&self, key: &str, what: &str) -> Failure {
+    fn require(&self, key: &str, what: &str, is_there: bool) -> Result<(), Failure> {
+        if is_there {
+            return Ok(());
+        }
         let place = match &self.file {
             Some(file) => file.display().to_string(),
             None => format!("environment variable {}{}", self.role.env_prefix(), key.to_ascii_uppercase()),
         };
-        Failure::usage(format!("{place}: {key} is missing")).hint(format!("it names a file that holds {what}"))
+        Err(Failure::usage(format!("{place}: {key} is missing"))
+            .hint(format!("it names a file that holds {what}")))
     }
 }
 
@@ -313,7 +337,8 @@ fn probe<T: DeserializeOwned>(path: &[String], value: &Value, more: &[&str]) -> 
     if message.contains("missing field") {
         return Ok(()); // Another key's business; if it stays missing, reading the whole says so.
     }
-    let Some((_, expected)) = message.split_once("unknown field `").and_then(|(_, rest)| rest.split_once("`, "))
+    let Some((_, expected)) =
+        message.split_once("unknown field `").and_then(|(_, rest)| rest.split_once("`, "))
     else {
         return Err(message.replace('\n', " "));
     };

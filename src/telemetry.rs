@@ -23,7 +23,8 @@ pub(crate) fn start(filter: &str, format: LogFormat) -> Result<(), Failure> {
         Failure::usage(format!("--log {filter:?} is not allowed: {error}"))
             .hint("write error, warn, info, debug or trace, or a list such as info,router=debug")
     })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

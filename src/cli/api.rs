@@ -92,11 +92,7 @@ impl Api {
         self.send(Method::GET, self.url(segments, &[]), None).await
     }
 
-    pub(crate) async fn get_where(
-        &self,
-        segments: &[&str],
-        query: &[(&str, &str)],
-    ) -> anyhow::Result<Value> {
+    pub(crate) async fn get_where(&self, segments: &[&str], query: &[(&str, &str)]) -> anyhow::Result<Value> {
         self.send(Method::GET, self.url(segments, query), None).await
     }
 

@@ -80,7 +80,8 @@ mod tests {
 
     #[test]
     fn a_failure_keeps_its_status_and_hint_under_context() {
-        let error: anyhow::Result<()> = Err(Failure::new(Exit::Refused, "it moves").hint("wait\nor abort").into());
+        let error: anyhow::Result<()> =
+            Err(Failure::new(Exit::Refused, "it moves").hint("wait\nor abort").into());
         let error = error.context("tenant acme").unwrap_err();
         assert_eq!(describe(&error), (4, "error: tenant acme: it moves\nhint: wait; or abort".to_owned()));
     }

@@ -36,7 +36,9 @@ enum MigrateCommand {
     #[command(after_help = "Example:\n  tenantry migrate plan --dir migrations --selector plan=gold")]
     Plan(What),
     /// Bring tenants to the newest version: canaries first, then wave by wave; exits 1 if any failed
-    #[command(after_help = "Example:\n  tenantry migrate run --dir migrations --canary 2 --waves 1%,10%,100%")]
+    #[command(
+        after_help = "Example:\n  tenantry migrate run --dir migrations --canary 2 --waves 1%,10%,100%"
+    )]
     Run {
         #[command(flatten)]
         what: What,
@@ -170,9 +172,12 @@ async fn finish(api: &Api, format: Format, run: i64, timeout: Duration) -> anyho
     print_run(format, &run)?;
     let (id, failed) = (number_of(&run)?, number(&run, "failed"));
     if failed > 0 {
-        return Err(Failure::failed(format!("migration run {id}: {failed} of {} tenants failed", number(&run, "total")))
-            .hint(format!("mend the cause, then: tenantry migrate resume {id}"))
-            .into());
+        return Err(Failure::failed(format!(
+            "migration run {id}: {failed} of {} tenants failed",
+            number(&run, "total")
+        ))
+        .hint(format!("mend the cause, then: tenantry migrate resume {id}"))
+        .into());
     }
     match text(&run, "state") {
         "done" => Ok(()),
@@ -244,7 +249,10 @@ fn read_dir(dir: &Path) -> anyhow::Result<Vec<(String, String)>> {
         }
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
         let version = version_of(&name).ok_or_else(|| {
-            unreadable(&path, &"is not a migration's name: write V<number>__<name>.sql, such as V3__add_index.sql")
+            unreadable(
+                &path,
+                &"is not a migration's name: write V<number>__<name>.sql, such as V3__add_index.sql",
+            )
         })?;
         let size = path.metadata().map_err(|error| unreadable(&path, &error))?.len();
         if size > FILE_BYTES_MAX {

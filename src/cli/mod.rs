@@ -74,8 +74,10 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
 /// Commands need no second thread; and `dev` must not have one, as the children that it starts are to die with the
 /// thread that started them.
 fn on_this_thread(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime can't start")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the runtime can't start")?;
     runtime.block_on(command)
 }
 

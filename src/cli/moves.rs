@@ -120,7 +120,9 @@ pub(crate) async fn run(args: MoveArgs) -> anyhow::Result<()> {
         MoveCommand::Reverse(change) => {
             run_change(&api, format, &change, ("reverse", &["switched", "completed"])).await
         }
-        MoveCommand::Complete(change) => run_change(&api, format, &change, ("complete", &["completed"])).await,
+        MoveCommand::Complete(change) => {
+            run_change(&api, format, &change, ("complete", &["completed"])).await
+        }
     }
 }
 
@@ -298,7 +300,8 @@ mod tests {
     #[test]
     fn only_the_goal_is_a_success() {
         assert!(judge(&json!({ "id": 1, "state": "switched" }), &["switched"]).is_ok());
-        let error = judge(&json!({ "id": 1, "state": "failed", "error": "disk" }), &["switched"]).unwrap_err();
+        let error =
+            judge(&json!({ "id": 1, "state": "failed", "error": "disk" }), &["switched"]).unwrap_err();
         assert_eq!(error.to_string(), "move 1 failed: disk");
     }
 }

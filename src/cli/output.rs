@@ -52,7 +52,8 @@ pub(crate) fn line(text: &str) -> io::Result<()> {
 }
 
 fn table(rows: &[Value], columns: Columns<'_>) -> String {
-    let mut cells: Vec<Vec<String>> = vec![columns.iter().map(|(heading, _)| (*heading).to_owned()).collect()];
+    let mut cells: Vec<Vec<String>> =
+        vec![columns.iter().map(|(heading, _)| (*heading).to_owned()).collect()];
     cells.extend(rows.iter().map(|row| columns.iter().map(|(_, key)| cell(row.get(key))).collect()));
     let widths: Vec<usize> = (0..columns.len())
         .map(|column| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
@@ -99,7 +100,9 @@ fn cell(value: Option<&Value>) -> String {
 }
 
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
+        .collect()
 }
 
 #[cfg(test)]

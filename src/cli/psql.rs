@@ -34,7 +34,8 @@ pub(crate) struct PsqlArgs {
 
 pub(crate) fn run(args: PsqlArgs) -> anyhow::Result<()> {
     let user = args.user.ok_or_else(|| {
-        Failure::usage("psql needs a router user").hint("set TENANTRY_USER, or give --user; users: tenantry user list")
+        Failure::usage("psql needs a router user")
+            .hint("set TENANTRY_USER, or give --user; users: tenantry user list")
     })?;
     let program = std::env::var_os("TENANTRY_PG_BIN")
         .map(|bin| PathBuf::from(bin).join("psql"))

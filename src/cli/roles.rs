@@ -27,7 +27,9 @@ struct RoleArgs {
 
 /// Run one router
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  tenantry router --config /etc/tenantry/router.toml --set listen=0.0.0.0:6432")]
+#[command(
+    after_help = "Example:\n  tenantry router --config /etc/tenantry/router.toml --set listen=0.0.0.0:6432"
+)]
 pub(crate) struct RouterArgs {
     #[command(flatten)]
     role: RoleArgs,
@@ -42,12 +44,15 @@ pub(crate) struct ControlArgs {
 }
 
 pub(crate) fn router(args: &RouterArgs) -> anyhow::Result<()> {
-    let _layers = begin(Role::Router, &args.role)?;
+    let layers = begin(Role::Router, &args.role)?;
+    let (config, secrets) =
+        layers.read(|config: &router::RouterConfig| config.validate().map_err(|error| error.to_string()))?;
     anyhow::bail!("not yet")
 }
 
 pub(crate) fn control(args: &ControlArgs) -> anyhow::Result<()> {
-    let _layers = begin(Role::Control, &args.role)?;
+    let layers = begin(Role::Control, &args.role)?;
+    let (config, secrets) = layers.read(control::ControlConfig::validate)?;
     anyhow::bail!("not yet")
 }
 

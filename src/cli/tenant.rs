@@ -26,7 +26,9 @@ pub(crate) struct TenantArgs {
 #[derive(Debug, Subcommand)]
 enum TenantCommand {
     /// Make a tenant's database on a server that is named, or chosen by class and load
-    #[command(after_help = "Example:\n  tenantry tenant create acme --class dedicated --label plan=gold --wait")]
+    #[command(
+        after_help = "Example:\n  tenantry tenant create acme --class dedicated --label plan=gold --wait"
+    )]
     Create(Create),
     /// Tenants, and where they live
     #[command(after_help = "Example:\n  tenantry tenant list --server pg-1 --selector plan=gold -o json")]

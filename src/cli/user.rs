@@ -27,7 +27,9 @@ pub(crate) struct UserArgs {
 #[derive(Debug, Subcommand)]
 enum UserCommand {
     /// Make a user; a password that is not given is generated and shown once
-    #[command(after_help = "Example:\n  tenantry user create web --tenants plan=gold --password-stdin < web.password")]
+    #[command(
+        after_help = "Example:\n  tenantry user create web --tenants plan=gold --password-stdin < web.password"
+    )]
     Create(Create),
     /// All users
     #[command(after_help = "Example:\n  tenantry user list")]

@@ -47,7 +47,8 @@ pub(crate) struct Waves(pub(crate) Vec<u8>);
 
 /// Reads `1%,10%,100%`.
 pub(crate) fn waves(text: &str) -> Result<Waves, String> {
-    let invalid = || "write growing shares of the fleet that end with all of it, such as 1%,10%,100%".to_owned();
+    let invalid =
+        || "write growing shares of the fleet that end with all of it, such as 1%,10%,100%".to_owned();
     let shares: Vec<u8> = text
         .split(',')
         .map(|share| share.trim().trim_end_matches('%').parse().map_err(|_| invalid()))

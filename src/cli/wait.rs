@@ -135,13 +135,8 @@ pub(crate) async fn operation(api: &Api, number: i64, timeout: Duration) -> anyh
         }
     };
     let what = format!("operation {number}");
-    let awaited = Awaited {
-        path: &["v1", "operations", &id],
-        what: &what,
-        ended: &ended,
-        text: &shown,
-        timeout,
-    };
+    let awaited =
+        Awaited { path: &["v1", "operations", &id], what: &what, ended: &ended, text: &shown, timeout };
     let answer = until(api, &awaited).await?;
     if text(&answer, "state") == "done" {
         return Ok(answer);
@@ -150,7 +145,8 @@ pub(crate) async fn operation(api: &Api, number: i64, timeout: Duration) -> anyh
         "" => "no reason was given",
         error => error,
     };
-    Err(Failure::failed(format!("{} of {} failed: {why}", text(&answer, "kind"), text(&answer, "tenant"))).into())
+    Err(Failure::failed(format!("{} of {} failed: {why}", text(&answer, "kind"), text(&answer, "tenant")))
+        .into())
 }
 
 /// A text of an object; empty when there is none.

@@ -12,4 +12,6 @@ pub(crate) struct DemoArgs {
     #[arg(short, long, value_enum, default_value_t = crate::cli::output::Format::Table)]
     output: crate::cli::output::Format,
 }
-pub(crate) async fn run(_args: DemoArgs) -> anyhow::Result<()> { anyhow::bail!("not yet") }
+pub(crate) async fn run(_args: DemoArgs) -> anyhow::Result<()> {
+    anyhow::bail!("not yet")
+}

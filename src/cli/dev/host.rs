@@ -245,7 +245,8 @@ mod tests {
 
     #[test]
     fn an_account_is_read_and_root_is_none() {
-        let users = "root:x:0:0::/root:/bin/sh\npostgres:x:101:104:a,,,:/var:/bin/sh\nnobody:x:0:0::/:/bin/false\n";
+        let users =
+            "root:x:0:0::/root:/bin/sh\npostgres:x:101:104:a,,,:/var:/bin/sh\nnobody:x:0:0::/:/bin/false\n";
         assert_eq!(account_of(users, "postgres"), Some(Account { uid: 101, gid: 104 }));
         assert_eq!(account_of(users, "nobody"), None);
         assert_eq!(account_of(users, "absent"), None);

@@ -37,7 +37,9 @@ impl Layout {
         let root = dir.canonicalize().map_err(refused)?;
         // Paths go into configuration files and `export` lines, which are text.
         if root.to_str().is_none_or(|text| text.chars().any(char::is_control)) {
-            return Err(Failure::usage(format!("--dir {}: the path must be plain UTF-8", root.display())).into());
+            return Err(
+                Failure::usage(format!("--dir {}: the path must be plain UTF-8", root.display())).into()
+            );
         }
         let layout = Self { root };
         for (name, mode) in [("secrets", 0o700), ("log", 0o755), ("router", 0o700), ("control", 0o700)] {

@@ -76,9 +76,12 @@ pub(crate) async fn clear(layout: &Layout) -> anyhow::Result<()> {
             tokio::time::sleep(POLL).await;
         }
     }
-    Err(Failure::failed(format!("processes of the last tenantry dev on {} do not stop", layout.root().display()))
-        .hint(format!("look for them with: pgrep -af {}", layout.root().display()))
-        .into())
+    Err(Failure::failed(format!(
+        "processes of the last tenantry dev on {} do not stop",
+        layout.root().display()
+    ))
+    .hint(format!("look for them with: pgrep -af {}", layout.root().display()))
+    .into())
 }
 
 /// With no server running, a `postmaster.pid` is a lie; and its number may be another server's by now, which would make
@@ -87,7 +90,12 @@ fn remove_stale_pids(layout: &Layout) -> anyhow::Result<()> {
     for entry in fs::read_dir(layout.root())?.flatten() {
         let path = entry.path().join("data").join("postmaster.pid");
         match fs::remove_file(&path) {
-            Err(error) if !matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                ) =>
+            {
                 return Err(error).with_context(|| format!("removing {}", path.display()));
             }
             _ => {}

@@ -106,7 +106,8 @@ impl Fleet<'_> {
     }
 
     async fn make_catalog(&self) -> anyhow::Result<()> {
-        let client = self.plan.catalog.connect("postgres").await.context("connecting to the catalog's server")?;
+        let client =
+            self.plan.catalog.connect("postgres").await.context("connecting to the catalog's server")?;
         let exists = client
             .query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&CATALOG_DATABASE])
             .await

@@ -41,13 +41,18 @@ pub(crate) struct PlannedServer {
 pub(crate) fn settle(args: &DevArgs, last: Option<Settings>) -> anyhow::Result<Settings> {
     let servers = args.servers.or(last.map(|last| last.servers)).unwrap_or(SERVERS);
     if let Some(last) = last.filter(|last| last.servers > servers) {
-        return Err(Failure::usage(format!("this fleet has {} servers, and tenants may live on all of them", last.servers))
-            .hint("give at least as many with --servers, or start with a new --dir")
-            .into());
+        return Err(Failure::usage(format!(
+            "this fleet has {} servers, and tenants may live on all of them",
+            last.servers
+        ))
+        .hint("give at least as many with --servers, or start with a new --dir")
+        .into());
     }
     let base_port = args.base_port.or(last.map(|last| last.base_port)).unwrap_or(BASE_PORT);
     if base_port.checked_add(servers).is_none() {
-        return Err(Failure::usage(format!("--base-port {base_port} leaves no room for {servers} servers")).into());
+        return Err(
+            Failure::usage(format!("--base-port {base_port} leaves no room for {servers} servers")).into()
+        );
     }
     let router_port = args.router_port.or(last.map(|last| last.router_port)).unwrap_or(ROUTER_PORT);
     let api_port = args.api_port.or(last.map(|last| last.api_port)).unwrap_or(API_PORT);
@@ -58,8 +63,10 @@ pub(crate) fn settle(args: &DevArgs, last: Option<Settings>) -> anyhow::Result<S
         let first = last.map_or(api_port.saturating_add(1), |last| last.metrics_port);
         ports::free_from(first, &spoken_for)
     });
-    let metrics_port = metrics_port
-        .ok_or_else(|| Failure::failed("no free port was found for the router's metrics").hint("give one with --metrics-port"))?;
+    let metrics_port = metrics_port.ok_or_else(|| {
+        Failure::failed("no free port was found for the router's metrics")
+            .hint("give one with --metrics-port")
+    })?;
     Ok(Settings { servers, router_port, api_port, metrics_port, base_port })
 }
 
@@ -102,7 +109,8 @@ pub(crate) fn plan(layout: &Layout, settings: Settings) -> anyhow::Result<Plan> 
     for index in 1..=settings.servers {
         let is_last = index == settings.servers && settings.servers > 1;
         let name = format!("pg-{index}");
-        let instance = instance(&name, index, if is_last { dedicated.max_connections } else { shared.max_connections })?;
+        let instance =
+            instance(&name, index, if is_last { dedicated.max_connections } else { shared.max_connections })?;
         let like = if is_last { &dedicated } else { &shared };
         let declared = DeclaredServer { name: name.parse()?, port: instance.port, ..like.clone() };
         servers.push(PlannedServer { declared, instance });
@@ -131,7 +139,10 @@ mod tests {
     #[test]
     fn flags_win_over_the_last_start_which_wins_over_defaults() {
         let first = settle(&args(), None).unwrap();
-        assert_eq!((first.servers, first.router_port, first.api_port, first.base_port), (3, 6432, 7432, 7500));
+        assert_eq!(
+            (first.servers, first.router_port, first.api_port, first.base_port),
+            (3, 6432, 7432, 7500)
+        );
         let last = Settings { servers: 2, router_port: 1000, ..first };
         let again = settle(&DevArgs { api_port: Some(1001), ..args() }, Some(last)).unwrap();
         assert_eq!((again.servers, again.router_port, again.api_port), (2, 1000, 1001));

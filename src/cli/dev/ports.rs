@@ -36,9 +36,9 @@ pub(crate) fn free_from(first: u16, spoken_for: &[u16]) -> Option<u16> {
 pub(crate) fn free_row(length: u16) -> Option<u16> {
     // Somewhere below the range from which the kernel takes the ports of outgoing connections.
     let start = 12_000 + rand::random::<u16>() % 15_000;
-    (0..TRIES).filter_map(|i| start.checked_add(i * length)).find(|first| {
-        (0..length).all(|i| first.checked_add(i).is_some_and(is_free))
-    })
+    (0..TRIES)
+        .filter_map(|i| start.checked_add(i * length))
+        .find(|first| (0..length).all(|i| first.checked_add(i).is_some_and(is_free)))
 }
 
 #[cfg(test)]

@@ -186,7 +186,8 @@ async fn run(mut launch: Launch, limit: Duration) -> anyhow::Result<()> {
         return Ok(());
     }
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    let lines: Vec<&str> = text.lines().filter(|line| line.contains("error:") || line.contains("FATAL:")).collect();
+    let lines: Vec<&str> =
+        text.lines().filter(|line| line.contains("error:") || line.contains("FATAL:")).collect();
     let said = if lines.is_empty() { text.trim().to_owned() } else { lines.join("; ") };
     Err(anyhow::anyhow!("{}: {said}", output.status))
 }

@@ -45,7 +45,7 @@ pub(crate) struct Spec {
     pub(crate) name: String,
     pub(crate) log: PathBuf,
     pub(crate) ending: Ending,
-    pub(crate) launch: Box<dyn Fn() -> anyhow::Result<Launch> + Send>,
+    pub(crate) launch: Box<dyn Fn() -> anyhow::Result<Launch> + Send + Sync>,
 }
 
 /// What a part is told.
@@ -126,7 +126,11 @@ async fn keep_running(spec: Spec, mut orders: watch::Receiver<Order>, exits: wat
             pause = PAUSE_MIN;
         }
         exits.send_modify(|exits| *exits += 1);
-        eprintln!("{} ended ({ended}); starting it again in {pause:?}; its log: {}", spec.name, spec.log.display());
+        eprintln!(
+            "{} ended ({ended}); starting it again in {pause:?}; its log: {}",
+            spec.name,
+            spec.log.display()
+        );
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             _ = orders.wait_for(|order| *order >= Order::Stop) => return,

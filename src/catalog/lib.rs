@@ -6,6 +6,7 @@
 mod error;
 mod feed;
 mod holds;
+mod housekeeping;
 mod lease;
 mod migration_runs;
 mod operations;

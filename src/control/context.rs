@@ -57,7 +57,9 @@ impl Work {
     /// Records that a step's deeds begin. Nothing of the step may be done before this returned.
     pub(crate) async fn begin(&self, step: &str, result_before: &str) -> Result<()> {
         tracing::info!(operation = self.operation.id, step, "step begins");
-        Ok(self.context.catalog.begin_step(self.operation.id, step, result_before, self.term).await?)
+        self.context.catalog.begin_step(self.operation.id, step, result_before, self.term).await?;
+        crate::failpoint::reach(step);
+        Ok(())
     }
 
     /// Keeps something that a later step, another controller or an operator needs.

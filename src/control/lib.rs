@@ -7,6 +7,7 @@
 mod config;
 mod context;
 mod error;
+mod failpoint;
 mod fleet;
 mod http;
 mod leader;

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use catalog::{Kind, Operation};
 use shard_map::{ServerName, TenantState};
@@ -16,6 +16,8 @@ use crate::{fleet, moves, provision};
 
 /// How often a pass is made when nobody nudges.
 const PASS_INTERVAL: Duration = Duration::from_millis(500);
+/// How often the catalog is rid of what nobody needs any more.
+const FORGET_INTERVAL: Duration = Duration::from_secs(600);
 /// Tries of an operation that meets a server or catalog that does not answer, before it is given up.
 const TRIES_MAX: u32 = 60;
 
@@ -23,6 +25,7 @@ const TRIES_MAX: u32 = 60;
 pub(crate) async fn reconcile(context: Arc<Context>, stop: CancellationToken) {
     let mut under_way = UnderWay::default();
     let mut term_seen = None;
+    let mut forgotten: Option<Instant> = None;
     loop {
         let term = *context.term.borrow();
         if term != term_seen {
@@ -34,6 +37,12 @@ pub(crate) async fn reconcile(context: Arc<Context>, stop: CancellationToken) {
             && let Err(error) = pass(&context, term, &mut under_way).await
         {
             tracing::warn!(%error, "operations could not be looked up");
+        }
+        if term.is_some() && forgotten.is_none_or(|at| at.elapsed() > FORGET_INTERVAL) {
+            forgotten = Some(Instant::now());
+            if let Err(error) = context.catalog.forget_old().await {
+                tracing::warn!(%error, "old records could not be removed");
+            }
         }
         tokio::select! {
             () = stop.cancelled() => return,

@@ -166,6 +166,7 @@ impl Parts {
         let now = Instant::now();
         self.parts.insert(part.to_owned(), json!(milliseconds(now - self.last)));
         self.last = now;
+        crate::failpoint::reach(part);
     }
 
     fn total_ms(&self) -> f64 {

@@ -165,7 +165,8 @@ fn refused(key: String, message: &str) -> InvalidFleet {
 }
 
 fn check_server(server: &DeclaredServer, key: impl Fn(&str) -> String) -> Result<(), InvalidFleet> {
-    if server.host.is_empty() || server.host.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/') {
+    if server.host.is_empty() || server.host.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/')
+    {
         return Err(refused(key("host"), "must be a host name or an address"));
     }
     if server.port == 0 {
@@ -175,8 +176,9 @@ fn check_server(server: &DeclaredServer, key: impl Fn(&str) -> String) -> Result
         return Err(refused(key("max_connections"), "must be at least 1"));
     }
     for (name, value) in &server.labels {
-        parse_label(&format!("{name}={value}"))
-            .map_err(|_| refused(key("labels"), "keys and values are made of A-Z, a-z, 0-9, _, ., / and -"))?;
+        parse_label(&format!("{name}={value}")).map_err(|_| {
+            refused(key("labels"), "keys and values are made of A-Z, a-z, 0-9, _, ., / and -")
+        })?;
     }
     Ok(())
 }
@@ -186,12 +188,9 @@ fn check_server(server: &DeclaredServer, key: impl Fn(&str) -> String) -> Result
 /// # Errors
 /// A sentence that says what is allowed.
 pub fn check_user_name(name: &str) -> Result<(), &'static str> {
-    if name.is_empty() || name.len() > USER_NAME_LENGTH_MAX {
-        return Err("must have 1 to 63 bytes");
-    }
-    // A dot would be read as `user.tenant` at login.
-    if name.chars().any(|c| c.is_control() || c.is_whitespace() || c == '.') {
-        return Err("must not have spaces, dots or control characters");
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.@".contains(c);
+    if name.is_empty() || name.len() > USER_NAME_LENGTH_MAX || !name.chars().all(allowed) {
+        return Err("use 1 to 63 of letters, digits, _, -, . and @");
     }
     Ok(())
 }
@@ -243,9 +242,12 @@ mod tests {
             ("labels = { 'a b' = 'c' }", "servers.pg-1.labels: keys and values"),
             ("[[servers]]\nname = 'pg-1'\nhost = 'db2'", "servers.pg-1.name: is declared twice"),
             ("[[servers]]\nname = 'pg-2'\nhost = 'db1'", "servers.pg-2.port: another server"),
-            ("[[users]]\nname = 'a.b'", "users.\"a.b\".name: must not have spaces, dots"),
+            ("[[users]]\nname = 'a b'", "users.\"a b\".name: use 1 to 63 of letters"),
             ("[[users]]\nname = 'a'\n[[users]]\nname = 'a'", "users.\"a\".name: is declared twice"),
-            ("[placement]\ntenants_per_server_max = 0", "placement.tenants_per_server_max: must be at least 1"),
+            (
+                "[placement]\ntenants_per_server_max = 0",
+                "placement.tenants_per_server_max: must be at least 1",
+            ),
         ] {
             let message = error(&format!("{SERVER}{extra}\n"));
             assert!(message.starts_with(expected), "{message}");

@@ -66,12 +66,12 @@ struct Start {
     /// Longest time that new transactions may be held at the cutover; beyond it, it is tried again later
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = values::duration)]
     max_hold: Duration,
-    /// How both sides are compared before the cutover
-    #[arg(long, value_enum, default_value_t = Verify::Full)]
-    verify: Verify,
-    /// How long the way back stays open
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = values::duration)]
-    reverse_window: Duration,
+    /// How both sides are compared [default: the control plane's]
+    #[arg(long, value_enum)]
+    verify: Option<Verify>,
+    /// How long the way back stays open [default: the control plane's]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    reverse_window: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -82,6 +82,16 @@ enum Verify {
     Count,
     /// Not at all
     None,
+}
+
+impl Verify {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Count => "count",
+            Self::None => "none",
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -127,19 +137,18 @@ pub(crate) async fn run(args: MoveArgs) -> anyhow::Result<()> {
 }
 
 async fn run_start(api: &Api, format: Format, start: &Start) -> anyhow::Result<()> {
-    let verify = match start.verify {
-        Verify::Full => "full",
-        Verify::Count => "count",
-        Verify::None => "none",
-    };
-    let body = json!({
+    let mut body = json!({
         "tenant": start.tenant,
         "to": start.to,
         "dry_run": start.dry_run,
         "max_hold_ms": values::milliseconds(start.max_hold),
-        "verify": verify,
-        "reverse_window_s": start.reverse_window.as_secs(),
     });
+    if let Some(verify) = start.verify {
+        body["verify"] = verify.as_str().into();
+    }
+    if let Some(window) = start.reverse_window {
+        body["reverse_window_s"] = window.as_secs().into();
+    }
     let answer = api.post(&["v1", "moves"], &body).await?;
     if start.dry_run {
         return print_findings(format, &answer);

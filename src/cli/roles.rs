@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::Args;
 
-use crate::cli::failure::Failure;
-use crate::config::{Layers, Role};
+use crate::cli::dev::StopSignals;
+use crate::cli::failure::{Exit, Failure};
+use crate::config::{Layers, Role, Secrets};
 use crate::telemetry::{self, LogFormat};
 
 /// What both roles are started with.
@@ -53,10 +55,37 @@ pub(crate) fn router(args: &RouterArgs) -> anyhow::Result<()> {
 pub(crate) fn control(args: &ControlArgs) -> anyhow::Result<()> {
     let layers = begin(Role::Control, &args.role)?;
     let (config, secrets) = layers.read(control::ControlConfig::validate)?;
-    anyhow::bail!("not yet")
+    warn(&secrets);
+    let (Some(catalog_url), Some(master_key), Some(token)) =
+        (secrets.catalog_url, secrets.master_key, secrets.token)
+    else {
+        // Reading the configuration has refused this already.
+        anyhow::bail!("the control plane lacks a secret");
+    };
+    let secrets = control::Secrets { catalog_url, master_key, token };
+    runtime()?.block_on(async {
+        let mut stop = StopSignals::listen()?;
+        control::run(config, secrets, async move { stop.recv().await }).await.map_err(|error| {
+            let exit = match &error {
+                control::Error::Usage(_) => Exit::Usage,
+                _ => Exit::Failed,
+            };
+            anyhow::Error::from(Failure::new(exit, error.to_string()))
+        })
+    })
 }
 
 fn begin(role: Role, args: &RoleArgs) -> Result<Layers, Failure> {
     telemetry::start(&args.log, args.log_format)?;
     Layers::of_process(role, args.config.as_deref(), &args.set)
+}
+
+fn warn(secrets: &Secrets) {
+    for warning in &secrets.warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime can't start")
 }

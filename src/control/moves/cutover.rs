@@ -36,6 +36,8 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<Event> {
     }
     let sessions = prepare(the_move).await?;
     let mut parts = Parts::new();
+    // For whoever has to tell the hold if this controller dies in it. The fence row is the time, in microseconds.
+    the_move.work.remember(&json!({ "hold_began_us": parts.fence_row, "hold_ms": null })).await?;
     let outcome = attempt(the_move, sessions, &mut parts).await;
     if let Err(error) = outcome {
         if error.is_lost_lead() {
@@ -58,7 +60,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<Event> {
 }
 
 /// Brings an interrupted cutover to one of its two ends. `true`: the target is open.
-async fn settled(the_move: &Move<'_>) -> Result<bool> {
+async fn settled(the_move: &mut Move<'_>) -> Result<bool> {
     let target_registry = the_move.target_registry().await?;
     // With the term raised under the row's lock, what an earlier controller or an earlier session of this one had
     // begun to commit has ended, one way or the other, and nothing of it can begin any more.
@@ -67,6 +69,11 @@ async fn settled(the_move: &Move<'_>) -> Result<bool> {
     let record = registry::read(&target_registry, &the_move.id).await?;
     match record {
         Some(record) if record.state == "open" => {
+            // While the limit stands, nobody has changed anything yet: it can still be verified.
+            let limit = database::limit(&target_registry, the_move.id.live_database()).await?;
+            if limit == 0 && the_move.at_switch.is_none() && the_move.input.verify == Verify::Count {
+                the_move.at_switch = TargetSnapshot::take(the_move).await;
+            }
             database::set_limit(&target_registry, the_move.id.live_database(), -1).await?;
             Ok(true)
         }
@@ -175,6 +182,12 @@ impl Parts {
 }
 
 /// Milliseconds with one decimal.
-fn milliseconds(time: std::time::Duration) -> f64 {
+pub(super) fn milliseconds(time: std::time::Duration) -> f64 {
     (time.as_secs_f64() * 10_000.0).round() / 10.0
+}
+
+/// Microseconds since 1970.
+pub(super) fn now_us() -> i64 {
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX)
 }

@@ -131,7 +131,8 @@ pub(crate) async fn drive(work: &Work) -> Result<()> {
     {
         phase = law(phase, event)?;
     }
-    if phase == Phase::Switched {
+    // On record as switched, it is driven only when it is due to be completed.
+    if phase == Phase::Switched && operation.state == phase.state(false).as_str() {
         phase = law(phase, Event::Finish)?;
     }
     let mut ended_well = "done".to_owned();

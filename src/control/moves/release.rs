@@ -1,7 +1,11 @@
 //! The catalog follows what the target's registry decided; routers see it in the feed, and let go.
 
+use std::time::Duration;
+
+use serde_json::json;
 use shard_map::Epoch;
 
+use super::cutover;
 use super::driver::Move;
 use crate::error::{Error, Result};
 use crate::server::{database, registry};
@@ -23,5 +27,19 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     };
     database::set_limit(&target_registry, the_move.id.live_database(), -1).await?;
     place(the_move, record.epoch).await?;
-    Ok(the_move.work.context.catalog.release_hold(&the_move.id).await?)
+    the_move.work.context.catalog.release_hold(&the_move.id).await?;
+    tell_hold(the_move).await
+}
+
+/// Tells how long the hold was, if the controller that placed it could not.
+async fn tell_hold(the_move: &Move<'_>) -> Result<()> {
+    let operation = the_move.work.context.catalog.operation(the_move.work.operation.id).await?;
+    let told = operation.data.get("hold_ms").is_some_and(|hold| !hold.is_null());
+    match operation.data.get("hold_began_us").and_then(serde_json::Value::as_i64) {
+        Some(began) if !told => {
+            let hold = Duration::from_micros(u64::try_from(cutover::now_us() - began).unwrap_or(0));
+            the_move.work.remember(&json!({ "hold_ms": cutover::milliseconds(hold) })).await
+        }
+        _ => Ok(()),
+    }
 }

@@ -57,6 +57,11 @@ pub(crate) async fn grant_schema(connection: &Connection, tenant: &TenantId) -> 
         .await
 }
 
+/// How many sessions of plain roles the database takes.
+pub(crate) async fn limit(registry: &Connection, database: &str) -> Result<i32> {
+    registry.value("SELECT datconnlimit FROM pg_catalog.pg_database WHERE datname = $1", &[&database]).await
+}
+
 /// Sets how many sessions of plain roles the database takes: -1 any number, 0 none. Superusers always get in.
 pub(crate) async fn set_limit(registry: &Connection, database: &str, limit: i32) -> Result<()> {
     registry.run(&format!("ALTER DATABASE {} CONNECTION LIMIT {limit}", ident(database))).await

@@ -196,7 +196,7 @@ fn usual_places() -> Vec<PathBuf> {
         .flatten()
         .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
         .collect();
-    packaged.sort_by(|a, b| b.0.cmp(&a.0));
+    packaged.sort_by_key(|(major, _)| std::cmp::Reverse(*major));
     let path = std::env::var_os("PATH").unwrap_or_default();
     // The server, not psql: Debian's psql on the PATH is a script, alone in its folder. Links are followed because
     // Postgres finds its own files next to its programs.

@@ -80,8 +80,8 @@ impl Fleet<'_> {
 
     async fn prepare_servers(&self) -> anyhow::Result<()> {
         let mut making = tokio::task::JoinSet::new();
-        for instance in self.instances().cloned() {
-            let host = self.host.clone();
+        for instance in self.instances() {
+            let (host, instance) = (self.host.clone(), instance.clone());
             making.spawn(async move { instance.prepare(&host).await });
         }
         while let Some(outcome) = making.join_next().await {

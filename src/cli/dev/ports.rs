@@ -19,6 +19,8 @@ pub(crate) fn check(wanted: &[(u16, &str, &str)]) -> Result<(), Failure> {
             return Err(Failure::usage(format!("port {port} is wanted for both {other} and {part}"))
                 .hint(format!("give another port with {flag}")));
         }
+    }
+    for (port, part, flag) in wanted {
         if !is_free(*port) {
             return Err(Failure::failed(format!("port {port} ({part}) is in use"))
                 .hint(format!("stop what uses it, or give another port with {flag}")));

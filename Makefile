@@ -23,11 +23,11 @@ demo: ## a whole fleet, its main job under load, and the outcome (ARGS='--tenant
 		$(target)/release/tenantry demo $(ARGS)
 
 test: ## all tests, on real Postgres servers
-	@$(with_postgres) cargo test --workspace --locked
+	@$(with_postgres) cargo test --workspace --locked --features failpoints
 
 lint: ## formatting, clippy, docs, lengths; with cargo-deny also licences and duplicates
 	@cargo fmt --all --check
-	@cargo clippy --workspace --all-targets --locked -- -D warnings
+	@cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
 	@RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
 	@find . -name '*.rs' ! -path './target/*' ! -path '*/tests/*' ! -name tests.rs \
 		-exec awk 'FNR == $(lines_max) + 1 { print FILENAME ": over $(lines_max) lines"; long = 1 } \

@@ -1,1 +1,174 @@
-//! placeholder
+//! The router: tells clients and tenants' servers apart from one another by nothing but the shard map.
+//!
+//! A connection's life: [`listener`] accepts it, [`login`] finds out who it is and which tenant it wants, and the
+//! tenant's [`worker`] runs its [`session`]: each transaction on a connection of the tenant's [`pool`], while the tenant's
+//! [`gate`] is open. Beside that, [`follower`] keeps the map up to date and [`report`] tells the catalog about it.
+//!
+//! A tenant belongs to one worker, a thread with its own runtime, so that the path of a query takes no lock. What it does
+//! not do: change the map, or anything on a server.
+
+mod cancel;
+mod config;
+mod error;
+mod follower;
+mod gate;
+mod http;
+mod listener;
+mod login;
+mod map;
+mod metrics;
+mod pool;
+mod prepared;
+mod registry;
+mod relay;
+mod report;
+mod session;
+mod state;
+mod tenant;
+mod worker;
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use catalog::Catalog;
+use prometheus::Registry;
+use shard_map::MasterKey;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use config::{InvalidConfig, RouterConfig};
+pub use error::RouterError;
+
+use crate::follower::Follower;
+use crate::gate::HoldReady;
+use crate::worker::{INBOX_MAX, Shared, WorkerMessage};
+
+/// How long the last words to the catalog may take.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Runs a router until `stop` ends and its clients are gone, or `shutdown_timeout` is over.
+///
+/// Call it on a multi-threaded runtime. `metrics` is the process's registry.
+///
+/// # Errors
+/// [`RouterError`] when it can't start: a value in the configuration, an address in use.
+pub async fn run(
+    config: RouterConfig,
+    master_key: MasterKey,
+    metrics: Registry,
+    stop: impl Future<Output = ()>,
+) -> Result<(), RouterError> {
+    config.validate()?;
+    let catalog = config.catalog_url.as_deref().map(|url| Catalog::new(url, &metrics)).transpose()?;
+    let listener = listener::bind(config.listen)?;
+    let http_listener = http::bind(config.metrics_listen).await?;
+    let (shared, inboxes, holds) = share(config, master_key, &metrics)?;
+    let mut follower = Follower::new(shared.clone());
+    follower.load_snapshot();
+    let workers = start_workers(&shared, inboxes)?;
+    tracing::info!(name = shared.name, listen = %shared.config.listen, workers = workers.len(), "router up");
+
+    let stopping = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let until = |token: &CancellationToken| token.clone().cancelled_owned();
+    tasks.spawn(http::run(http_listener, metrics, shared.clone(), until(&stopping)));
+    // These have no end of their own.
+    let endless = [
+        tokio::spawn(follower.run()),
+        tokio::spawn(report::acknowledge(shared.clone(), catalog.clone(), holds)),
+        tokio::spawn(reports(shared.clone(), catalog.clone())),
+    ];
+    listener::run(listener, shared.clone(), stop).await;
+    drain(&shared, workers).await;
+    for task in &endless {
+        task.abort();
+    }
+    for task in endless {
+        // Aborted, as it should be.
+        drop(task.await);
+    }
+    if let Some(catalog) = catalog {
+        farewell(&shared, &catalog).await;
+    }
+    stopping.cancel();
+    tasks.close();
+    drop(tokio::time::timeout(FAREWELL_TIMEOUT, tasks.wait()).await);
+    Ok(())
+}
+
+type Inboxes = Vec<mpsc::Receiver<WorkerMessage>>;
+
+fn share(
+    config: RouterConfig,
+    master_key: MasterKey,
+    metrics: &Registry,
+) -> Result<(Arc<Shared>, Inboxes, mpsc::Receiver<HoldReady>), RouterError> {
+    let (workers, inboxes) = (0..config.workers()).map(|_| mpsc::channel(INBOX_MAX)).unzip();
+    let (holds, ready) = mpsc::channel(INBOX_MAX);
+    let shared = Shared {
+        name: config.name(),
+        map: map::SharedMap::default(),
+        metrics: metrics::Metrics::new(metrics)?,
+        master_key,
+        budgets: pool::Budgets::default(),
+        workers,
+        holds,
+        config,
+    };
+    Ok((Arc::new(shared), inboxes, ready))
+}
+
+fn start_workers(shared: &Arc<Shared>, inboxes: Inboxes) -> Result<Vec<JoinHandle<()>>, RouterError> {
+    let start = |(index, inbox)| {
+        let shared = shared.clone();
+        let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+        thread.spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build_local(tokio::runtime::LocalOptions::default());
+            match runtime {
+                Ok(runtime) => runtime.block_on(worker::run(index, shared, inbox)),
+                Err(error) => tracing::error!(%error, "a worker has no runtime"),
+            }
+        })
+    };
+    inboxes.into_iter().enumerate().map(start).collect::<Result<_, _>>().map_err(RouterError::Worker)
+}
+
+async fn reports(shared: Arc<Shared>, catalog: Option<Catalog>) {
+    match catalog {
+        Some(catalog) => report::run(shared, catalog).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Lets the workers finish; those that have not in time are stopped.
+async fn drain(shared: &Shared, workers: Vec<JoinHandle<()>>) {
+    let tell_all = async |message: fn() -> WorkerMessage| {
+        for worker in &shared.workers {
+            // A worker that is gone has finished.
+            drop(worker.send(message()).await);
+        }
+    };
+    tell_all(|| WorkerMessage::Shutdown).await;
+    let time = shared.config.shutdown_timeout;
+    let mut ended = tokio::task::spawn_blocking(move || workers.into_iter().for_each(|w| drop(w.join())));
+    if tokio::time::timeout(time, &mut ended).await.is_err() {
+        tracing::warn!(?time, "transactions still run after shutdown_timeout; they end now");
+        tell_all(|| WorkerMessage::Abort).await;
+        drop(ended.await);
+    }
+}
+
+/// Takes the router off the catalog's list, so that no hold waits for it.
+async fn farewell(shared: &Shared, catalog: &Catalog) {
+    match tokio::time::timeout(FAREWELL_TIMEOUT, catalog.remove_router(&shared.name)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the router stays on the catalog's list until its report is old")
+        }
+        Err(_) => tracing::warn!("the catalog did not take the router off its list in time"),
+    }
+}

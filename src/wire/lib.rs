@@ -9,7 +9,6 @@ pub mod frame;
 pub mod frontend;
 pub mod scram;
 pub mod sql;
-pub mod sql;
 pub mod startup;
 
 pub use error_fields::{ErrorFields, Severity};

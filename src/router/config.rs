@@ -1,0 +1,261 @@
+//! The router's keys in the configuration file: each with a default, each limit with a name.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use shard_map::ServerName;
+
+/// Configuration of a router. Secrets are not in it, only the files that hold them.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RouterConfig {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where Prometheus and health checks connect.
+    pub metrics_listen: SocketAddr,
+    /// The router's name in the catalog; by default the host's name and the port that it listens on.
+    pub name: Option<String>,
+    /// The address at which clients reach it, as shown to operators; by default its name.
+    pub advertise: Option<String>,
+    /// Worker threads; by default one for each core.
+    pub workers: Option<usize>,
+    /// URL of the catalog. Without it, the router serves by its snapshot.
+    pub catalog_url: Option<String>,
+    /// File with the master key, base64.
+    pub master_key_file: Option<PathBuf>,
+    /// Where the last map is kept for the time when the catalog is down.
+    pub snapshot_file: Option<PathBuf>,
+    /// Servers by name, as `host:port`, to ask where a tenant is when neither map nor catalog can tell.
+    pub servers: BTreeMap<ServerName, String>,
+    /// Most clients connected at a time.
+    pub clients_max: usize,
+    /// Most connections to servers for one tenant, over all its users.
+    pub connections_per_tenant_max: usize,
+    /// Most transactions of one tenant that wait at a time.
+    pub queue_max: usize,
+    /// How long a transaction waits for a server connection.
+    #[serde(deserialize_with = "duration")]
+    pub queue_timeout: Duration,
+    /// How long a login may take, from the first byte.
+    #[serde(deserialize_with = "duration")]
+    pub login_timeout: Duration,
+    /// How long a connection to a server may take, login included.
+    #[serde(deserialize_with = "duration")]
+    pub connect_timeout: Duration,
+    /// After how long an unused server connection is closed.
+    #[serde(deserialize_with = "duration")]
+    pub idle_server_timeout: Duration,
+    /// After how long a client that is idle in a transaction is disconnected; never, if not given.
+    #[serde(deserialize_with = "some_duration")]
+    pub idle_transaction_timeout: Option<Duration>,
+    /// Longest message that a client may send, in bytes.
+    pub message_bytes_max: usize,
+    /// How often the catalog is asked for changes, apart from its notifications; also the pause between attempts.
+    #[serde(deserialize_with = "duration")]
+    pub poll_interval: Duration,
+    /// How often the router reports to the catalog.
+    #[serde(deserialize_with = "duration")]
+    pub report_interval: Duration,
+    /// How long running transactions may take to end at shutdown.
+    #[serde(deserialize_with = "duration")]
+    pub shutdown_timeout: Duration,
+}
+
+impl Default for RouterConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 6432)),
+            metrics_listen: SocketAddr::from(([127, 0, 0, 1], 9632)),
+            name: None,
+            advertise: None,
+            workers: None,
+            catalog_url: None,
+            master_key_file: None,
+            snapshot_file: None,
+            servers: BTreeMap::new(),
+            clients_max: 10_000,
+            connections_per_tenant_max: 20,
+            queue_max: 1000,
+            queue_timeout: Duration::from_secs(10),
+            login_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(5),
+            idle_server_timeout: Duration::from_secs(60),
+            idle_transaction_timeout: None,
+            message_bytes_max: 1 << 30,
+            poll_interval: Duration::from_secs(1),
+            report_interval: Duration::from_secs(1),
+            shutdown_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A value that is not allowed, with what is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key} = {given} is not allowed: {allowed}")]
+pub struct InvalidConfig {
+    /// The key.
+    pub key: &'static str,
+    /// Its value.
+    pub given: String,
+    /// What is allowed.
+    pub allowed: &'static str,
+}
+
+/// Fewest bytes that `message_bytes_max` may be: what is looked at is held whole up to here.
+const MESSAGE_BYTES_MAX_LEAST: usize = 64 * 1024;
+
+impl RouterConfig {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`] names the first key whose value is not allowed.
+    pub fn validate(&self) -> Result<(), InvalidConfig> {
+        let counts = [
+            ("workers", self.workers.unwrap_or(1), 1, 1024, "1 to 1024"),
+            ("clients_max", self.clients_max, 1, 1_000_000, "1 to 1000000"),
+            ("connections_per_tenant_max", self.connections_per_tenant_max, 1, 10_000, "1 to 10000"),
+            ("queue_max", self.queue_max, 1, 1_000_000, "1 to 1000000"),
+            (
+                "message_bytes_max",
+                self.message_bytes_max,
+                MESSAGE_BYTES_MAX_LEAST,
+                0x7fff_fffb,
+                "65536 to 2147483643",
+            ),
+        ];
+        for (key, given, least, most, allowed) in counts {
+            if !(least..=most).contains(&given) {
+                return Err(InvalidConfig { key, given: given.to_string(), allowed });
+            }
+        }
+        let durations = [
+            ("queue_timeout", Some(self.queue_timeout)),
+            ("login_timeout", Some(self.login_timeout)),
+            ("connect_timeout", Some(self.connect_timeout)),
+            ("idle_server_timeout", Some(self.idle_server_timeout)),
+            ("idle_transaction_timeout", self.idle_transaction_timeout),
+            ("poll_interval", Some(self.poll_interval)),
+            ("report_interval", Some(self.report_interval)),
+            ("shutdown_timeout", Some(self.shutdown_timeout)),
+        ];
+        for (key, given) in durations {
+            let given = given.unwrap_or(Duration::from_secs(1));
+            if !(Duration::from_millis(10)..=Duration::from_secs(7 * 86_400)).contains(&given) {
+                return Err(InvalidConfig {
+                    key,
+                    given: format!("{given:?}"),
+                    allowed: "\"10ms\" to \"7d\"",
+                });
+            }
+        }
+        for address in self.servers.values() {
+            if split_address(address).is_none() {
+                let given = format!("{address:?}");
+                return Err(InvalidConfig { key: "servers", given, allowed: "\"host:port\"" });
+            }
+        }
+        Ok(())
+    }
+
+    /// The router's name.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| {
+            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
+            format!("{host}:{}", self.listen.port())
+        })
+    }
+
+    /// Number of worker threads.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    }
+}
+
+/// Splits `host:port`; an IPv6 address stands in brackets.
+pub(crate) fn split_address(address: &str) -> Option<(String, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    Some((host.to_owned(), port.parse().ok()?)).filter(|(host, _)| !host.is_empty())
+}
+
+/// Reads `250ms`, `10s`, `5m`, `24h`, `7d`.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let number: u64 = text[..digits].parse().ok()?;
+    let unit_ms = match text[digits..].trim() {
+        "ms" => 1,
+        "s" => 1000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    number.checked_mul(unit_ms).map(Duration::from_millis)
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_duration(&text).ok_or_else(|| {
+        serde::de::Error::custom(format!(
+            "{text:?} is not a time: write a whole number and ms, s, m, h or d, such as \"10s\" or \"250ms\""
+        ))
+    })
+}
+
+fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    duration(deserializer).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_with_their_unit() {
+        assert_eq!(parse_duration("250ms"), Some(Duration::from_millis(250)));
+        assert_eq!(parse_duration("10s"), Some(Duration::from_secs(10)));
+        assert_eq!(parse_duration("2 h"), Some(Duration::from_secs(7200)));
+        for text in ["", "10", "s", "1.5s", "-1s", "10x", "99999999999999999999s", "18446744073709551615d"] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_empty_file_is_a_configuration_and_unknown_keys_are_not() {
+        let config: RouterConfig = toml::from_str("").unwrap();
+        config.validate().unwrap();
+        assert_eq!(config.idle_transaction_timeout, None);
+        assert!(toml::from_str::<RouterConfig>("clients = 5").is_err());
+        assert!(toml::from_str::<RouterConfig>("queue_timeout = 5").is_err());
+        let config: RouterConfig =
+            toml::from_str("idle_transaction_timeout = \"5m\"\nservers = { pg-1 = \"db:5432\" }").unwrap();
+        assert_eq!(config.idle_transaction_timeout, Some(Duration::from_secs(300)));
+        config.validate().unwrap();
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_named() {
+        let mut config = RouterConfig { clients_max: 0, ..RouterConfig::default() };
+        assert_eq!(
+            config.validate().unwrap_err().to_string(),
+            "clients_max = 0 is not allowed: 1 to 1000000"
+        );
+        config.clients_max = 1;
+        config.queue_timeout = Duration::ZERO;
+        assert_eq!(config.validate().unwrap_err().key, "queue_timeout");
+    }
+
+    #[test]
+    fn addresses_are_split_at_the_last_colon() {
+        assert_eq!(split_address("db:5432"), Some(("db".into(), 5432)));
+        assert_eq!(split_address("[::1]:5432"), Some(("::1".into(), 5432)));
+        assert_eq!(split_address(":5432"), None);
+        assert_eq!(split_address("db"), None);
+    }
+}

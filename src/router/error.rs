@@ -1,0 +1,169 @@
+//! What a client may be told, and whose fault it is. Nothing else of an error reaches a client.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use shard_map::Refusal;
+use wire::{ErrorFields, Severity, WireError};
+
+/// Why a client is refused, or its session or transaction ends, when the reason is the router's to tell.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ClientError {
+    /// The client's fault.
+    #[error("{0}")]
+    Protocol(#[from] WireError),
+    #[error("{0}")]
+    ProtocolOrder(&'static str),
+    #[error("no user name in the startup packet")]
+    NoUser,
+    #[error("password authentication failed for user \"{0}\"")]
+    Password(String),
+    #[error("database \"{0}\" does not exist")]
+    NoTenant(String),
+    #[error("replication through a router is not supported")]
+    Replication,
+    #[error("startup option {0} is not supported by the router")]
+    Option(String),
+    /// A limit that an operator set.
+    #[error("too many clients already")]
+    TooManyClients,
+    #[error("no server connection became free within {0:?}")]
+    QueueTimeout(Duration),
+    #[error("too many transactions of this database wait already")]
+    QueueFull,
+    #[error("login took longer than {0:?}")]
+    LoginTimeout(Duration),
+    #[error("terminating connection because it was idle in a transaction for longer than {0:?}")]
+    IdleTransaction(Duration),
+    /// The operator's doing.
+    #[error("database \"{0}\" is suspended")]
+    Suspended(String),
+    #[error("database \"{0}\" is being created")]
+    Creating(String),
+    #[error("terminating connection: the router is shutting down")]
+    ShuttingDown,
+    #[error("terminating connection: user \"{0}\" was dropped")]
+    UserDropped(String),
+    /// A failure behind the router.
+    #[error("the router has no shard map yet: the catalog can't be reached")]
+    NoMap,
+    #[error("the server of database \"{0}\" is not known to the router")]
+    NoServer(String),
+    #[error("the server of database \"{0}\" can't be reached")]
+    ServerDown(String),
+    #[error("the server of database \"{0}\" refused the router's login")]
+    ServerLogin(String),
+    #[error("the connection to the server was lost")]
+    ServerLost,
+    #[error("the connection to the server was lost while a transaction was being committed")]
+    CommitUnknown,
+    /// A setting of the client that a server refused: what it said.
+    #[error("{message}")]
+    Setting { code: String, message: String },
+}
+
+impl ClientError {
+    pub(crate) fn sqlstate(&self) -> &str {
+        match self {
+            Self::Protocol(error) => error.sqlstate(),
+            Self::ProtocolOrder(_) => "08P01",
+            Self::NoUser => "28000",
+            Self::Password(_) => "28P01",
+            Self::NoTenant(_) => "3D000",
+            Self::Replication | Self::Option(_) => "0A000",
+            Self::TooManyClients | Self::QueueTimeout(_) | Self::QueueFull => "53300",
+            Self::LoginTimeout(_) => "57P05",
+            Self::IdleTransaction(_) => "25P03",
+            Self::ShuttingDown | Self::UserDropped(_) => "57P01",
+            Self::Suspended(_)
+            | Self::Creating(_)
+            | Self::NoMap
+            | Self::NoServer(_)
+            | Self::ServerDown(_)
+            | Self::ServerLogin(_) => "57P03",
+            Self::ServerLost => "08006",
+            Self::CommitUnknown => "08007",
+            Self::Setting { code, .. } => code,
+        }
+    }
+
+    pub(crate) fn refusal(refusal: Refusal, tenant: &str) -> Self {
+        let tenant = tenant.to_owned();
+        match refusal {
+            Refusal::UnknownTenant | Refusal::Deleted => Self::NoTenant(tenant),
+            Refusal::Creating => Self::Creating(tenant),
+            Refusal::Suspended => Self::Suspended(tenant),
+            Refusal::UnknownServer => Self::NoServer(tenant),
+        }
+    }
+
+    /// Whether the session may go on after it, its transaction refused.
+    pub(crate) fn leaves_session(&self) -> bool {
+        matches!(self, Self::QueueTimeout(_) | Self::QueueFull | Self::ServerDown(_) | Self::NoServer(_))
+    }
+
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::ServerDown(_) | Self::NoMap => Some("Try again later."),
+            Self::CommitUnknown => Some("Whether the transaction was committed is not known."),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn write(&self, out: &mut BytesMut, severity: Severity) {
+        let message = self.to_string();
+        let fields = ErrorFields {
+            severity: severity.as_str(),
+            code: self.sqlstate(),
+            message: &message,
+            detail: None,
+            hint: self.hint(),
+        };
+        fields.write_error(out);
+    }
+}
+
+/// Why the router itself can't start or go on. The operator's to read.
+#[derive(Debug, thiserror::Error)]
+pub enum RouterError {
+    /// A value in the configuration.
+    #[error(transparent)]
+    Config(#[from] crate::config::InvalidConfig),
+    /// An address that can't be listened on.
+    #[error("{key} {address}: {source}")]
+    Listen {
+        /// The configuration's key.
+        key: &'static str,
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A thread or runtime that can't be made.
+    #[error("can't start a worker: {0}")]
+    Worker(std::io::Error),
+    /// The metrics of two routers in one registry.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The catalog's URL.
+    #[error(transparent)]
+    Catalog(#[from] catalog::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_have_the_sqlstate_that_the_map_gives_them() {
+        for refusal in [
+            Refusal::UnknownTenant,
+            Refusal::Creating,
+            Refusal::Suspended,
+            Refusal::Deleted,
+            Refusal::UnknownServer,
+        ] {
+            assert_eq!(ClientError::refusal(refusal, "x").sqlstate(), refusal.sqlstate());
+        }
+    }
+}

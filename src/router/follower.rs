@@ -1,0 +1,223 @@
+//! Follows the map: from the snapshot file at first, from the catalog as long as it can be reached.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use catalog::Feed;
+use shard_map::{Entry, ShardMap};
+
+use crate::worker::{Shared, WorkerMessage};
+
+/// Shortest time between two writes of the snapshot file.
+const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Follows the map for as long as the router runs.
+pub(crate) struct Follower {
+    shared: Arc<Shared>,
+    snapshot: Snapshot,
+    /// Whether the outage that is going on was logged.
+    outage_told: bool,
+}
+
+impl Follower {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let snapshot =
+            Snapshot { file: shared.config.snapshot_file.clone(), written: None, written_at: Instant::now() };
+        Self { shared, snapshot, outage_told: false }
+    }
+
+    /// Loads the snapshot file, if there is a sound one.
+    pub(crate) fn load_snapshot(&mut self) {
+        if let Some(map) = self.snapshot.load() {
+            tracing::info!(
+                version = map.version,
+                tenants = map.tenants.len(),
+                "loaded the map from its snapshot"
+            );
+            self.snapshot.written = Some(map.version);
+            self.shared.metrics.map_version.set(map.version);
+            self.shared.map.replace(map);
+        }
+    }
+
+    /// Follows the catalog, without end.
+    pub(crate) async fn run(mut self) {
+        let Some(url) = self.shared.config.catalog_url.clone() else {
+            return std::future::pending().await;
+        };
+        let pause = self.shared.config.poll_interval;
+        loop {
+            if let Err(error) = self.follow(&url, pause).await
+                && !std::mem::replace(&mut self.outage_told, true)
+            {
+                tracing::warn!(%error, "the map is not followed for now; serving by the one there is");
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn follow(&mut self, url: &str, poll: Duration) -> catalog::Result<()> {
+        let mut feed = Feed::connect(url).await?;
+        // Holds are not in a snapshot, so what the router begins with is the whole map.
+        self.load(&mut feed).await?;
+        if std::mem::replace(&mut self.outage_told, false) {
+            tracing::info!("the map is followed again");
+        }
+        loop {
+            self.snapshot.write(&self.shared).await;
+            feed.wait(poll).await;
+            let version = self.shared.map.read().version;
+            match feed.changes_since(version).await? {
+                Some(changes) => self.apply(changes).await,
+                None => self.load(&mut feed).await?,
+            }
+        }
+    }
+
+    async fn load(&mut self, feed: &mut Feed) -> catalog::Result<()> {
+        let map = feed.load().await?;
+        tracing::info!(version = map.version, tenants = map.tenants.len(), "loaded the map from the catalog");
+        self.shared.metrics.map_version.set(map.version);
+        self.shared.map.replace(map);
+        for worker in &self.shared.workers {
+            // A worker that is gone needs no map.
+            drop(worker.send(WorkerMessage::Everything).await);
+        }
+        Ok(())
+    }
+
+    async fn apply(&mut self, changes: Vec<shard_map::Change>) {
+        // One message a tenant, after all: a move's release comes with its placement.
+        let mut messages: Vec<Option<WorkerMessage>> = Vec::new();
+        let mut tenants = std::collections::BTreeSet::new();
+        {
+            let mut map = self.shared.map.write();
+            for change in changes {
+                match &change.entry {
+                    Entry::Tenant(tenant) => drop(tenants.insert(tenant.id.clone())),
+                    Entry::Hold(hold) => drop(tenants.insert(hold.tenant.clone())),
+                    Entry::NoTenant(id) | Entry::NoHold(id) => drop(tenants.insert(id.clone())),
+                    Entry::Server(_) | Entry::NoServer(_) => messages.push(None),
+                    Entry::NoUser(name) => messages.push(Some(WorkerMessage::NoUser(name.clone()))),
+                    Entry::User(_) => {}
+                }
+                if let Err(gap) = map.apply(change) {
+                    // The next round asks again from where the map is.
+                    tracing::warn!(%gap, "the feed has a gap");
+                    break;
+                }
+            }
+            self.shared.metrics.map_version.set(map.version);
+        }
+        for id in tenants {
+            let worker = &self.shared.workers[self.shared.worker_of(&id)];
+            drop(worker.send(WorkerMessage::Tenant(id)).await);
+        }
+        for message in messages {
+            for worker in &self.shared.workers {
+                let message = match &message {
+                    Some(WorkerMessage::NoUser(name)) => WorkerMessage::NoUser(name.clone()),
+                    _ => WorkerMessage::Everything,
+                };
+                drop(worker.send(message).await);
+            }
+        }
+    }
+}
+
+/// The map's copy on disk.
+struct Snapshot {
+    file: Option<PathBuf>,
+    written: Option<i64>,
+    written_at: Instant,
+}
+
+impl Snapshot {
+    fn load(&self) -> Option<ShardMap> {
+        let file = self.file.as_ref()?;
+        let bytes = match std::fs::read(file) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                if error.kind() != std::io::ErrorKind::NotFound {
+                    tracing::warn!(file = %file.display(), %error, "the map's snapshot can't be read");
+                }
+                return None;
+            }
+        };
+        match ShardMap::decode(&bytes) {
+            Ok(map) => Some(map),
+            Err(error) => {
+                let aside = beside(file, "bad");
+                tracing::warn!(file = %file.display(), %error, aside = %aside.display(), "the map's snapshot is not sound, and set aside");
+                drop(std::fs::rename(file, aside));
+                None
+            }
+        }
+    }
+
+    /// Writes the map, if it has changed and it is time. Not during a hold: that waits for nothing.
+    async fn write(&mut self, shared: &Arc<Shared>) {
+        let Some(file) = self.file.clone() else {
+            return;
+        };
+        let map = {
+            let map = shared.map.read();
+            let due = self.written_at.elapsed() >= SNAPSHOT_INTERVAL || self.written.is_none();
+            if self.written == Some(map.version) || !due || !map.holds.is_empty() {
+                return;
+            }
+            map.clone()
+        };
+        let version = map.version;
+        let written = tokio::task::spawn_blocking(move || write_file(&file, &map.encode())).await;
+        self.written_at = Instant::now();
+        match written {
+            Ok(Ok(())) => self.written = Some(version),
+            Ok(Err(error)) => tracing::warn!(%error, "the map's snapshot can't be written"),
+            Err(error) => tracing::warn!(%error, "the map's snapshot was not written"),
+        }
+    }
+}
+
+fn beside(file: &Path, suffix: &str) -> PathBuf {
+    let mut name = file.file_name().unwrap_or_default().to_owned();
+    name.push(".");
+    name.push(suffix);
+    file.with_file_name(name)
+}
+
+/// Writes a file so that after a crash either the old or the new one is there, whole.
+fn write_file(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let new = beside(file, "new");
+    let mut written = std::fs::File::create(&new)?;
+    written.write_all(bytes)?;
+    written.sync_all()?;
+    std::fs::rename(&new, file)?;
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => std::fs::File::open(folder)?.sync_all(),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_written_whole_and_a_damaged_one_is_set_aside() {
+        let folder = std::env::temp_dir().join(format!("tenantry-snapshot-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("map");
+        let snapshot = Snapshot { file: Some(file.clone()), written: None, written_at: Instant::now() };
+        assert!(snapshot.load().is_none(), "no file is no fault");
+        let map = ShardMap { version: 5, ..ShardMap::default() };
+        write_file(&file, &map.encode()).unwrap();
+        assert_eq!(snapshot.load(), Some(map));
+        std::fs::write(&file, b"torn").unwrap();
+        assert!(snapshot.load().is_none());
+        assert!(!file.exists() && beside(&file, "bad").exists());
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

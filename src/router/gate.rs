@@ -1,0 +1,164 @@
+//! Holds: a tenant's new transactions wait, running ones finish, and the control plane is told when none is left.
+//!
+//! A hold is a lease. When it runs out and nobody released it, the registry of the server where the tenant was decides.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use shard_map::{Hold, TenantId};
+
+use crate::pool::Place;
+use crate::registry::{self, Record};
+use crate::tenant::{Gate, Tenant};
+
+/// Pause between questions to a registry that can't say yet.
+const ASK_PAUSE: Duration = Duration::from_millis(200);
+/// Questions after a lease's end, before the gate opens and each connection attempt asks for itself.
+const ASKS_MAX: usize = 10;
+
+/// A hold in force.
+pub(crate) struct Holding {
+    id: i64,
+    until: SystemTime,
+    since: Instant,
+    acknowledged: bool,
+}
+
+impl Holding {
+    pub(crate) fn new(hold: &Hold) -> Self {
+        let until = UNIX_EPOCH + Duration::from_millis(u64::try_from(hold.expires_at_ms).unwrap_or(0));
+        Self { id: hold.id, until, since: Instant::now(), acknowledged: false }
+    }
+
+    fn left(&self) -> Duration {
+        self.until.duration_since(SystemTime::now()).unwrap_or_default()
+    }
+}
+
+/// To the task that tells the catalog: nothing of the tenant is running here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HoldReady {
+    pub(crate) tenant: TenantId,
+    pub(crate) hold: i64,
+    pub(crate) pinned: i32,
+}
+
+/// What came of asking a registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// The tenant has moved, and so has the map.
+    Follow,
+    /// It is where it was thought to be.
+    Here,
+    /// Not known yet.
+    Wait,
+}
+
+impl Tenant {
+    /// Opens, holds or closes the gate.
+    pub(crate) fn set_gate(self: &Rc<Self>, mut gate: Gate) {
+        let metrics = &self.worker.shared.metrics;
+        let mut current = self.gate.borrow_mut();
+        let mut begins = None;
+        match (&*current, &mut gate) {
+            (Gate::Held(old), Gate::Held(new)) if old.id == new.id => {
+                new.since = old.since;
+                new.acknowledged = old.acknowledged;
+                if new.until != old.until {
+                    begins = Some((new.id, new.left()));
+                }
+            }
+            (Gate::Held(old), Gate::Held(new)) => {
+                new.since = old.since;
+                begins = Some((new.id, new.left()));
+            }
+            (Gate::Held(old), _) => {
+                metrics.holds.dec();
+                self.held_until.set(Some(Instant::now()));
+                metrics.hold_duration.observe(old.since.elapsed().as_secs_f64());
+            }
+            (_, Gate::Held(new)) => {
+                metrics.holds.inc();
+                begins = Some((new.id, new.left()));
+            }
+            _ => {}
+        }
+        *current = gate;
+        drop(current);
+        if let Some((hold, left)) = begins {
+            self.worker.spawn(outlast(self.clone(), hold, left));
+        }
+    }
+
+    /// Tells the catalog that the hold is in force, once only pinned sessions at rest have a connection.
+    pub(crate) fn acknowledge_hold(&self) {
+        let clients = self.clients.borrow();
+        let pinned = clients.values().filter(|client| client.is_parked_and_pinned()).count();
+        if self.open.get() + self.opening.get() > pinned {
+            return;
+        }
+        let mut gate = self.gate.borrow_mut();
+        let Gate::Held(holding) = &mut *gate else {
+            return;
+        };
+        if !holding.acknowledged {
+            let pinned = i32::try_from(pinned).unwrap_or(i32::MAX);
+            let ready = HoldReady { tenant: self.id.clone(), hold: holding.id, pinned };
+            holding.acknowledged = self.worker.hold_ready(ready);
+        }
+    }
+
+    /// For how long the tenant is held yet.
+    pub(crate) fn held_for(&self) -> Option<Duration> {
+        match &*self.gate.borrow() {
+            Gate::Held(holding) => Some(holding.left()),
+            _ => None,
+        }
+    }
+
+    fn is_held_by(&self, hold: i64) -> bool {
+        matches!(&*self.gate.borrow(), Gate::Held(holding) if holding.id == hold)
+    }
+
+    /// Asks the registry of the server where the tenant was thought to be, and follows it.
+    pub(crate) async fn ask_registry(self: &Rc<Self>, place: &Rc<Place>) -> Asked {
+        let shared = &self.worker.shared;
+        let record = match registry::ask(&place.server, &shared.master_key, &self.id).await {
+            Ok(record) => record,
+            Err(error) => {
+                tracing::debug!(tenant = %self.id, %error, "the registry does not say where the tenant is");
+                return Asked::Wait;
+            }
+        };
+        match record {
+            Record::Open(_) => Asked::Here,
+            Record::Sealed(moved) => {
+                if shared.map.follow(&self.id, &moved) {
+                    tracing::info!(tenant = %self.id, server = %moved.server, epoch = %moved.epoch, "followed a move that the map did not tell");
+                }
+                self.refresh();
+                let now_at = self.place();
+                if now_at.is_some_and(|now_at| !now_at.is_same(place)) { Asked::Follow } else { Asked::Wait }
+            }
+            Record::None | Record::Arriving | Record::Closed => Asked::Wait,
+        }
+    }
+}
+
+/// Waits for the end of a hold's lease; then the registry says where the tenant is.
+async fn outlast(tenant: Rc<Tenant>, hold: i64, left: Duration) {
+    tokio::time::sleep(left).await;
+    for _ in 0..ASKS_MAX {
+        // Released or replaced: the usual end. An extended lease has another task.
+        if !tenant.is_held_by(hold) || tenant.held_for().is_some_and(|left| !left.is_zero()) {
+            return;
+        }
+        let Some(place) = tenant.place() else { break };
+        if tenant.ask_registry(&place).await != Asked::Wait {
+            break;
+        }
+        tokio::time::sleep(ASK_PAUSE).await;
+    }
+    tracing::warn!(tenant = %tenant.id, hold, "a hold ran out without a release");
+    tenant.refresh();
+}

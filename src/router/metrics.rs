@@ -1,0 +1,187 @@
+//! What the router counts. Labels are closed sets or names of servers.
+
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+/// The SQLSTATEs that are counted by themselves; the rest by class, or as "other".
+const SQLSTATES: [&str; 40] = [
+    "08006", "08007", "08P01", "0A000", "21000", "22001", "22003", "22007", "22012", "22023", "22P02",
+    "23502", "23503", "23505", "23514", "25006", "25P02", "25P03", "26000", "28000", "28P01", "34000",
+    "3D000", "40001", "40P01", "42501", "42601", "42703", "42883", "42P01", "42P05", "42P07", "53100",
+    "53300", "54000", "55006", "55P03", "57014", "57P01", "57P03",
+];
+const CLASSES: [&str; 14] =
+    ["08", "0A", "22", "23", "25", "28", "3D", "40", "42", "53", "54", "55", "57", "XX"];
+
+/// All metrics of a router.
+pub(crate) struct Metrics {
+    pub(crate) clients: IntGauge,
+    pub(crate) clients_queued: IntGauge,
+    pub(crate) logins: IntCounterVec,
+    pub(crate) transactions: IntCounterVec,
+    pub(crate) transaction_duration: HistogramVec,
+    pub(crate) queue_wait: Histogram,
+    pub(crate) server_connections: IntGaugeVec,
+    pub(crate) server_connects: IntCounterVec,
+    pub(crate) pool_hits: IntCounter,
+    pub(crate) pool_misses: IntCounter,
+    errors: IntCounterVec,
+    pub(crate) hold_duration: Histogram,
+    pub(crate) holds: IntGauge,
+    pub(crate) pins: IntCounterVec,
+    pub(crate) map_version: IntGauge,
+    pub(crate) bytes_in: IntCounter,
+    pub(crate) bytes_out: IntCounter,
+    pub(crate) cancels: IntCounter,
+}
+
+/// What is counted for one server, looked up once.
+#[derive(Clone)]
+pub(crate) struct ServerMetrics {
+    pub(crate) transactions: IntCounter,
+    pub(crate) duration: Histogram,
+    pub(crate) idle: IntGauge,
+    pub(crate) active: IntGauge,
+    pub(crate) connects_ok: IntCounter,
+    pub(crate) connects_failed: IntCounter,
+}
+
+struct Maker<'a>(&'a Registry);
+
+impl Maker<'_> {
+    fn add<C: prometheus::core::Collector + Clone + 'static>(&self, metric: C) -> prometheus::Result<C> {
+        self.0.register(Box::new(metric.clone())).map(|()| metric)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.add(IntCounter::new(name, help)?)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.add(IntGauge::new(name, help)?)
+    }
+
+    fn histogram(&self, name: &str, help: &str) -> prometheus::Result<Histogram> {
+        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets()))?)
+    }
+}
+
+fn buckets() -> Vec<f64> {
+    vec![
+        0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
+        30.0,
+    ]
+}
+
+impl Metrics {
+    pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let make = Maker(registry);
+        let bytes = make.counters(
+            "tenantry_router_bytes_total",
+            "Bytes from clients (in) and to clients (out).",
+            &["direction"],
+        )?;
+        let duration = HistogramOpts::new(
+            "tenantry_router_transaction_duration_seconds",
+            "Time of transactions, by server.",
+        )
+        .buckets(buckets());
+        Ok(Self {
+            clients: make.gauge("tenantry_router_clients", "Clients connected.")?,
+            clients_queued: make
+                .gauge("tenantry_router_clients_queued", "Clients that wait for a server connection.")?,
+            logins: make.counters("tenantry_router_logins_total", "Logins, by outcome.", &["outcome"])?,
+            transactions: make.counters(
+                "tenantry_router_transactions_total",
+                "Transactions, by server.",
+                &["server"],
+            )?,
+            transaction_duration: make.add(HistogramVec::new(duration, &["server"])?)?,
+            queue_wait: make.histogram(
+                "tenantry_router_queue_wait_seconds",
+                "How long transactions waited for a server connection, if they did.",
+            )?,
+            server_connections: make.add(IntGaugeVec::new(
+                Opts::new("tenantry_router_server_connections", "Connections to servers."),
+                &["server", "state"],
+            )?)?,
+            server_connects: make.counters(
+                "tenantry_router_server_connects_total",
+                "Attempts to connect to a server.",
+                &["server", "outcome"],
+            )?,
+            pool_hits: make.counter(
+                "tenantry_router_pool_hits_total",
+                "Transactions that found a server connection at once.",
+            )?,
+            pool_misses: make.counter(
+                "tenantry_router_pool_misses_total",
+                "Transactions that waited for a server connection.",
+            )?,
+            errors: make.counters(
+                "tenantry_router_errors_total",
+                "Errors that clients got, by SQLSTATE, its class (two characters), or other.",
+                &["sqlstate"],
+            )?,
+            hold_duration: make
+                .histogram("tenantry_router_hold_duration_seconds", "How long holds lasted.")?,
+            holds: make.gauge("tenantry_router_holds", "Tenants with clients here that are held.")?,
+            pins: make.counters(
+                "tenantry_router_pins_total",
+                "Times that a client began to need its server connection for itself, by reason.",
+                &["reason"],
+            )?,
+            map_version: make.gauge("tenantry_router_map_version", "Version of the shard map served by.")?,
+            bytes_in: bytes.with_label_values(&["in"]),
+            bytes_out: bytes.with_label_values(&["out"]),
+            cancels: make
+                .counter("tenantry_router_cancels_total", "Cancel requests passed on to a server.")?,
+        })
+    }
+
+    /// Counts an error that a client got.
+    pub(crate) fn error(&self, sqlstate: &str) {
+        let label = SQLSTATES
+            .iter()
+            .find(|known| **known == sqlstate)
+            .or_else(|| CLASSES.iter().find(|class| sqlstate.starts_with(**class)))
+            .unwrap_or(&"other");
+        self.errors.with_label_values(&[label]).inc();
+    }
+
+    /// The metrics of one server.
+    pub(crate) fn server(&self, name: &str) -> ServerMetrics {
+        ServerMetrics {
+            transactions: self.transactions.with_label_values(&[name]),
+            duration: self.transaction_duration.with_label_values(&[name]),
+            idle: self.server_connections.with_label_values(&[name, "idle"]),
+            active: self.server_connections.with_label_values(&[name, "active"]),
+            connects_ok: self.server_connects.with_label_values(&[name, "ok"]),
+            connects_failed: self.server_connects.with_label_values(&[name, "failed"]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sqlstates_stay_a_closed_set() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        for state in ["40001", "40999", "ZZ000", "", "evil\n"] {
+            metrics.error(state);
+        }
+        let families = registry.gather();
+        let errors = families.iter().find(|f| f.name() == "tenantry_router_errors_total").unwrap();
+        let labels: Vec<_> =
+            errors.get_metric().iter().map(|m| m.get_label()[0].value().to_owned()).collect();
+        assert_eq!(labels, ["40", "40001", "other"]);
+    }
+}

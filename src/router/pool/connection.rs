@@ -1,0 +1,148 @@
+//! A connection to a server, and everything that is known of its state.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Instant;
+
+use shard_map::{Access, Server};
+use wire::backend::tag;
+use wire::frontend;
+
+use crate::metrics::ServerMetrics;
+use crate::pool::budget::{Budget, Permit};
+use crate::prepared::Prepared;
+use crate::relay::Side;
+use crate::state::{Params, Settings, note_parameter};
+use crate::tenant::Tenant;
+
+/// Where a tenant is: as the map said when the tenant was last looked up.
+pub(crate) struct Place {
+    pub(crate) server: Server,
+    pub(crate) key_version: i32,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) metrics: ServerMetrics,
+}
+
+impl Place {
+    /// Whether connections to the one are connections to the other.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.key_version == other.key_version
+            && self.server.name == other.server.name
+            && self.server.host == other.server.host
+            && self.server.port == other.server.port
+    }
+}
+
+/// What it takes to cancel what a connection is running.
+pub(crate) struct CancelTarget {
+    pub(crate) address: SocketAddr,
+    pub(crate) process_id: u32,
+    pub(crate) key: Box<[u8]>,
+    /// Requests under way. While there is one, the connection must not go to another client, who would be hit.
+    pub(crate) under_way: Cell<u32>,
+}
+
+/// Counts a connection with its tenant and server for as long as it lives.
+pub(crate) struct Slot {
+    tenant: Weak<Tenant>,
+    metrics: ServerMetrics,
+    idle: Cell<bool>,
+}
+
+impl Slot {
+    pub(crate) fn new(tenant: &Rc<Tenant>, metrics: ServerMetrics) -> Self {
+        tenant.open.set(tenant.open.get() + 1);
+        metrics.active.inc();
+        Self { tenant: Rc::downgrade(tenant), metrics, idle: Cell::new(false) }
+    }
+
+    fn set_idle(&self, idle: bool) {
+        if self.idle.replace(idle) != idle {
+            let (from, to) = if idle {
+                (&self.metrics.active, &self.metrics.idle)
+            } else {
+                (&self.metrics.idle, &self.metrics.active)
+            };
+            from.dec();
+            to.inc();
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.set_idle(false);
+        self.metrics.active.dec();
+        if let Some(tenant) = self.tenant.upgrade() {
+            tenant.open.set(tenant.open.get() - 1);
+        }
+    }
+}
+
+/// A connection to a server, logged in.
+pub(crate) struct ServerConnection {
+    pub(crate) side: Side,
+    pub(crate) access: Access,
+    pub(crate) place: Rc<Place>,
+    pub(crate) generation: u64,
+    pub(crate) cancel: Rc<CancelTarget>,
+    pub(crate) prepared: Prepared,
+    /// Settings made since it was opened.
+    pub(crate) applied: Rc<Settings>,
+    pub(crate) params: Rc<Params>,
+    /// The unnamed statement that it has: 0 for none.
+    pub(crate) unnamed: u64,
+    pub(crate) idle_since: Instant,
+    pub(crate) slot: Slot,
+    /// Held for its drop.
+    pub(crate) _permit: Permit,
+}
+
+impl ServerConnection {
+    /// Notes that it is in use, or not.
+    pub(crate) fn set_idle(&mut self, idle: bool) {
+        self.slot.set_idle(idle);
+        if idle {
+            self.idle_since = Instant::now();
+        }
+    }
+
+    /// Whether it can be used, having been left alone for a while: looks at what the server said meanwhile.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        loop {
+            match self.side.take_arrived() {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
+        // A reload of the server's configuration may report parameters; anything else is the end of it.
+        while let Ok(Some(header)) = wire::header(&self.side.input, 64 * 1024) {
+            if self.side.input.len() < header.total() {
+                return false;
+            }
+            let message = self.side.input.split_to(header.total());
+            match header.tag {
+                tag::NOTICE => {}
+                tag::PARAMETER_STATUS => {
+                    if let Ok((name, value)) = wire::backend::parameter_status(&message[5..]) {
+                        note_parameter(&mut self.params, name, value);
+                    }
+                }
+                _ => return false,
+            }
+        }
+        let alive = self.side.input.is_empty();
+        self.side.input = bytes::BytesMut::new();
+        alive
+    }
+
+    /// Says goodbye.
+    pub(crate) fn close(self: Box<Self>) {
+        let mut goodbye = bytes::BytesMut::new();
+        frontend::write_terminate(&mut goodbye);
+        self.side.try_write(&goodbye);
+    }
+}

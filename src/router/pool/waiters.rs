@@ -1,0 +1,179 @@
+//! Who gets a tenant's next free connection: whoever has waited longest.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use shard_map::Access;
+use tokio::sync::oneshot;
+
+use crate::error::ClientError;
+use crate::pool::connection::ServerConnection;
+use crate::tenant::{Gate, Tenant};
+
+/// A connection, or why there is none.
+pub(crate) type Grant = Result<Box<ServerConnection>, ClientError>;
+
+/// A transaction that waits for a connection.
+pub(crate) struct Waiter {
+    pub(crate) access: Access,
+    since: Instant,
+    sender: oneshot::Sender<Grant>,
+}
+
+impl Tenant {
+    /// An idle connection, if nobody else waits for one.
+    pub(crate) fn take_idle(&self, access: Access) -> Option<Box<ServerConnection>> {
+        if !matches!(*self.gate.borrow(), Gate::Open) || !self.waiting.borrow().is_empty() {
+            return None;
+        }
+        self.pop_idle(access)
+    }
+
+    fn pop_idle(&self, access: Access) -> Option<Box<ServerConnection>> {
+        loop {
+            let mut connection = {
+                let mut idle = self.idle.borrow_mut();
+                let at = idle.iter().rposition(|connection| connection.access == access)?;
+                idle.remove(at)
+            };
+            // The borrow is over here: a dead connection may be dropped.
+            if connection.is_alive() {
+                connection.set_idle(false);
+                return Some(connection);
+            }
+        }
+    }
+
+    /// Waits in the queue.
+    pub(crate) fn enqueue(self: &Rc<Self>, access: Access) -> Result<oneshot::Receiver<Grant>, ClientError> {
+        if self.waiting.borrow().len() >= self.worker.shared.config.queue_max {
+            return Err(ClientError::QueueFull);
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.borrow_mut().push_back(Waiter { access, since: Instant::now(), sender });
+        self.settle();
+        Ok(receiver)
+    }
+
+    /// Takes back a connection that is clean and between transactions.
+    pub(crate) fn release(self: &Rc<Self>, mut connection: Box<ServerConnection>) {
+        connection.side.rest(&self.worker.buffers);
+        let usable = connection.generation == self.generation.get()
+            && connection.cancel.under_way.get() == 0
+            && matches!(*self.gate.borrow(), Gate::Open)
+            && !self.worker.closing.get();
+        if usable {
+            if self.waiting.borrow().is_empty() {
+                connection.set_idle(true);
+                self.idle.borrow_mut().push(connection);
+                return;
+            }
+            connection.set_idle(true);
+            self.idle.borrow_mut().push(connection);
+        } else {
+            connection.close();
+        }
+        self.settle();
+    }
+
+    /// Gives up a connection whose state is unknown.
+    pub(crate) fn discard(self: &Rc<Self>, connection: Box<ServerConnection>) {
+        connection.close();
+        self.settle();
+    }
+
+    /// Brings waiters, connections and the gate in line, after any of them changed.
+    pub(crate) fn settle(self: &Rc<Self>) {
+        let refusal = match &*self.gate.borrow() {
+            Gate::Refused(refusal) => Some(*refusal),
+            _ => None,
+        };
+        if let Some(refusal) = refusal {
+            self.close_idle();
+            return self.fail_waiters(&ClientError::refusal(refusal, self.id.as_str()));
+        }
+        if matches!(*self.gate.borrow(), Gate::Held(_)) {
+            self.close_idle();
+            return self.acknowledge_hold();
+        }
+        self.grant_idle();
+        self.start_openers();
+    }
+
+    fn grant_idle(&self) {
+        let mut at = 0;
+        loop {
+            let access = {
+                let mut waiting = self.waiting.borrow_mut();
+                // Who went away in the meantime leaves the queue here.
+                while waiting.get(at).is_some_and(|waiter| waiter.sender.is_closed()) {
+                    waiting.remove(at);
+                }
+                match waiting.get(at) {
+                    Some(waiter) => waiter.access,
+                    None => return,
+                }
+            };
+            if self.idle.borrow().is_empty() {
+                return;
+            }
+            let Some(connection) = self.pop_idle(access) else {
+                at += 1;
+                continue;
+            };
+            let Some(waiter) = self.waiting.borrow_mut().remove(at) else {
+                return;
+            };
+            self.worker.shared.metrics.queue_wait.observe(waiter.since.elapsed().as_secs_f64());
+            if let Err(Ok(mut connection)) = waiter.sender.send(Ok(connection)) {
+                connection.set_idle(true);
+                self.idle.borrow_mut().push(connection);
+            }
+        }
+    }
+
+    fn start_openers(self: &Rc<Self>) {
+        let most = self.worker.shared.config.connections_per_tenant_max;
+        let wanted = self.waiting.borrow().len();
+        if wanted == 0 {
+            return;
+        }
+        // A connection with another access that nobody uses gives way.
+        if self.open.get() + self.opening.get() >= most && self.opening.get() == 0 {
+            let other = {
+                let mut idle = self.idle.borrow_mut();
+                (!idle.is_empty()).then(|| idle.remove(0))
+            };
+            if let Some(other) = other {
+                other.close();
+            }
+        }
+        while self.opening.get() < wanted.min(most.saturating_sub(self.open.get())) {
+            self.opening.set(self.opening.get() + 1);
+            let tenant = self.clone();
+            self.worker.spawn(super::opener::open(tenant));
+        }
+    }
+
+    /// Refuses everybody who waits.
+    pub(crate) fn fail_waiters(&self, error: &ClientError) {
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        for waiter in waiting {
+            // Who went away needs no answer.
+            drop(waiter.sender.send(Err(error.clone())));
+        }
+    }
+
+    /// Closes what is idle.
+    pub(crate) fn close_idle(&self) {
+        let idle = std::mem::take(&mut *self.idle.borrow_mut());
+        idle.into_iter().for_each(ServerConnection::close);
+    }
+
+    /// Who waits first, and as what.
+    pub(crate) fn first_waiter(&self) -> Option<Access> {
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.retain(|waiter| !waiter.sender.is_closed());
+        waiting.front().map(|waiter| waiter.access)
+    }
+}

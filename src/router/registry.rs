@@ -1,0 +1,101 @@
+//! Asks a server's registry about a tenant: it holds the truth when the map is behind.
+
+use std::time::Duration;
+
+use shard_map::{Epoch, MasterKey, Server, ServerName, TenantId};
+use tokio_postgres::NoTls;
+
+/// How long a registry may take to answer, connecting included.
+const REGISTRY_TIMEOUT: Duration = Duration::from_secs(3);
+const DATABASE: &str = "tenantry";
+const ROLE: &str = "tenantry_router";
+
+/// Where a tenant went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Moved {
+    pub(crate) server: ServerName,
+    pub(crate) address: Option<String>,
+    pub(crate) epoch: Epoch,
+}
+
+/// What a registry says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Record {
+    /// It never heard of the tenant.
+    None,
+    /// The tenant is open here.
+    Open(Epoch),
+    /// It is on its way here.
+    Arriving,
+    /// It was here.
+    Sealed(Moved),
+    /// It is here and an operator suspended it, or deleted it.
+    Closed,
+}
+
+/// A registry that can't be asked.
+#[derive(Debug, thiserror::Error)]
+#[error("the registry of {server}: {message}")]
+pub(crate) struct Unanswered {
+    server: ServerName,
+    message: String,
+}
+
+/// Asks one server's registry.
+pub(crate) async fn ask(server: &Server, key: &MasterKey, tenant: &TenantId) -> Result<Record, Unanswered> {
+    let unanswered = |message: String| Unanswered { server: server.name.clone(), message };
+    tokio::time::timeout(REGISTRY_TIMEOUT, query(server, key, tenant))
+        .await
+        .map_err(|_| unanswered(format!("no answer within {REGISTRY_TIMEOUT:?}")))?
+        .map_err(|e| {
+            unanswered(std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string))
+        })
+}
+
+async fn query(server: &Server, key: &MasterKey, tenant: &TenantId) -> Result<Record, tokio_postgres::Error> {
+    const SQL: &str = "SELECT state, epoch, moved_to, moved_to_address FROM tenant WHERE id = $1";
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host(&server.host)
+        .port(server.port)
+        .dbname(DATABASE)
+        .user(ROLE)
+        .password(key.registry_reader_password(&server.name))
+        .application_name("tenantry router");
+    let (client, connection) = config.connect(NoTls).await?;
+    let asked = async {
+        let row = client.query_opt(SQL, &[&tenant.as_str()]).await;
+        drop(client);
+        row
+    };
+    // The connection ends when the client is dropped; what it says then is of no interest.
+    let (row, _) = tokio::join!(asked, connection);
+    let Some(row) = row? else {
+        return Ok(Record::None);
+    };
+    let (state, epoch): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
+    let (moved_to, address): (Option<String>, Option<String>) = (row.try_get(2)?, row.try_get(3)?);
+    Ok(record(&state, Epoch(epoch), moved_to.as_deref(), address))
+}
+
+fn record(state: &str, epoch: Epoch, moved_to: Option<&str>, address: Option<String>) -> Record {
+    match (state, moved_to.and_then(|name| ServerName::new(name).ok())) {
+        ("open", _) => Record::Open(epoch),
+        ("arriving", _) => Record::Arriving,
+        ("sealed", Some(server)) => Record::Sealed(Moved { server, address, epoch }),
+        _ => Record::Closed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seal_says_where_to_go() {
+        let moved = Moved { server: ServerName::new("b").unwrap(), address: None, epoch: Epoch(4) };
+        assert_eq!(record("sealed", Epoch(4), Some("b"), None), Record::Sealed(moved));
+        assert_eq!(record("open", Epoch(4), None, None), Record::Open(Epoch(4)));
+        assert_eq!(record("leaving", Epoch(4), None, None), Record::Closed);
+    }
+}

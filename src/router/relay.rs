@@ -1,0 +1,211 @@
+//! One side of a relay: a socket, what has been read and not yet looked at, and what is to be written.
+//!
+//! Buffers are lent by the worker, and only while there is something in them: a waiting client has none. A side is read
+//! only while the other takes what comes, so a large result passes through in pieces.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::net::TcpStream;
+use wire::HEADER_BYTES;
+
+/// What a read asks for.
+const READ_BYTES: usize = 16 * 1024;
+/// What a read asks for when the last one was full.
+const READ_BYTES_BULK: usize = 64 * 1024;
+/// With more than this to be written to one side, the other is not read.
+pub(crate) const OUTPUT_BYTES_MAX: usize = 128 * 1024;
+/// A buffer that grew beyond this is not kept.
+const KEPT_BYTES_MAX: usize = 256 * 1024;
+/// Buffers that a worker keeps.
+const KEPT_MAX: usize = 256;
+
+/// A worker's spare buffers.
+#[derive(Default)]
+pub(crate) struct Buffers(RefCell<Vec<BytesMut>>);
+
+impl Buffers {
+    fn take(&self) -> BytesMut {
+        self.0.borrow_mut().pop().unwrap_or_else(|| BytesMut::with_capacity(READ_BYTES))
+    }
+
+    /// Takes back a buffer whose contents are of no use any more.
+    pub(crate) fn give(&self, mut buffer: BytesMut) {
+        if buffer.capacity() == 0 {
+            return;
+        }
+        buffer.clear();
+        let mut kept = self.0.borrow_mut();
+        // What was split off an advanced buffer comes back with the next reserve.
+        buffer.reserve(READ_BYTES);
+        if kept.len() < KEPT_MAX && buffer.capacity() <= KEPT_BYTES_MAX {
+            kept.push(buffer);
+        }
+    }
+}
+
+/// A socket with its buffers.
+pub(crate) struct Side {
+    stream: TcpStream,
+    /// Read, and not yet dealt with.
+    pub(crate) input: BytesMut,
+    /// To be written.
+    pub(crate) output: BytesMut,
+    /// Bytes of the message being read that are forwarded as they come.
+    pub(crate) pass: usize,
+    /// Bytes of the message being read that are dropped as they come.
+    pub(crate) skip: usize,
+    bulk: bool,
+}
+
+impl Side {
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        Self { stream, input: BytesMut::new(), output: BytesMut::new(), pass: 0, skip: 0, bulk: false }
+    }
+
+    /// Reads once into `input`; 0 is the end.
+    pub(crate) fn poll_read(&mut self, buffers: &Buffers, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            if self.input.capacity() == 0 {
+                self.input = buffers.take();
+            }
+            let wanted = if self.bulk { READ_BYTES_BULK } else { READ_BYTES };
+            if self.input.capacity() - self.input.len() < wanted {
+                self.input.reserve(wanted);
+            }
+            let room = self.input.capacity() - self.input.len();
+            match self.stream.try_read_buf(&mut self.input) {
+                Ok(count) => {
+                    self.bulk = count == room;
+                    return Poll::Ready(Ok(count));
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+    }
+
+    /// Writes as much of `output` as the socket takes; gives the number of bytes.
+    pub(crate) fn poll_write(&mut self, buffers: &Buffers, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut written = 0;
+        while !self.output.is_empty() {
+            match self.stream.poll_write_ready(cx) {
+                Poll::Ready(outcome) => outcome?,
+                Poll::Pending if written > 0 => return Poll::Ready(Ok(written)),
+                Poll::Pending => return Poll::Pending,
+            }
+            match self.stream.try_write(&self.output) {
+                Ok(count) => {
+                    self.output.advance(count);
+                    written += count;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+        if self.output.capacity() > 0 {
+            buffers.give(std::mem::take(&mut self.output));
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    /// A buffer for output that is about to be written.
+    pub(crate) fn out(&mut self, buffers: &Buffers) -> &mut BytesMut {
+        if self.output.capacity() == 0 {
+            self.output = buffers.take();
+        }
+        &mut self.output
+    }
+
+    /// Gives back empty buffers.
+    pub(crate) fn rest(&mut self, buffers: &Buffers) {
+        for buffer in [&mut self.input, &mut self.output] {
+            if buffer.is_empty() {
+                buffers.give(std::mem::take(buffer));
+            }
+        }
+    }
+
+    /// Waits until there is something to read.
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_read_ready(cx)
+    }
+
+    /// Takes what has arrived without waiting, for a connection that nobody watched; `Ok(0)` when nothing has.
+    pub(crate) fn take_arrived(&mut self) -> io::Result<usize> {
+        let mut piece = [0_u8; 4096];
+        match self.stream.try_read(&mut piece) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                self.input.extend_from_slice(&piece[..count]);
+                Ok(count)
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Writes a few bytes if the socket takes them at once; for a last word.
+    pub(crate) fn try_write(&self, bytes: &[u8]) {
+        // If it does not, the peer finds out by the end of the connection.
+        drop(self.stream.try_write(bytes));
+    }
+
+    pub(crate) fn peer(&self) -> io::Result<std::net::SocketAddr> {
+        self.stream.peer_addr()
+    }
+
+    /// Writes all of `output`.
+    pub(crate) async fn flush(&mut self, buffers: &Buffers) -> io::Result<()> {
+        while !self.output.is_empty() {
+            std::future::poll_fn(|cx| self.poll_write(buffers, cx)).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads a whole message of at most `max` bytes: for a conversation that the router itself has.
+    pub(crate) async fn message(&mut self, buffers: &Buffers, max: usize) -> io::Result<(u8, Bytes)> {
+        loop {
+            let header = wire::header(&self.input, max).map_err(io::Error::other)?;
+            if let Some(header) = header.filter(|header| self.input.len() >= header.total()) {
+                let mut message = self.input.split_to(header.total());
+                message.advance(HEADER_BYTES);
+                return Ok((header.tag, message.freeze()));
+            }
+            if std::future::poll_fn(|cx| self.poll_read(buffers, cx)).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+}
+
+/// Moves the first `count` bytes of `input` to the end of `output`; without a copy, if it is all there is.
+pub(crate) fn forward(input: &mut BytesMut, count: usize, output: &mut BytesMut) {
+    if count == 0 {
+        return;
+    }
+    if output.is_empty() && count == input.len() {
+        std::mem::swap(input, output);
+        input.clear();
+    } else {
+        output.extend_from_slice(&input[..count]);
+        input.advance(count);
+    }
+}
+
+/// Runs a future for at most this time.
+pub(crate) async fn limited<T>(
+    time: Duration,
+    what: &'static str,
+    future: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    let future = pin!(future);
+    tokio::time::timeout(time, future).await.unwrap_or_else(|_| {
+        Err(io::Error::new(io::ErrorKind::TimedOut, format!("{what} took longer than {time:?}")))
+    })
+}

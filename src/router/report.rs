@@ -1,0 +1,98 @@
+//! Tells the catalog what the control plane needs to know: that this router lives, what it measures, which holds are in
+//! force here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use catalog::{Catalog, Report};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::gate::HoldReady;
+use crate::worker::{Shared, WorkerMessage};
+
+/// How long a worker may take to say what it has.
+const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Attempts to acknowledge a hold, and the pause between them.
+const ACKNOWLEDGE_ATTEMPTS_MAX: usize = 20;
+const ACKNOWLEDGE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Reports at intervals, without end.
+pub(crate) async fn run(shared: Arc<Shared>, catalog: Catalog) {
+    let mut interval = tokio::time::interval(shared.config.report_interval);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut before: HashMap<String, (u64, f64)> = HashMap::new();
+    let mut failing = false;
+    loop {
+        interval.tick().await;
+        if !shared.map.is_loaded() {
+            continue;
+        }
+        let report = collect(&shared, &mut before).await;
+        let version = shared.map.read().version;
+        let address = shared.config.advertise.as_deref().unwrap_or(&shared.name);
+        match catalog.report_router(&shared.name, address, version, &report).await {
+            Ok(()) => failing = false,
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "the router's reports do not reach the catalog for now");
+                }
+            }
+        }
+    }
+}
+
+async fn collect(shared: &Shared, before: &mut HashMap<String, (u64, f64)>) -> Report {
+    let mut report = Report::default();
+    for worker in &shared.workers {
+        let (to, answer) = oneshot::channel();
+        if worker.send(WorkerMessage::Report(to)).await.is_err() {
+            continue;
+        }
+        if let Ok(Ok(part)) = tokio::time::timeout(WORKER_TIMEOUT, answer).await {
+            report.clients += u32::try_from(part.clients).unwrap_or(u32::MAX);
+            report.pinned.extend(part.pinned);
+        }
+    }
+    report.transaction_us = transaction_times(shared, before);
+    report
+}
+
+/// Mean time of the transactions since the last report, by server.
+fn transaction_times(shared: &Shared, before: &mut HashMap<String, (u64, f64)>) -> BTreeMap<String, u64> {
+    let names: Vec<String> = shared.map.read().servers.keys().map(ToString::to_string).collect();
+    let mut times = BTreeMap::new();
+    for name in names {
+        let histogram = shared.metrics.transaction_duration.with_label_values(&[&name]);
+        let now = (histogram.get_sample_count(), histogram.get_sample_sum());
+        let (count, sum) = before.insert(name.clone(), now).unwrap_or_default();
+        let transactions = now.0.saturating_sub(count);
+        if transactions > 0 {
+            // A mean of microseconds, never negative and far below 2^53.
+            times.insert(name, ((now.1 - sum) * 1e6 / transactions as f64) as u64);
+        }
+    }
+    times
+}
+
+/// Acknowledges holds as they come into force, without end.
+pub(crate) async fn acknowledge(
+    shared: Arc<Shared>,
+    catalog: Option<Catalog>,
+    mut holds: mpsc::Receiver<HoldReady>,
+) {
+    let Some(catalog) = catalog else {
+        return std::future::pending().await;
+    };
+    while let Some(ready) = holds.recv().await {
+        for _ in 0..ACKNOWLEDGE_ATTEMPTS_MAX {
+            match catalog.ack_hold(&shared.name, ready.hold, ready.pinned).await {
+                Ok(()) => break,
+                Err(error) => {
+                    tracing::warn!(tenant = %ready.tenant, hold = ready.hold, %error, "a hold can't be acknowledged");
+                }
+            }
+            tokio::time::sleep(ACKNOWLEDGE_PAUSE).await;
+        }
+    }
+}

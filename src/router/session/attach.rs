@@ -1,0 +1,161 @@
+//! Gets a connection for a transaction and makes it the client's own; gives it back.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+use wire::backend::TransactionStatus;
+
+use crate::error::ClientError;
+use crate::pool::ServerConnection;
+use crate::pool::reset::{self, ResetError};
+use crate::pool::waiters::Grant;
+use crate::session::{Over, Session};
+use crate::state::{replay, tell_differences};
+
+/// Connections that may turn out to be broken, one after another, before the client is told.
+const ATTEMPTS_MAX: usize = 3;
+/// Input that is read of a client that waits, to notice when it goes away.
+const WAITING_INPUT_BYTES_MAX: usize = 64 * 1024;
+
+impl Session {
+    /// Sees to it that there is a connection with this client's settings.
+    pub(super) async fn attach(&mut self) -> Result<(), Over> {
+        for _ in 0..ATTEMPTS_MAX {
+            if let Some(connection) = self.connection.take() {
+                let stale = connection.generation != self.tenant.generation.get();
+                if stale && !self.state.is_pinned() {
+                    self.detach(connection);
+                } else {
+                    self.connection = Some(connection);
+                }
+            }
+            let mut connection = match self.connection.take() {
+                Some(connection) => connection,
+                None => self.get_connection().await?,
+            };
+            let sql = replay(&connection.applied, &self.state.settings);
+            if let Some(sql) = sql {
+                match reset::run(&mut connection, &self.tenant.worker.buffers, &sql).await {
+                    Ok(()) => {}
+                    Err(ResetError::Lost) if !self.state.is_pinned() => {
+                        self.tenant.discard(connection);
+                        continue;
+                    }
+                    Err(ResetError::Lost) => {
+                        self.tenant.discard(connection);
+                        return Err(ClientError::ServerLost.into());
+                    }
+                    Err(ResetError::Refused(error)) => {
+                        self.connection = Some(connection);
+                        return Err(error.into());
+                    }
+                }
+            }
+            connection.applied = self.state.settings.clone();
+            let out = self.side.out(&self.tenant.worker.buffers);
+            tell_differences(&mut self.told, &connection.params, out);
+            self.me.set_target(Some(connection.cancel.clone()));
+            self.began = Some(Instant::now());
+            self.status = TransactionStatus::Idle;
+            self.failed = false;
+            self.server_gone = false;
+            self.connection = Some(connection);
+            return Ok(());
+        }
+        Err(ClientError::ServerDown(self.tenant.id.to_string()).into())
+    }
+
+    /// Gives the connection back.
+    pub(super) fn detach(&mut self, connection: Box<ServerConnection>) {
+        self.me.set_target(None);
+        self.began = None;
+        self.tenant.release(connection);
+    }
+
+    async fn get_connection(&mut self) -> Result<Box<ServerConnection>, Over> {
+        let metrics = &self.tenant.worker.shared.metrics;
+        if let Some(connection) = self.tenant.take_idle(self.access) {
+            metrics.pool_hits.inc();
+            return Ok(connection);
+        }
+        metrics.pool_misses.inc();
+        let mut granted = self.tenant.enqueue(self.access)?;
+        metrics.clients_queued.inc();
+        let outcome = self.wait_in_queue(&mut granted).await;
+        self.tenant.worker.shared.metrics.clients_queued.dec();
+        granted.close();
+        match (outcome, granted.try_recv()) {
+            (Ok(connection), _) => Ok(connection),
+            // It came at the last moment: for somebody else, if this client is gone.
+            (Err(over), Ok(Ok(connection))) => {
+                if matches!(over, Over::Refused(ClientError::QueueTimeout(_) | ClientError::ServerDown(_))) {
+                    return Ok(connection);
+                }
+                self.tenant.release(connection);
+                Err(over)
+            }
+            (Err(over), _) => {
+                self.tenant.settle();
+                Err(over)
+            }
+        }
+    }
+
+    async fn wait_in_queue(
+        &mut self,
+        granted: &mut oneshot::Receiver<Grant>,
+    ) -> Result<Box<ServerConnection>, Over> {
+        let tenant = Rc::clone(&self.tenant);
+        let time = tenant.worker.shared.config.queue_timeout;
+        let mut deadline = Instant::now() + time;
+        loop {
+            tokio::select! {
+                biased;
+                grant = &mut *granted => {
+                    return match grant {
+                        Ok(Ok(connection)) => Ok(connection),
+                        Ok(Err(error)) => Err(error.into()),
+                        Err(_) => Err(ClientError::ShuttingDown.into()),
+                    };
+                }
+                over = self.client_leaves() => return Err(over),
+                () = tokio::time::sleep_until(deadline.into()) => {
+                    // The time of a hold does not count: its own lease limits it.
+                    let now = Instant::now();
+                    let held = tenant.held_for().map(|left| now + left);
+                    let begins = held.or_else(|| tenant.held_until.get());
+                    match begins.map(|begins| begins + time).filter(|later| *later > now) {
+                        Some(later) => deadline = later,
+                        None => {
+                            let failure = tenant.failure.borrow().clone();
+                            return Err(failure.unwrap_or(ClientError::QueueTimeout(time)).into());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends when the client goes away, or must.
+    async fn client_leaves(&mut self) -> Over {
+        poll_fn(|cx| {
+            if self.me.poll_woken(cx)
+                && let Some(error) = self.me.ending()
+            {
+                return Poll::Ready(Over::Refused(error));
+            }
+            while self.side.input.len() < WAITING_INPUT_BYTES_MAX {
+                match self.side.poll_read(&self.tenant.worker.buffers, cx) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Over::Vanished),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Pending => break,
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}

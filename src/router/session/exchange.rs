@@ -1,0 +1,91 @@
+//! Moves bytes between the sockets and the session's buffers until there is something to look at.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use wire::backend::TransactionStatus;
+
+use crate::error::ClientError;
+use crate::relay::OUTPUT_BYTES_MAX;
+use crate::session::{Over, Session};
+
+/// Input of a client that is kept before the server has taken what came earlier.
+const INPUT_BYTES_MAX: usize = 64 * 1024;
+
+impl Session {
+    /// Waits for progress on either side.
+    pub(super) async fn exchange(&mut self) -> Result<(), Over> {
+        self.side.rest(&self.tenant.worker.buffers);
+        let idle_in_transaction = self.status != TransactionStatus::Idle && self.expected.is_empty();
+        let limit = self.tenant.worker.shared.config.idle_transaction_timeout;
+        let progress = poll_fn(|cx| self.poll_exchange(cx));
+        match limit.filter(|_| idle_in_transaction) {
+            None => progress.await,
+            Some(time) => tokio::time::timeout(time, progress)
+                .await
+                .unwrap_or_else(|_| Err(ClientError::IdleTransaction(time).into())),
+        }
+    }
+
+    fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Over>> {
+        let mut progress = self.me.poll_woken(cx);
+        progress |= self.poll_server(cx);
+        let buffers = &self.tenant.worker.buffers;
+        let metrics = &self.tenant.worker.shared.metrics;
+        if !self.side.output.is_empty() {
+            match self.side.poll_write(buffers, cx) {
+                Poll::Ready(Ok(count)) => {
+                    metrics.bytes_out.inc_by(count as u64);
+                    let last_word = self.side.output.is_empty() && (self.said_goodbye || self.server_said_so);
+                    progress |= last_word || count >= OUTPUT_BYTES_MAX;
+                }
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Over::Vanished)),
+                Poll::Pending => {}
+            }
+        }
+        let server_takes =
+            self.connection.as_ref().is_none_or(|connection| connection.side.output.len() < OUTPUT_BYTES_MAX);
+        let wanted = self.wanted.max(INPUT_BYTES_MAX);
+        if server_takes && !self.said_goodbye && self.side.input.len() < wanted {
+            match self.side.poll_read(buffers, cx) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Over::Vanished)),
+                Poll::Ready(Ok(count)) => {
+                    metrics.bytes_in.inc_by(count as u64);
+                    progress = true;
+                }
+                Poll::Pending => {}
+            }
+        }
+        if progress { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn poll_server(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(connection) = &mut self.connection else {
+            return false;
+        };
+        let buffers = &self.tenant.worker.buffers;
+        let mut progress = false;
+        if !connection.side.output.is_empty() {
+            match connection.side.poll_write(buffers, cx) {
+                // Who waits for room goes on.
+                Poll::Ready(Ok(_)) => {
+                    progress = connection.side.output.is_empty() && !self.side.input.is_empty()
+                }
+                // What it said before it closed is still to be read.
+                Poll::Ready(Err(_)) => connection.side.output.clear(),
+                Poll::Pending => {}
+            }
+        }
+        if self.side.output.len() < OUTPUT_BYTES_MAX && !self.server_gone {
+            match connection.side.poll_read(buffers, cx) {
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    self.server_gone = true;
+                    progress = true;
+                }
+                Poll::Ready(Ok(_)) => progress = true,
+                Poll::Pending => {}
+            }
+        }
+        progress
+    }
+}

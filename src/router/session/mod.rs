@@ -1,0 +1,363 @@
+//! A client's session: what it asks for, on which connection, and what comes back.
+//!
+//! One task a session, on its tenant's worker. It turns in a circle: take the client's requests, get a connection when
+//! one is needed, exchange bytes, take the server's replies, and give the connection back when it is at rest.
+
+mod attach;
+pub(crate) mod client;
+mod exchange;
+mod expect;
+mod replies;
+mod requests;
+mod statements;
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Instant;
+
+use shard_map::{Access, PoolMode, TenantId};
+use tokio::sync::OwnedSemaphorePermit;
+use wire::backend::{self, TransactionStatus};
+use wire::sql::Pins;
+use wire::{Severity, WireError};
+
+use crate::error::ClientError;
+use crate::pool::{ServerConnection, reset};
+use crate::prepared::Statement;
+use crate::relay::Side;
+use crate::session::client::Client;
+use crate::session::expect::{Expected, Named};
+use crate::state::{APPLICATION_NAME, Deeds, Params, SessionState, startup_settings};
+use crate::tenant::Tenant;
+
+/// What a login found out.
+#[derive(Debug, Clone)]
+pub(crate) struct Login {
+    pub(crate) user: String,
+    pub(crate) tenant: TenantId,
+    pub(crate) access: Access,
+    pub(crate) pool_mode: PoolMode,
+    /// Settings of the startup packet.
+    pub(crate) settings: Vec<(String, String)>,
+    /// Minor version of the protocol.
+    pub(crate) minor: u16,
+}
+
+/// A client that has logged in, on its way to its worker.
+pub(crate) struct NewClient {
+    pub(crate) stream: std::net::TcpStream,
+    /// What it sent after its login.
+    pub(crate) early: Vec<u8>,
+    pub(crate) login: Login,
+    /// Its place among all clients; held for its drop.
+    pub(crate) permit: OwnedSemaphorePermit,
+}
+
+/// Why a session is over.
+#[derive(Debug)]
+enum Over {
+    /// The client said goodbye.
+    Goodbye,
+    /// The client is gone.
+    Vanished,
+    /// The server has said the last word, and the client has it.
+    ServerSaidSo,
+    /// This is the last word.
+    Refused(ClientError),
+}
+
+impl From<ClientError> for Over {
+    fn from(error: ClientError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<WireError> for Over {
+    fn from(error: WireError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+/// What the client's requests need before they can go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// More from the client.
+    Input,
+    /// A server connection, or this one made ready.
+    Server,
+    /// Answers to what was sent, or an open gate.
+    Answers,
+    /// Nothing: it has said goodbye.
+    Nothing,
+}
+
+struct Session {
+    me: Rc<Client>,
+    tenant: Rc<Tenant>,
+    access: Access,
+    mode: PoolMode,
+    side: Side,
+    connection: Option<Box<ServerConnection>>,
+    state: SessionState,
+    /// Parameters as the client was told them.
+    told: Rc<Params>,
+    expected: Expected,
+    /// Number of the stretch between two Syncs or Queries.
+    segment: u64,
+    /// Something was sent since the last Sync or Query: a transaction may be open that no status tells of.
+    unsynced: bool,
+    /// After an error, the rest up to the Sync is dropped.
+    skipping: bool,
+    /// The server takes data of a COPY.
+    copying_in: bool,
+    status: TransactionStatus,
+    /// Something failed since the last ReadyForQuery, COMMIT or ROLLBACK.
+    failed: bool,
+    statements: HashMap<Box<[u8]>, Named>,
+    unnamed: Option<Rc<Statement>>,
+    /// Portals whose execution changes the session.
+    portals: HashMap<Box<[u8]>, Deeds>,
+    /// When the transaction under way began.
+    began: Option<Instant>,
+    /// Bytes of input that are needed before the next request can be read.
+    wanted: usize,
+    said_goodbye: bool,
+    client_gone: bool,
+    server_gone: bool,
+    server_said_so: bool,
+}
+
+/// Runs a session to its end.
+pub(crate) async fn run(new: Box<NewClient>, me: Rc<Client>, tenant: Rc<Tenant>) {
+    let NewClient { stream, early, login, permit } = *new;
+    let stream = match tokio::net::TcpStream::from_std(stream) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::error!(%error, "can't take over a client's socket");
+            return;
+        }
+    };
+    let shared = tenant.worker.shared.clone();
+    shared.metrics.clients.inc();
+    let mut session = Session::new(&login, Side::new(stream), me, tenant);
+    session.side.input.extend_from_slice(&early);
+    let over = match session.greet(&login).await {
+        Ok(()) => session.serve().await,
+        Err(over) => over,
+    };
+    session.finish(over).await;
+    shared.metrics.clients.dec();
+    drop(permit);
+}
+
+impl Session {
+    fn new(login: &Login, side: Side, me: Rc<Client>, tenant: Rc<Tenant>) -> Self {
+        Self {
+            me,
+            tenant,
+            access: login.access,
+            mode: login.pool_mode,
+            side,
+            connection: None,
+            state: SessionState::new(Rc::new(startup_settings(&login.settings))),
+            told: Rc::default(),
+            expected: Expected::default(),
+            segment: 1,
+            unsynced: false,
+            skipping: false,
+            copying_in: false,
+            status: TransactionStatus::Idle,
+            failed: false,
+            statements: HashMap::new(),
+            unnamed: None,
+            portals: HashMap::new(),
+            began: None,
+            wanted: 0,
+            said_goodbye: false,
+            client_gone: false,
+            server_gone: false,
+            server_said_so: false,
+        }
+    }
+
+    /// Ends the login: tells the parameters, learning them from a server if nobody did before.
+    async fn greet(&mut self, login: &Login) -> Result<(), Over> {
+        let mut name = "";
+        let mut key = String::new();
+        for (parameter, value) in &login.settings {
+            if parameter == APPLICATION_NAME {
+                name = value;
+            } else {
+                key.push_str(&format!("{parameter}\0{value}\0"));
+            }
+        }
+        backend::write_authentication_ok(self.side.out(&self.tenant.worker.buffers));
+        match self.tenant.known_params(self.access, &key) {
+            Some(params) => {
+                crate::state::tell_differences(&mut self.told, &params, &mut self.side.output);
+            }
+            None => {
+                self.attach().await?;
+                if let Some(connection) = self.connection.take() {
+                    self.tenant.know_params(self.access, key, &connection.params);
+                    self.detach(connection);
+                }
+            }
+        }
+        let out = self.side.out(&self.tenant.worker.buffers);
+        backend::write_parameter_status(out, APPLICATION_NAME.as_bytes(), name.as_bytes());
+        backend::write_backend_key_data(out, self.me.id, &self.me.key);
+        backend::write_ready_for_query(out, TransactionStatus::Idle);
+        Ok(())
+    }
+
+    async fn serve(&mut self) -> Over {
+        loop {
+            match self.turn().await {
+                Ok(()) => {}
+                Err(over) => return over,
+            }
+        }
+    }
+
+    async fn turn(&mut self) -> Result<(), Over> {
+        let need = self.requests()?;
+        self.me.busy.set(!self.expected.is_empty());
+        if need == Need::Server {
+            return match self.attach().await {
+                Err(Over::Refused(error)) if error.leaves_session() => self.refuse_request(&error),
+                other => other,
+            };
+        }
+        if self.is_at_rest() {
+            self.rest()?;
+        }
+        if self.said_goodbye && self.expected.is_empty() && self.side.output.is_empty() {
+            return Err(Over::Goodbye);
+        }
+        self.exchange().await?;
+        self.replies()
+    }
+
+    /// Whether nothing is under way on the connection, if there is one.
+    fn is_at_rest(&self) -> bool {
+        let connection_at_rest = self.connection.as_ref().is_none_or(|connection| {
+            let side = &connection.side;
+            side.pass == 0 && side.input.is_empty() && side.output.is_empty()
+        });
+        self.is_quiet() && connection_at_rest && self.side.pass == 0 && !self.skipping
+    }
+
+    /// Whether the next request begins a transaction.
+    fn is_quiet(&self) -> bool {
+        self.expected.is_empty()
+            && self.status == TransactionStatus::Idle
+            && !self.unsynced
+            && !self.copying_in
+    }
+
+    /// Between two transactions: gives the connection back, unless the client must keep it, and ends if it must.
+    fn rest(&mut self) -> Result<(), Over> {
+        if let Some(connection) = self.connection.take() {
+            self.count_transaction(&connection);
+            let pinned = self.state.is_pinned();
+            let may_keep = connection.generation == self.tenant.generation.get()
+                && !self.tenant.is_held()
+                && !self.tenant.worker.closing.get();
+            if pinned || (self.mode == PoolMode::Session && may_keep) {
+                self.connection = Some(connection);
+                if !self.me.parked.replace(true) && self.tenant.is_held() {
+                    self.tenant.settle();
+                }
+            } else {
+                self.detach(connection);
+            }
+        }
+        if let Some(error) = self.me.ending().or_else(|| self.tenant.refusal()) {
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    fn count_transaction(&mut self, connection: &ServerConnection) {
+        if let Some(began) = self.began.take() {
+            connection.place.metrics.transactions.inc();
+            connection.place.metrics.duration.observe(began.elapsed().as_secs_f64());
+        }
+    }
+
+    /// Takes note of the pins as they are now; counts new ones.
+    fn note_pins(&mut self, new: Pins) {
+        for reason in new.iter() {
+            self.tenant.worker.shared.metrics.pins.with_label_values(&[reason.as_str()]).inc();
+        }
+        self.me.pins.set(self.state.pins);
+    }
+
+    /// Answers a request that can't be carried out, and goes on with the next.
+    fn refuse_request(&mut self, error: &ClientError) -> Result<(), Over> {
+        self.tenant.worker.shared.metrics.error(error.sqlstate());
+        error.write(self.side.out(&self.tenant.worker.buffers), Severity::Error);
+        self.drop_request()
+    }
+
+    /// Says the last word and leaves the connection as it can be left.
+    async fn finish(&mut self, over: Over) {
+        let worker = self.tenant.worker.clone();
+        if let Over::Refused(error) = &over {
+            worker.shared.metrics.error(error.sqlstate());
+            error.write(self.side.out(&worker.buffers), Severity::Fatal);
+        }
+        if let Some(mut connection) = self.connection.take() {
+            self.me.set_target(None);
+            self.count_transaction(&connection);
+            if !self.expected.is_empty() {
+                worker.spawn(crate::cancel::cancel(
+                    connection.cancel.clone(),
+                    worker.shared.config.connect_timeout,
+                ));
+                self.tenant.discard(connection);
+            } else if self.can_clean(&connection) {
+                let in_transaction = self.status != TransactionStatus::Idle || self.unsynced;
+                let pinned = self.state.is_pinned();
+                if reset::clean(&mut connection, &worker.buffers, in_transaction, pinned).await {
+                    self.tenant.release(connection);
+                } else {
+                    self.tenant.discard(connection);
+                }
+            } else {
+                self.tenant.discard(connection);
+            }
+        }
+        if !matches!(over, Over::Vanished) {
+            // A client that does not take it finds the connection closed.
+            drop(
+                crate::relay::limited(LAST_WORD_TIMEOUT, "the last word", self.side.flush(&worker.buffers))
+                    .await,
+            );
+        }
+        self.side.input.clear();
+        self.side.output.clear();
+        self.side.rest(&worker.buffers);
+    }
+
+    /// Whether the connection of a client that leaves can be cleaned for another.
+    fn can_clean(&self, connection: &ServerConnection) -> bool {
+        let mut lasting = self.state.pins;
+        lasting.subtract(Pins::DISCARDED);
+        let side = &connection.side;
+        lasting.is_empty()
+            && !self.server_gone
+            && !self.server_said_so
+            && !self.copying_in
+            && !self.skipping
+            && !self.unsynced
+            && self.side.pass == 0
+            && side.pass == 0
+            && side.input.is_empty()
+            && side.output.is_empty()
+    }
+}
+
+/// How long a client may take to read why its session ends.
+const LAST_WORD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);

@@ -1,0 +1,287 @@
+//! Takes the server's replies: passes them on, keeps back those to the router's own requests, and learns from the rest.
+
+use bytes::Buf as _;
+use wire::backend::{self, TransactionStatus, tag};
+use wire::{ErrorFields, HEADER_BYTES};
+
+use crate::error::ClientError;
+use crate::pool::ServerConnection;
+use crate::relay::forward;
+use crate::session::expect::Expect;
+use crate::session::{Over, Session};
+use crate::state::{Deeds, StatementsGone, note_parameter};
+
+/// Longest reply that is looked at; none that matters is longer.
+const REPLY_BYTES_MAX: usize = 64 * 1024;
+
+/// What becomes of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    PassOn,
+    KeepBack,
+}
+
+impl Session {
+    /// Takes all replies that are there.
+    pub(super) fn replies(&mut self) -> Result<(), Over> {
+        let Some(mut connection) = self.connection.take() else {
+            return Ok(());
+        };
+        let outcome = self.take_replies(&mut connection);
+        self.me.busy.set(!self.expected.is_empty());
+        if outcome.is_err() || self.server_said_so || self.server_gone {
+            return self.lose(connection, outcome);
+        }
+        connection.side.rest(&self.tenant.worker.buffers);
+        self.connection = Some(connection);
+        outcome
+    }
+
+    /// The connection has ended, or must.
+    fn lose(&mut self, connection: Box<ServerConnection>, outcome: Result<(), Over>) -> Result<(), Over> {
+        let nothing_lost = self.is_quiet() && !self.state.is_pinned() && !self.server_said_so;
+        self.me.set_target(None);
+        self.tenant.discard(connection);
+        outcome?;
+        if nothing_lost {
+            self.server_gone = false;
+            return Ok(());
+        }
+        if self.server_said_so {
+            return Err(Over::ServerSaidSo);
+        }
+        Err(self.loss().into())
+    }
+
+    fn take_replies(&mut self, connection: &mut ServerConnection) -> Result<(), Over> {
+        // Bytes at the head of the input that are to be passed on.
+        let mut run = 0;
+        loop {
+            if connection.side.pass > 0 {
+                let count = connection.side.pass.min(connection.side.input.len() - run);
+                run += count;
+                connection.side.pass -= count;
+                if connection.side.pass > 0 {
+                    break;
+                }
+            }
+            let Some(header) = wire::header(&connection.side.input[run..], usize::MAX)? else {
+                break;
+            };
+            let there = connection.side.input.len() - run >= header.total();
+            let read = is_read(header.tag);
+            if read && !there && header.body <= REPLY_BYTES_MAX {
+                break;
+            }
+            let fate = if read && there {
+                let input = std::mem::take(&mut connection.side.input);
+                let body = &input[run + HEADER_BYTES..run + header.total()];
+                let fate = self.reply(connection, header.tag, body);
+                connection.side.input = input;
+                fate?
+            } else {
+                self.reply(connection, header.tag, &[])?
+            };
+            match fate {
+                Fate::PassOn => connection.side.pass = header.total(),
+                Fate::KeepBack => {
+                    forward(&mut connection.side.input, run, &mut self.side.output);
+                    run = 0;
+                    connection.side.input.advance(header.total());
+                }
+            }
+            if self.next_is_local() && connection.side.pass <= connection.side.input.len() - run {
+                run += connection.side.pass;
+                connection.side.pass = 0;
+                forward(&mut connection.side.input, run, &mut self.side.output);
+                run = 0;
+                self.answer_locally();
+            }
+        }
+        forward(&mut connection.side.input, run, &mut self.side.output);
+        Ok(())
+    }
+
+    fn next_is_local(&self) -> bool {
+        matches!(self.expected.front(), Some(Expect::LocalParse(_) | Expect::LocalClose(_) | Expect::CopyEnd))
+    }
+
+    /// Gives the answers whose turn it is and which need no server.
+    pub(super) fn answer_locally(&mut self) {
+        while self.next_is_local() {
+            let out = self.side.out(&self.tenant.worker.buffers);
+            match self.expected.pop() {
+                Some(Expect::LocalParse(_)) => backend::write_parse_complete(out),
+                Some(Expect::LocalClose(_)) => backend::write_close_complete(out),
+                _ => {}
+            }
+        }
+    }
+
+    fn reply(&mut self, connection: &mut ServerConnection, tag: u8, body: &[u8]) -> Result<Fate, Over> {
+        match tag {
+            tag::DATA_ROW | tag::COPY_DATA => {}
+            tag::PARSE_COMPLETE => return Ok(self.parsed(connection)),
+            tag::CLOSE_COMPLETE => {
+                if matches!(self.expected.pop(), Some(Expect::CloseSilent(_))) {
+                    return Ok(Fate::KeepBack);
+                }
+            }
+            tag::BIND_COMPLETE => drop(self.expected.pop()),
+            tag::NO_DATA | tag::ROW_DESCRIPTION => {
+                if matches!(self.expected.front(), Some(Expect::Describe)) {
+                    self.expected.pop();
+                }
+            }
+            tag::COMMAND_COMPLETE => self.completed(connection),
+            tag::EMPTY_QUERY => return Ok(self.was_empty()),
+            tag::PORTAL_SUSPENDED => drop(self.expected.pop()),
+            tag::COPY_IN | tag::COPY_BOTH => self.copying_in = !self.expected.copy_begins(),
+            tag::READY_FOR_QUERY => self.ready(connection, backend::ready_for_query(body)?)?,
+            tag::ERROR => return self.failed(connection, body),
+            tag::PARAMETER_STATUS => {
+                let (name, value) = backend::parameter_status(body)?;
+                note_parameter(&mut connection.params, name, value);
+                self.told = connection.params.clone();
+            }
+            _ => {}
+        }
+        Ok(Fate::PassOn)
+    }
+
+    fn parsed(&mut self, connection: &mut ServerConnection) -> Fate {
+        match self.expected.pop() {
+            Some(Expect::Parse { statement, client }) => {
+                connection.prepared.confirm(statement.id);
+                let Some(client) = client else {
+                    return Fate::KeepBack;
+                };
+                if let Some(named) = self.statements.get_mut(&client) {
+                    named.unsure = None;
+                }
+                Fate::PassOn
+            }
+            Some(Expect::ParseUnnamed { silent: true, .. }) => Fate::KeepBack,
+            _ => Fate::PassOn,
+        }
+    }
+
+    fn completed(&mut self, connection: &mut ServerConnection) {
+        self.copying_in = false;
+        let deeds = match self.expected.front() {
+            Some(Expect::Execute(deeds) | Expect::Query(deeds)) if deeds.is_nothing() => Deeds::default(),
+            Some(Expect::Execute(deeds) | Expect::Query(deeds)) => deeds.clone(),
+            _ => return,
+        };
+        if matches!(self.expected.front(), Some(Expect::Execute(_))) {
+            self.expected.pop();
+        }
+        if !deeds.is_nothing() {
+            self.succeeded(connection, &deeds);
+        }
+    }
+
+    fn succeeded(&mut self, connection: &mut ServerConnection, deeds: &Deeds) {
+        use wire::sql::Transaction::{Commit, PrepareTransaction, Rollback, RollbackTo};
+        if matches!(
+            deeds.transaction,
+            Some(Commit { .. } | PrepareTransaction | Rollback { .. } | RollbackTo)
+        ) {
+            // COMMIT of a failed transaction answers ROLLBACK, and is one.
+            if self.failed && deeds.commits() {
+                self.state.transaction_over(true, &mut connection.applied);
+            }
+            self.failed = false;
+        }
+        if self.state.succeeded(deeds, &mut connection.applied) == StatementsGone::All {
+            connection.prepared.clear();
+            self.statements.clear();
+        }
+        self.me.pins.set(self.state.pins);
+    }
+
+    /// An empty text was executed: the client's own, or in place of one that names what only the router knows.
+    fn was_empty(&mut self) -> Fate {
+        let Some(Expect::Execute(deeds)) = self.expected.front() else {
+            return Fate::PassOn;
+        };
+        let change = self.deallocates(&deeds.clone());
+        self.expected.pop();
+        let Some(change) = change else {
+            return Fate::PassOn;
+        };
+        let command = self.deallocate_now(&change);
+        backend::write_command_complete(self.side.out(&self.tenant.worker.buffers), command);
+        Fate::KeepBack
+    }
+
+    fn ready(&mut self, connection: &mut ServerConnection, status: TransactionStatus) -> Result<(), Over> {
+        if !matches!(self.expected.pop(), Some(Expect::Sync | Expect::Query(_) | Expect::FunctionCall)) {
+            // The account does not fit: whose answers come next is not known.
+            return Err(ClientError::ServerLost.into());
+        }
+        self.copying_in = false;
+        self.status = status;
+        if status == TransactionStatus::Idle {
+            self.state.transaction_over(self.failed, &mut connection.applied);
+            self.failed = false;
+            self.portals.clear();
+            self.me.pins.set(self.state.pins);
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, connection: &mut ServerConnection, body: &[u8]) -> Result<Fate, Over> {
+        if !body.is_empty() {
+            let error = ErrorFields::parse(body)?;
+            if error.ends_session() {
+                if self.is_quiet() && !self.state.is_pinned() {
+                    // Nothing of this client's was there.
+                    self.server_gone = true;
+                    return Ok(Fate::KeepBack);
+                }
+                self.server_said_so = true;
+            }
+            self.tenant.worker.shared.metrics.error(error.code);
+        }
+        self.failed = true;
+        self.copying_in = false;
+        if self.expected.skips_after_error() {
+            let (skipped, found) = self.expected.skip_to_sync();
+            for expect in skipped {
+                self.take_back(connection, expect);
+            }
+            self.skipping = !found;
+        }
+        Ok(Fate::PassOn)
+    }
+
+    /// A request failed or was skipped.
+    fn take_back(&mut self, connection: &mut ServerConnection, expect: Expect) {
+        match expect {
+            Expect::Parse { statement, client } => {
+                connection.prepared.deny(statement.id);
+                if let Some(client) = client {
+                    self.statements.remove(&client);
+                }
+            }
+            Expect::ParseUnnamed { id, .. } => {
+                if connection.unnamed == id {
+                    connection.unnamed = 0;
+                }
+                if self.unnamed.as_ref().is_some_and(|statement| statement.id == id) {
+                    self.unnamed = None;
+                }
+            }
+            Expect::CloseSilent(statement) => connection.prepared.restore(statement),
+            Expect::LocalParse(name) => drop(self.statements.remove(&name)),
+            Expect::LocalClose(Some((name, named))) => drop(self.statements.insert(name, named)),
+            _ => {}
+        }
+    }
+}
+
+/// Whether a reply's body is looked at.
+fn is_read(tag: u8) -> bool {
+    matches!(tag, tag::READY_FOR_QUERY | tag::ERROR | tag::PARAMETER_STATUS)
+}

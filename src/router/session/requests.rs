@@ -1,0 +1,299 @@
+//! Takes the client's requests as they come, and sends on what the server is to see of them.
+
+use std::time::Instant;
+
+use wire::backend::{self, TransactionStatus};
+use wire::frontend::{self, tag};
+use wire::sql::Change;
+use wire::{HEADER_BYTES, Header};
+
+use crate::error::ClientError;
+use crate::relay::{OUTPUT_BYTES_MAX, forward};
+use crate::session::expect::Expect;
+use crate::session::{Need, Over, Session};
+use crate::state::{Deeds, replay};
+
+/// Longest text of a statement that is read. A longer one is streamed, and pins its client.
+pub(super) const TEXT_BYTES_MAX: usize = 1 << 20;
+/// Longest body of a request that is nothing but names.
+const NAMES_BYTES_MAX: usize = 64 * 1024;
+
+impl Session {
+    /// Takes requests until something else is needed.
+    pub(super) fn requests(&mut self) -> Result<Need, Over> {
+        self.wanted = 0;
+        loop {
+            if self.said_goodbye {
+                return Ok(Need::Nothing);
+            }
+            self.drop_skipped();
+            if !self.pass_on() {
+                return Ok(Need::Input);
+            }
+            if self.connection.as_ref().is_some_and(|c| c.side.output.len() >= OUTPUT_BYTES_MAX) {
+                return Ok(Need::Answers);
+            }
+            let most = self.tenant.worker.shared.config.message_bytes_max;
+            let Some(header) = wire::header(&self.side.input, most)? else {
+                return Ok(Need::Input);
+            };
+            if let Some(need) = self.request(header)? {
+                return Ok(need);
+            }
+        }
+    }
+
+    fn drop_skipped(&mut self) {
+        let count = self.side.skip.min(self.side.input.len());
+        if count > 0 {
+            bytes::Buf::advance(&mut self.side.input, count);
+            self.side.skip -= count;
+        }
+    }
+
+    /// Forwards the rest of the message under way; `false` when more of it is to come.
+    fn pass_on(&mut self) -> bool {
+        if self.side.skip > 0 {
+            return false;
+        }
+        if self.side.pass > 0 {
+            let count = self.side.pass.min(self.side.input.len());
+            self.side.pass -= count;
+            if let Some(connection) = &mut self.connection {
+                forward(&mut self.side.input, count, &mut connection.side.output);
+            }
+        }
+        self.side.pass == 0
+    }
+
+    /// Takes one request, or says what it needs first.
+    fn request(&mut self, header: Header) -> Result<Option<Need>, Over> {
+        if header.tag == tag::TERMINATE {
+            self.said_goodbye = true;
+            return Ok(Some(Need::Nothing));
+        }
+        if self.skipping && header.tag != tag::SYNC {
+            return self.skip(header);
+        }
+        match header.tag {
+            tag::SYNC => self.sync(header),
+            tag::QUERY => self.query(header),
+            tag::PARSE => self.parse(header),
+            tag::BIND => self.bind(header),
+            tag::DESCRIBE => self.describe(header),
+            tag::EXECUTE => self.execute(header),
+            tag::CLOSE => self.close(header),
+            tag::FLUSH if self.connection.is_none() => self.skip(header),
+            tag::FLUSH => self.pass(header),
+            tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => self.copy_part(header),
+            tag::FUNCTION_CALL => {
+                if let Some(need) = self.begin() {
+                    return Ok(Some(need));
+                }
+                self.expected.push(Expect::FunctionCall);
+                self.end_segment();
+                self.pass(header)
+            }
+            other => Err(wire::WireError::Tag(other).into()),
+        }
+    }
+
+    /// Whether a request can be sent now; what it needs, if not.
+    pub(super) fn begin(&mut self) -> Option<Need> {
+        let Some(connection) = &self.connection else {
+            return Some(Need::Server);
+        };
+        if self.is_quiet() {
+            if self.tenant.is_held() {
+                return Some(Need::Answers);
+            }
+            let stale = connection.generation != self.tenant.generation.get();
+            if (stale && !self.state.is_pinned())
+                || replay(&connection.applied, &self.state.settings).is_some()
+            {
+                return Some(Need::Server);
+            }
+            self.me.parked.set(false);
+            self.began.get_or_insert_with(Instant::now);
+        }
+        None
+    }
+
+    /// Forwards the message unseen.
+    pub(super) fn pass(&mut self, header: Header) -> Result<Option<Need>, Over> {
+        self.side.pass = header.total();
+        Ok(None)
+    }
+
+    fn skip(&mut self, header: Header) -> Result<Option<Need>, Over> {
+        self.side.skip = header.total();
+        Ok(None)
+    }
+
+    /// Drops the request at the head of the input, whose error was told.
+    pub(super) fn drop_request(&mut self) -> Result<(), Over> {
+        let most = self.tenant.worker.shared.config.message_bytes_max;
+        let Some(header) = wire::header(&self.side.input, most)? else {
+            return Ok(());
+        };
+        self.side.skip = header.total();
+        if matches!(header.tag, tag::QUERY | tag::FUNCTION_CALL) {
+            let out = self.side.out(&self.tenant.worker.buffers);
+            backend::write_ready_for_query(out, TransactionStatus::Idle);
+        } else {
+            self.skipping = true;
+        }
+        Ok(())
+    }
+
+    /// The message's body, if it is all there.
+    pub(super) fn whole(&mut self, header: Header) -> bool {
+        if self.side.input.len() >= header.total() {
+            return true;
+        }
+        self.wanted = header.total();
+        false
+    }
+
+    /// The same for one that holds only names.
+    pub(super) fn whole_names(&mut self, header: Header, what: &'static str) -> Result<bool, Over> {
+        if header.body > NAMES_BYTES_MAX {
+            return Err(wire::WireError::Malformed(what).into());
+        }
+        Ok(self.whole(header))
+    }
+
+    /// A stretch ends: what was sent in it is answered up to here.
+    pub(super) fn end_segment(&mut self) {
+        self.segment += 1;
+        self.unsynced = false;
+    }
+
+    fn sync(&mut self, header: Header) -> Result<Option<Need>, Over> {
+        self.skipping = false;
+        if self.connection.is_none() {
+            let out = self.side.out(&self.tenant.worker.buffers);
+            backend::write_ready_for_query(out, TransactionStatus::Idle);
+            return self.skip(header);
+        }
+        if self.is_quiet() && self.tenant.is_held() {
+            return Ok(Some(Need::Answers));
+        }
+        if !self.copying_in {
+            self.expected.push(Expect::Sync);
+            self.end_segment();
+        }
+        self.pass(header)
+    }
+
+    fn query(&mut self, header: Header) -> Result<Option<Need>, Over> {
+        let deeds = if header.body > TEXT_BYTES_MAX {
+            Deeds::unread()
+        } else {
+            if !self.whole(header) {
+                return Ok(Some(Need::Input));
+            }
+            let text = frontend::query(&self.side.input[HEADER_BYTES..header.total()])?;
+            if starts_with_deallocate(text) {
+                let deeds = Deeds::of(wire::sql::classify_bytes(text));
+                if let Some(need) = self.deallocate(header, &deeds)? {
+                    return Ok(need);
+                }
+            }
+            if let Some(need) = self.begin() {
+                return Ok(Some(need));
+            }
+            let text = frontend::query(&self.side.input[HEADER_BYTES..header.total()])?;
+            Deeds::of(wire::sql::classify_bytes(text))
+        };
+        if let Some(need) = self.begin() {
+            return Ok(Some(need));
+        }
+        self.sending(&deeds);
+        self.expected.push(Expect::Query(deeds));
+        self.end_segment();
+        // A Query does away with the unnamed statement.
+        self.unnamed = None;
+        if let Some(connection) = &mut self.connection {
+            connection.unnamed = 0;
+        }
+        self.pass(header)
+    }
+
+    /// Takes note of what a statement will do, as it is sent.
+    pub(super) fn sending(&mut self, deeds: &Deeds) {
+        if deeds.effects.is_some() {
+            let new = self.state.sending(deeds);
+            self.note_pins(new);
+        }
+    }
+
+    /// DEALLOCATE of a statement that servers know by another name, or of all of them: done here, if it is that.
+    #[allow(clippy::option_option, reason = "not that; or that, and what is needed next")]
+    fn deallocate(&mut self, header: Header, deeds: &Deeds) -> Result<Option<Option<Need>>, Over> {
+        let Some(change) = self.deallocates(deeds) else {
+            return Ok(None);
+        };
+        if !self.expected.is_empty() || self.unsynced {
+            return Ok(Some(Some(Need::Answers)));
+        }
+        if self.status == TransactionStatus::Failed {
+            return Ok(None);
+        }
+        let command = self.deallocate_now(&change);
+        let status = self.status;
+        let out = self.side.out(&self.tenant.worker.buffers);
+        backend::write_command_complete(out, command);
+        backend::write_ready_for_query(out, status);
+        self.skip(header).map(Some)
+    }
+
+    /// The one change of a statement that only deallocates what the router keeps.
+    pub(super) fn deallocates(&self, deeds: &Deeds) -> Option<Change<'static>> {
+        let effects = deeds.effects.as_ref()?;
+        if effects.statements != wire::sql::Count::One {
+            return None;
+        }
+        match &effects.changes[..] {
+            [Change::Deallocate(name)] if self.statements.contains_key(name.as_bytes()) => {
+                Some(effects.changes[0].clone())
+            }
+            [Change::DeallocateAll] if !self.state.has_sql_statements() => Some(Change::DeallocateAll),
+            _ => None,
+        }
+    }
+
+    /// Forgets the client's statements; gives the command's tag.
+    pub(super) fn deallocate_now(&mut self, change: &Change<'_>) -> &'static str {
+        if let Change::Deallocate(name) = change {
+            self.statements.remove(name.as_bytes());
+            "DEALLOCATE"
+        } else {
+            self.statements.clear();
+            "DEALLOCATE ALL"
+        }
+    }
+
+    fn copy_part(&mut self, header: Header) -> Result<Option<Need>, Over> {
+        // Outside a COPY, Postgres ignores these; so they need no connection either.
+        if self.connection.is_none() || self.is_quiet() {
+            return self.skip(header);
+        }
+        if header.tag != tag::COPY_DATA && !self.expected.is_empty() {
+            self.expected.push(Expect::CopyEnd);
+            self.copying_in = false;
+        }
+        self.pass(header)
+    }
+
+    /// What a client is told whose connection to the server is lost.
+    pub(super) fn loss(&self) -> ClientError {
+        if self.expected.commits() { ClientError::CommitUnknown } else { ClientError::ServerLost }
+    }
+}
+
+/// Whether a text may be a DEALLOCATE: a cheap look before the thorough one.
+fn starts_with_deallocate(text: &[u8]) -> bool {
+    let text = text.trim_ascii_start();
+    text.get(..10).is_some_and(|word| word.eq_ignore_ascii_case(b"deallocate"))
+}

@@ -1,0 +1,322 @@
+//! The extended protocol: statements under the names that servers know them by, prepared on the connection when needed.
+
+use std::rc::Rc;
+
+use bytes::Buf as _;
+use wire::frontend;
+use wire::{HEADER_BYTES, Header};
+
+use crate::prepared::{Certainty, NAME_OF_NONE, NAME_PREFIX, Statement};
+use crate::session::expect::{Expect, Named};
+use crate::session::requests::TEXT_BYTES_MAX;
+use crate::session::{Need, Over, Session};
+use crate::state::Deeds;
+
+/// What a client's name for a statement stands for.
+enum Resolved {
+    /// As it is: a statement made by SQL, or none.
+    Raw,
+    /// This one.
+    Known(Rc<Statement>),
+    /// None, in the way that servers say it best.
+    None,
+    /// Not to be known before earlier answers are there.
+    Unsure,
+}
+
+impl Session {
+    pub(super) fn parse(&mut self, header: Header) -> Result<Option<Need>, Over> {
+        let long = header.body > TEXT_BYTES_MAX;
+        if !long && !self.whole(header) {
+            return Ok(Some(Need::Input));
+        }
+        if let Some(need) = self.begin() {
+            return Ok(Some(need));
+        }
+        if long {
+            return self.parse_unread(header);
+        }
+        let input = std::mem::take(&mut self.side.input);
+        let parse = frontend::parse(&input[HEADER_BYTES..header.total()])?;
+        let sent = if parse.name.is_empty() {
+            let statement = self.tenant.statements.borrow_mut().make(parse.query, parse.types);
+            self.parse_unnamed(statement, &input[..header.total()]);
+            true
+        } else {
+            let statement = self.tenant.statements.borrow_mut().get(parse.query, parse.types);
+            self.parse_named(parse.name, &statement)
+        };
+        self.side.input = input;
+        if !sent {
+            return Ok(Some(Need::Answers));
+        }
+        self.side.input.advance(header.total());
+        self.unsynced = true;
+        Ok(None)
+    }
+
+    fn parse_unnamed(&mut self, statement: Rc<Statement>, message: &[u8]) {
+        let deallocates = self.deallocates(&statement.deeds).is_some();
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        connection.unnamed = statement.id;
+        self.expected.push(Expect::ParseUnnamed { id: statement.id, silent: false });
+        if deallocates {
+            // What it names is known to servers by another name: they get an empty text instead.
+            frontend::write_parse(&mut connection.side.output, b"", b"", &statement.types);
+        } else {
+            connection.side.output.extend_from_slice(message);
+        }
+        self.unnamed = Some(statement);
+    }
+
+    /// `false` when earlier answers must be there first.
+    fn parse_named(&mut self, name: &[u8], statement: &Rc<Statement>) -> bool {
+        let again = match self.statements.get(name) {
+            Some(Named { unsure: Some(segment), .. }) if *segment != self.segment => return false,
+            known => known.is_some(),
+        };
+        if again {
+            // The server is to say that there is one already: it must have one, and be asked for another.
+            if !self.prepare(statement) {
+                return false;
+            }
+            if let Some(connection) = &mut self.connection {
+                let out = &mut connection.side.output;
+                frontend::write_parse(out, &statement.name, &statement.text, &statement.types);
+            }
+            self.expected.push(Expect::ParseRaw);
+            return true;
+        }
+        let Some(connection) = &mut self.connection else {
+            return false;
+        };
+        let unsure = match connection.prepared.find(statement.id) {
+            Some(Certainty::Sent(segment)) if segment != self.segment => return false,
+            Some(_) => {
+                self.expected.push(Expect::LocalParse(name.into()));
+                None
+            }
+            None => {
+                self.send_parse(statement, Some(name.into()));
+                Some(self.segment)
+            }
+        };
+        self.statements.insert(name.into(), Named { statement: statement.clone(), unsure });
+        self.answer_locally();
+        true
+    }
+
+    /// A Parse too long to be read goes on as it comes, under the client's own name: the client stays on its connection.
+    fn parse_unread(&mut self, header: Header) -> Result<Option<Need>, Over> {
+        let deeds = Deeds::unread();
+        self.sending(&deeds);
+        if self.side.input.get(HEADER_BYTES) == Some(&0) {
+            let statement = self.tenant.statements.borrow_mut().make(b"", b"\0\0");
+            if let Some(connection) = &mut self.connection {
+                connection.unnamed = statement.id;
+            }
+            self.expected.push(Expect::ParseUnnamed { id: statement.id, silent: false });
+            self.unnamed = Some(statement);
+        } else {
+            self.expected.push(Expect::ParseRaw);
+        }
+        self.unsynced = true;
+        self.pass(header)
+    }
+
+    fn send_parse(&mut self, statement: &Rc<Statement>, client: Option<Box<[u8]>>) {
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        let out = &mut connection.side.output;
+        frontend::write_parse(out, &statement.name, &statement.text, &statement.types);
+        self.expected.push(Expect::Parse { statement: statement.clone(), client });
+        if let Some(excess) = connection.prepared.add(statement.clone(), self.segment) {
+            frontend::write_close_statement(out, &excess.name);
+            self.expected.push(Expect::CloseSilent(excess));
+        }
+    }
+
+    /// Sees to it that the connection has the statement; `false` when earlier answers must be there first.
+    fn prepare(&mut self, statement: &Rc<Statement>) -> bool {
+        let Some(connection) = &mut self.connection else {
+            return false;
+        };
+        match connection.prepared.find(statement.id) {
+            Some(Certainty::Sent(segment)) if segment != self.segment => return false,
+            Some(_) => {}
+            None => self.send_parse(statement, None),
+        }
+        true
+    }
+
+    /// Sees to it that the connection has this client's unnamed statement.
+    fn prepare_unnamed(&mut self, statement: &Rc<Statement>) {
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        if connection.unnamed != statement.id {
+            connection.unnamed = statement.id;
+            frontend::write_parse(&mut connection.side.output, b"", &statement.text, &statement.types);
+            self.expected.push(Expect::ParseUnnamed { id: statement.id, silent: true });
+        }
+    }
+
+    fn resolve(&self, name: &[u8]) -> Resolved {
+        if name.is_empty() {
+            return self.unnamed.clone().map_or(Resolved::None, Resolved::Known);
+        }
+        match self.statements.get(name) {
+            Some(Named { unsure: Some(segment), .. }) if *segment != self.segment => Resolved::Unsure,
+            Some(named) => Resolved::Known(named.statement.clone()),
+            // What the router named is not a client's to name.
+            None if name.starts_with(NAME_PREFIX.as_bytes()) => Resolved::None,
+            None => Resolved::Raw,
+        }
+    }
+
+    pub(super) fn bind(&mut self, header: Header) -> Result<Option<Need>, Over> {
+        let there = self.side.input.len().min(header.total());
+        let bind = match frontend::bind(&self.side.input[HEADER_BYTES..there]) {
+            Ok(bind) => bind,
+            Err(_) if there < header.total() && there < TEXT_BYTES_MAX => {
+                self.wanted = there + 1;
+                return Ok(Some(Need::Input));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let (portal, name): (Box<[u8]>, Box<[u8]>) = (bind.portal.into(), bind.statement.into());
+        if let Some(need) = self.begin() {
+            return Ok(Some(need));
+        }
+        let sent: Box<[u8]> = match self.resolve(&name) {
+            Resolved::Unsure => return Ok(Some(Need::Answers)),
+            Resolved::Raw => {
+                self.portals.remove(&portal);
+                name.clone()
+            }
+            Resolved::None => NAME_OF_NONE.as_bytes().into(),
+            Resolved::Known(statement) => {
+                if name.is_empty() {
+                    self.prepare_unnamed(&statement);
+                } else if !self.prepare(&statement) {
+                    return Ok(Some(Need::Answers));
+                }
+                if !statement.deeds.is_nothing() {
+                    self.portals.insert(portal.clone(), statement.deeds.clone());
+                } else if !self.portals.is_empty() {
+                    self.portals.remove(&portal);
+                }
+                if name.is_empty() { Box::default() } else { statement.name.clone() }
+            }
+        };
+        self.expected.push(Expect::Bind);
+        self.unsynced = true;
+        if sent == name {
+            return self.pass(header);
+        }
+        if let Some(connection) = &mut self.connection {
+            let bind = frontend::Bind { portal: &portal, statement: &name, rest: b"" };
+            frontend::write_bind_start(&mut connection.side.output, &bind, header.body, &sent);
+        }
+        let names = portal.len() + name.len() + 2;
+        self.side.input.advance(HEADER_BYTES + names);
+        self.side.pass = header.body - names;
+        Ok(None)
+    }
+
+    pub(super) fn describe(&mut self, header: Header) -> Result<Option<Need>, Over> {
+        if !self.whole_names(header, "Describe")? {
+            return Ok(Some(Need::Input));
+        }
+        if let Some(need) = self.begin() {
+            return Ok(Some(need));
+        }
+        let target = frontend::target(&self.side.input[HEADER_BYTES..header.total()])?;
+        let name: Box<[u8]> = target.name.into();
+        let resolved = if target.kind == b'S' { self.resolve(&name) } else { Resolved::Raw };
+        let sent: Option<Box<[u8]>> = match resolved {
+            Resolved::Unsure => return Ok(Some(Need::Answers)),
+            Resolved::Raw => None,
+            Resolved::None => Some(NAME_OF_NONE.as_bytes().into()),
+            Resolved::Known(statement) if name.is_empty() => {
+                self.prepare_unnamed(&statement);
+                None
+            }
+            Resolved::Known(statement) => {
+                if !self.prepare(&statement) {
+                    return Ok(Some(Need::Answers));
+                }
+                Some(statement.name.clone())
+            }
+        };
+        self.expected.push(Expect::Describe);
+        self.unsynced = true;
+        match (sent, &mut self.connection) {
+            (Some(sent), Some(connection)) => {
+                self.side.input.advance(header.total());
+                frontend::write_describe_statement(&mut connection.side.output, &sent);
+                Ok(None)
+            }
+            _ => self.pass(header),
+        }
+    }
+
+    pub(super) fn execute(&mut self, header: Header) -> Result<Option<Need>, Over> {
+        if !self.whole_names(header, "Execute")? {
+            return Ok(Some(Need::Input));
+        }
+        if let Some(need) = self.begin() {
+            return Ok(Some(need));
+        }
+        let (portal, _) = frontend::execute(&self.side.input[HEADER_BYTES..header.total()])?;
+        let deeds = if self.portals.is_empty() {
+            Deeds::default()
+        } else {
+            self.portals.get(portal).cloned().unwrap_or_default()
+        };
+        self.sending(&deeds);
+        self.expected.push(Expect::Execute(deeds));
+        self.unsynced = true;
+        self.pass(header)
+    }
+
+    pub(super) fn close(&mut self, header: Header) -> Result<Option<Need>, Over> {
+        if !self.whole_names(header, "Close")? {
+            return Ok(Some(Need::Input));
+        }
+        let target = frontend::target(&self.side.input[HEADER_BYTES..header.total()])?;
+        let (kind, name): (u8, Box<[u8]>) = (target.kind, target.name.into());
+        let local = kind == b'S'
+            && (self.statements.contains_key(&name)
+                || name.starts_with(NAME_PREFIX.as_bytes())
+                || (self.connection.is_none() && !name.is_empty()));
+        if local {
+            if self.statements.get(&name).is_some_and(|n| n.unsure.is_some_and(|s| s != self.segment)) {
+                return Ok(Some(Need::Answers));
+            }
+            let closed = self.statements.remove(&name).map(|named| (name, named));
+            self.expected.push(Expect::LocalClose(closed));
+            self.unsynced |= self.connection.is_some();
+            self.side.input.advance(header.total());
+            self.answer_locally();
+            return Ok(None);
+        }
+        if let Some(need) = self.begin() {
+            return Ok(Some(need));
+        }
+        if kind == b'P' {
+            self.portals.remove(&name);
+        } else if name.is_empty() {
+            self.unnamed = None;
+            if let Some(connection) = &mut self.connection {
+                connection.unnamed = 0;
+            }
+        }
+        self.expected.push(Expect::CloseRaw);
+        self.unsynced = true;
+        self.pass(header)
+    }
+}

@@ -1,0 +1,300 @@
+//! What a session has set: what to replay on another connection, and what pins the client to the one it has.
+//!
+//! A change counts when the server has confirmed it, and is undone with its transaction. What the text of a statement
+//! does not show is not known here: see `wire::sql`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use wire::backend;
+use wire::sql::{Change, Effects, PinReason, Pins, Transaction};
+
+/// Settings by canonical name: the statement that makes each.
+pub(crate) type Settings = BTreeMap<String, Rc<str>>;
+
+/// What a server reports of its parameters, without `application_name`, which is the client's own affair.
+pub(crate) type Params = BTreeMap<Box<[u8]>, Box<[u8]>>;
+
+pub(crate) const APPLICATION_NAME: &str = "application_name";
+
+/// The settings that begin a session, from its startup packet.
+pub(crate) fn startup_settings(pairs: &[(String, String)]) -> Settings {
+    pairs
+        .iter()
+        .map(|(name, value)| {
+            // set_config takes a value as the startup packet does, lists included; SET would quote them into one.
+            let text = format!("SELECT pg_catalog.set_config({}, {}, false)", literal(name), literal(value));
+            (name.to_ascii_lowercase(), text.into())
+        })
+        .collect()
+}
+
+/// A string constant that means the same with either value of standard_conforming_strings.
+fn literal(text: &str) -> String {
+    let doubled = text.replace('\'', "''");
+    if doubled.contains('\\') {
+        format!("E'{}'", doubled.replace('\\', "\\\\"))
+    } else {
+        format!("'{doubled}'")
+    }
+}
+
+fn identifier(name: &str) -> String {
+    name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect::<Vec<_>>().join(".")
+}
+
+/// Changes of these two change one another, and everything else is set under them.
+const IDENTITY: [&str; 2] = ["session_authorization", "role"];
+
+/// The statements that make a connection with the settings `applied` one with `wanted`; `None` when it is one already.
+pub(crate) fn replay(applied: &Rc<Settings>, wanted: &Rc<Settings>) -> Option<String> {
+    if Rc::ptr_eq(applied, wanted) || applied == wanted {
+        return None;
+    }
+    let identity_differs = IDENTITY.iter().any(|name| applied.get(*name) != wanted.get(*name));
+    let mut sql = String::new();
+    if identity_differs {
+        sql.push_str("RESET SESSION AUTHORIZATION;RESET ROLE;");
+        for name in IDENTITY {
+            if let Some(text) = wanted.get(name) {
+                let _ = write!(sql, "{text};");
+            }
+        }
+    }
+    let plain = |name: &str| !IDENTITY.contains(&name);
+    for name in applied.keys().filter(|name| plain(name) && !wanted.contains_key(*name)) {
+        let _ = write!(sql, "RESET {};", identifier(name));
+    }
+    for (name, text) in wanted.iter().filter(|(name, _)| plain(name)) {
+        if applied.get(name) != Some(text) {
+            let _ = write!(sql, "{text};");
+        }
+    }
+    Some(sql)
+}
+
+/// Notes a ParameterStatus.
+pub(crate) fn note_parameter(params: &mut Rc<Params>, name: &[u8], value: &[u8]) {
+    if name != APPLICATION_NAME.as_bytes() && params.get(name).is_none_or(|known| **known != *value) {
+        Rc::make_mut(params).insert(name.into(), value.into());
+    }
+}
+
+/// Tells a client the parameters that differ from what it was told.
+pub(crate) fn tell_differences(told: &mut Rc<Params>, params: &Rc<Params>, out: &mut BytesMut) {
+    if Rc::ptr_eq(told, params) {
+        return;
+    }
+    for (name, value) in params.iter() {
+        if told.get(name) != Some(value) {
+            backend::write_parameter_status(out, name, value);
+        }
+    }
+    *told = params.clone();
+}
+
+/// What one statement, sent to a server, will do when it succeeds.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Deeds {
+    pub(crate) transaction: Option<Transaction>,
+    pub(crate) effects: Option<Rc<Effects<'static>>>,
+}
+
+impl Deeds {
+    pub(crate) fn of(effects: Effects<'_>) -> Self {
+        let transaction = effects.transaction;
+        let effects = (!effects.keeps_session()).then(|| Rc::new(effects.into_owned()));
+        Self { transaction, effects }
+    }
+
+    /// Of a text that is too long to be held and read.
+    pub(crate) fn unread() -> Self {
+        Self::of(Effects { pins: Pins::of(PinReason::Unreadable), ..Effects::default() })
+    }
+
+    pub(crate) fn commits(&self) -> bool {
+        matches!(self.transaction, Some(Transaction::Commit { .. } | Transaction::PrepareTransaction))
+    }
+
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.transaction.is_none() && self.effects.is_none()
+    }
+}
+
+/// What is to be done with the statements that a client and its connection have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StatementsGone {
+    None,
+    All,
+}
+
+/// The state of one session.
+#[derive(Debug, Default)]
+pub(crate) struct SessionState {
+    startup: Rc<Settings>,
+    pub(crate) settings: Rc<Settings>,
+    pub(crate) pins: Pins,
+    /// Reasons that are gone if the transaction commits.
+    released: Pins,
+    listens: BTreeSet<String>,
+    prepared: BTreeSet<String>,
+    cursors: BTreeSet<String>,
+    /// The client's and the connection's settings before the transaction changed them.
+    before: Option<(Rc<Settings>, Rc<Settings>)>,
+}
+
+impl SessionState {
+    pub(crate) fn new(startup: Rc<Settings>) -> Self {
+        Self { settings: startup.clone(), startup, ..Self::default() }
+    }
+
+    pub(crate) fn is_pinned(&self) -> bool {
+        !self.pins.is_empty()
+    }
+
+    /// Takes account of a statement as it is sent; gives the reasons that are new.
+    pub(crate) fn sending(&mut self, deeds: &Deeds) -> Pins {
+        let mut new = Pins::NONE;
+        if let Some(effects) = &deeds.effects {
+            new = effects.pins;
+            new.subtract(self.pins);
+            self.pins.add(effects.pins);
+            // Even if this release succeeds later, the new pin stays.
+            self.released.subtract(effects.pins);
+        }
+        new
+    }
+
+    /// Takes account of a statement's success on a connection with the settings `applied`.
+    pub(crate) fn succeeded(&mut self, deeds: &Deeds, applied: &mut Rc<Settings>) -> StatementsGone {
+        match deeds.transaction {
+            Some(Transaction::Commit { .. } | Transaction::PrepareTransaction) => self.committed(),
+            Some(Transaction::Rollback { .. }) => self.rolled_back(applied),
+            Some(Transaction::RollbackTo) if self.before.is_some() => {
+                // Which of the changes it undid depends on where the savepoint was.
+                self.pins.insert(PinReason::HiddenSet);
+            }
+            _ => {}
+        }
+        let Some(effects) = deeds.effects.clone() else {
+            return StatementsGone::None;
+        };
+        let mut gone = StatementsGone::None;
+        for change in &effects.changes {
+            if self.change(change, applied) == StatementsGone::All {
+                gone = StatementsGone::All;
+            }
+        }
+        let mut released = effects.unpins;
+        released.subtract(effects.pins);
+        self.released.add(released);
+        gone
+    }
+
+    fn change(&mut self, change: &Change<'static>, applied: &mut Rc<Settings>) -> StatementsGone {
+        match change {
+            Change::Set { parameter, text } => self.set(parameter, Some(text), applied),
+            Change::Reset { parameter, .. } => self.set(parameter, None, applied),
+            Change::ResetAll => {
+                self.remember(applied);
+                let keep = |settings: &Settings| {
+                    let kept = settings.iter().filter(|(name, _)| IDENTITY.contains(&name.as_str()));
+                    kept.map(|(name, text)| (name.clone(), text.clone())).collect::<Settings>()
+                };
+                let mut settings = Settings::clone(&self.startup);
+                settings.extend(keep(&self.settings));
+                self.settings =
+                    if settings == *self.startup { self.startup.clone() } else { settings.into() };
+                *applied = keep(applied).into();
+            }
+            Change::DiscardAll => {
+                self.settings = self.startup.clone();
+                *applied = Rc::default();
+                self.before = None;
+                self.listens.clear();
+                self.prepared.clear();
+                self.cursors.clear();
+                self.released.add(Pins::DISCARDED);
+                return StatementsGone::All;
+            }
+            Change::DeallocateAll => {
+                self.prepared.clear();
+                self.released.add(Pins::of(PinReason::PreparedStatement));
+                return StatementsGone::All;
+            }
+            Change::Listen(name) => drop(self.listens.insert(name.to_string())),
+            Change::Prepare(name) => drop(self.prepared.insert(name.to_string())),
+            Change::HoldCursor(name) => drop(self.cursors.insert(name.to_string())),
+            Change::UnlistenAll => self.listens.clear(),
+            Change::CloseAll => self.cursors.clear(),
+            Change::Unlisten(name) => {
+                if self.listens.remove(name.as_ref()) && self.listens.is_empty() {
+                    self.released.insert(PinReason::Listen);
+                }
+            }
+            Change::Deallocate(name) => {
+                if self.prepared.remove(name.as_ref()) && self.prepared.is_empty() {
+                    self.released.insert(PinReason::PreparedStatement);
+                }
+            }
+            Change::CloseCursor(name) => {
+                if self.cursors.remove(name.as_ref()) && self.cursors.is_empty() {
+                    self.released.insert(PinReason::HoldCursor);
+                }
+            }
+            Change::DiscardTemp | Change::DiscardPlans | Change::DiscardSequences | Change::UnlockAll => {}
+        }
+        StatementsGone::None
+    }
+
+    fn remember(&mut self, applied: &Rc<Settings>) {
+        if self.before.is_none() {
+            self.before = Some((self.settings.clone(), applied.clone()));
+        }
+    }
+
+    fn set(&mut self, parameter: &str, text: Option<&str>, applied: &mut Rc<Settings>) {
+        self.remember(applied);
+        let text: Option<Rc<str>> = text.map(Into::into);
+        let mine = text.clone().or_else(|| self.startup.get(parameter).cloned());
+        for (settings, text) in [(&mut self.settings, mine), (applied, text)] {
+            let settings = Rc::make_mut(settings);
+            if parameter == IDENTITY[0] {
+                settings.remove(IDENTITY[1]);
+            }
+            match text {
+                Some(text) => drop(settings.insert(parameter.to_owned(), text)),
+                None => drop(settings.remove(parameter)),
+            }
+        }
+    }
+
+    fn committed(&mut self) {
+        self.before = None;
+        self.pins.subtract(self.released);
+        self.released = Pins::NONE;
+    }
+
+    fn rolled_back(&mut self, applied: &mut Rc<Settings>) {
+        self.released = Pins::NONE;
+        if let Some((mine, theirs)) = self.before.take() {
+            self.settings = mine;
+            *applied = theirs;
+        }
+    }
+
+    /// Takes account of a transaction's end; `failed` when something in it failed since its last COMMIT or ROLLBACK.
+    pub(crate) fn transaction_over(&mut self, failed: bool, applied: &mut Rc<Settings>) {
+        if failed { self.rolled_back(applied) } else { self.committed() }
+    }
+
+    /// Takes account of DISCARD ALL that the router itself ran.
+    pub(crate) fn has_sql_statements(&self) -> bool {
+        self.pins.contains(PinReason::PreparedStatement)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+use wire::sql::classify;
+
+use super::*;
+
+fn deeds(sql: &str) -> Deeds {
+    Deeds::of(classify(sql))
+}
+
+fn run(state: &mut SessionState, applied: &mut Rc<Settings>, sql: &str) {
+    let deeds = deeds(sql);
+    state.sending(&deeds);
+    state.succeeded(&deeds, applied);
+}
+
+#[test]
+fn a_set_is_kept_when_its_transaction_commits_and_undone_when_it_does_not() {
+    let mut applied = Rc::default();
+    let mut state = SessionState::default();
+    run(&mut state, &mut applied, "SET work_mem = '8MB'");
+    state.transaction_over(false, &mut applied);
+    assert_eq!(state.settings, applied);
+    let kept = state.settings.clone();
+
+    run(&mut state, &mut applied, "BEGIN");
+    run(&mut state, &mut applied, "SET work_mem = '9MB'");
+    assert_ne!(state.settings, kept);
+    run(&mut state, &mut applied, "ROLLBACK");
+    state.transaction_over(false, &mut applied);
+    assert_eq!((&state.settings, &applied), (&kept, &kept));
+
+    run(&mut state, &mut applied, "SET work_mem = '10MB'");
+    state.transaction_over(true, &mut applied);
+    assert_eq!(state.settings, kept);
+    assert!(!state.is_pinned());
+}
+
+#[test]
+fn only_differences_are_replayed() {
+    let settings = |pairs: &[(&str, &str)]| {
+        Rc::new(startup_settings(&pairs.iter().map(|(a, b)| ((*a).into(), (*b).into())).collect::<Vec<_>>()))
+    };
+    let (a, b) = (settings(&[("x.y", "1"), ("a", "2")]), settings(&[("a", "2"), ("b", "it's \\")]));
+    assert_eq!(replay(&a, &a.clone()), None);
+    assert_eq!(
+        replay(&a, &b).unwrap(),
+        "RESET \"x\".\"y\";SELECT pg_catalog.set_config('b', E'it''s \\\\', false);"
+    );
+    let role = settings(&[("role", "r")]);
+    assert!(replay(&role, &Rc::default()).unwrap().starts_with("RESET SESSION AUTHORIZATION;RESET ROLE;"));
+}
+
+#[test]
+fn a_reset_goes_back_to_what_the_client_began_with() {
+    let startup = Rc::new(startup_settings(&[("datestyle".into(), "German".into())]));
+    let mut state = SessionState::new(startup.clone());
+    let mut applied = startup.clone();
+    run(&mut state, &mut applied, "RESET datestyle");
+    state.transaction_over(false, &mut applied);
+    assert_eq!(state.settings, startup);
+    assert!(applied.is_empty(), "the server's own default is another");
+}
+
+#[test]
+fn a_pin_holds_until_it_is_undone_and_committed() {
+    let mut applied = Rc::default();
+    let mut state = SessionState::default();
+    run(&mut state, &mut applied, "LISTEN a");
+    state.transaction_over(false, &mut applied);
+    run(&mut state, &mut applied, "LISTEN b");
+    state.transaction_over(false, &mut applied);
+    run(&mut state, &mut applied, "UNLISTEN a");
+    state.transaction_over(false, &mut applied);
+    assert!(state.is_pinned());
+    run(&mut state, &mut applied, "UNLISTEN *");
+    assert!(state.is_pinned(), "not yet committed");
+    state.transaction_over(false, &mut applied);
+    assert!(!state.is_pinned());
+
+    run(&mut state, &mut applied, "CREATE TEMP TABLE t (a int)");
+    state.transaction_over(false, &mut applied);
+    assert!(state.is_pinned());
+    run(&mut state, &mut applied, "DISCARD ALL");
+    state.transaction_over(false, &mut applied);
+    assert!(!state.is_pinned());
+}

@@ -1,0 +1,206 @@
+//! A tenant on its worker: where it is, whether its transactions may begin, its connections, queue and statements.
+//!
+//! All of it is the worker's alone, so nothing here takes a lock. A tenant without clients and connections is not kept.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::time::{Instant, SystemTime};
+
+use shard_map::{Access, Refusal, Route, TenantId};
+use tokio::sync::Notify;
+use wire::scram::SaltedKeys;
+
+use crate::error::ClientError;
+use crate::gate::Holding;
+use crate::pool::waiters::Waiter;
+use crate::pool::{Place, ServerConnection};
+use crate::prepared::StatementCache;
+use crate::session::client::Client;
+use crate::state::Params;
+use crate::worker::Worker;
+
+/// Most sets of startup settings whose reported parameters are kept.
+const PARAMS_MAX: usize = 100;
+
+/// Whether new transactions may begin.
+pub(crate) enum Gate {
+    /// They may.
+    Open,
+    /// They wait.
+    Held(Holding),
+    /// They are refused.
+    Refused(Refusal),
+}
+
+/// One tenant.
+pub(crate) struct Tenant {
+    pub(crate) id: TenantId,
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) gate: RefCell<Gate>,
+    place: RefCell<Option<Rc<Place>>>,
+    /// Grows when the place changes: a connection of an earlier one is not used again.
+    pub(crate) generation: Cell<u64>,
+    /// Told when gate or place change.
+    pub(crate) changed: Notify,
+    /// Longest unused first.
+    pub(crate) idle: RefCell<Vec<Box<ServerConnection>>>,
+    pub(crate) open: Cell<usize>,
+    pub(crate) opening: Cell<usize>,
+    pub(crate) waiting: RefCell<VecDeque<Waiter>>,
+    /// Why the last attempt to connect failed.
+    pub(crate) failure: RefCell<Option<ClientError>>,
+    /// When the last hold ended.
+    pub(crate) held_until: Cell<Option<Instant>>,
+    pub(crate) clients: RefCell<HashMap<u32, Rc<Client>>>,
+    pub(crate) statements: RefCell<StatementCache>,
+    pub(crate) salted: RefCell<[Option<SaltedKeys>; 3]>,
+    params: RefCell<HashMap<(Access, String), Rc<Params>>>,
+    last_params: RefCell<Rc<Params>>,
+}
+
+impl Tenant {
+    /// A tenant as the map has it now.
+    pub(crate) fn new(id: TenantId, worker: Rc<Worker>) -> Rc<Self> {
+        let tenant = Rc::new(Self {
+            id,
+            worker,
+            gate: RefCell::new(Gate::Refused(Refusal::UnknownTenant)),
+            place: RefCell::default(),
+            generation: Cell::new(0),
+            changed: Notify::new(),
+            idle: RefCell::default(),
+            open: Cell::new(0),
+            opening: Cell::new(0),
+            waiting: RefCell::default(),
+            failure: RefCell::default(),
+            held_until: Cell::new(None),
+            clients: RefCell::default(),
+            statements: RefCell::default(),
+            salted: RefCell::default(),
+            params: RefCell::default(),
+            last_params: RefCell::default(),
+        });
+        tenant.refresh();
+        tenant
+    }
+
+    /// Looks the tenant up in the map again and acts on what is different.
+    pub(crate) fn refresh(self: &Rc<Self>) {
+        let shared = &self.worker.shared;
+        let (gate, place) = {
+            let map = shared.map.read();
+            let server = map.tenants.get(&self.id).and_then(|tenant| {
+                let server = map.servers.get(&tenant.server)?;
+                Some((server.clone(), tenant.key_version))
+            });
+            let place = server.map(|(server, key_version)| {
+                Rc::new(Place {
+                    budget: shared.budgets.get(&server.name, server.max_connections),
+                    metrics: shared.metrics.server(server.name.as_str()),
+                    server,
+                    key_version,
+                })
+            });
+            let gate = match map.route(&self.id, SystemTime::now()) {
+                Route::Forward(..) => Gate::Open,
+                Route::Hold(_, hold) => Gate::Held(Holding::new(hold)),
+                Route::Refuse(refusal) => Gate::Refused(refusal),
+            };
+            (gate, place)
+        };
+        self.set_place(place);
+        self.set_gate(gate);
+        self.changed.notify_waiters();
+        for client in self.clients.borrow().values() {
+            client.wake();
+        }
+        self.settle();
+    }
+
+    fn set_place(&self, place: Option<Rc<Place>>) {
+        let same = match (&*self.place.borrow(), &place) {
+            (Some(old), Some(new)) => old.is_same(new),
+            (None, None) => true,
+            _ => false,
+        };
+        if same {
+            return;
+        }
+        *self.place.borrow_mut() = place;
+        self.generation.set(self.generation.get() + 1);
+        self.params.borrow_mut().clear();
+        self.failure.replace(None);
+        self.close_idle();
+    }
+
+    /// Where it is, if the map knows.
+    pub(crate) fn place(&self) -> Option<Rc<Place>> {
+        self.place.borrow().clone()
+    }
+
+    /// Why its clients must go, if they must.
+    pub(crate) fn refusal(&self) -> Option<ClientError> {
+        match &*self.gate.borrow() {
+            Gate::Refused(refusal) => Some(ClientError::refusal(*refusal, self.id.as_str())),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        matches!(*self.gate.borrow(), Gate::Held(_))
+    }
+
+    /// The parameters that a server reports to a client with this access and these startup settings, once known.
+    pub(crate) fn known_params(&self, access: Access, settings: &str) -> Option<Rc<Params>> {
+        self.params.borrow().get(&(access, settings.to_owned())).cloned()
+    }
+
+    /// Keeps what a server reported.
+    pub(crate) fn know_params(&self, access: Access, settings: String, params: &Rc<Params>) {
+        let mut known = self.params.borrow_mut();
+        if known.len() >= PARAMS_MAX {
+            known.clear();
+        }
+        known.insert((access, settings), params.clone());
+    }
+
+    /// The same parameters in one place in memory, so that comparing them is cheap.
+    pub(crate) fn intern(&self, params: Rc<Params>) -> Rc<Params> {
+        let mut last = self.last_params.borrow_mut();
+        if **last != *params {
+            *last = params;
+        }
+        last.clone()
+    }
+
+    /// Closes what was unused since before `limit` or has died.
+    pub(crate) fn sweep(self: &Rc<Self>, limit: Instant) {
+        let idle = std::mem::take(&mut *self.idle.borrow_mut());
+        if idle.is_empty() {
+            return;
+        }
+        let (mut kept, mut closed) = (Vec::with_capacity(idle.len()), 0);
+        for mut connection in idle {
+            if connection.idle_since < limit || !connection.is_alive() {
+                connection.close();
+                closed += 1;
+            } else {
+                kept.push(connection);
+            }
+        }
+        *self.idle.borrow_mut() = kept;
+        if closed > 0 {
+            self.settle();
+        }
+    }
+
+    /// Whether there is anything to keep it for.
+    pub(crate) fn is_cold(&self) -> bool {
+        self.open.get() == 0
+            && self.opening.get() == 0
+            && self.clients.borrow().is_empty()
+            && self.waiting.borrow().is_empty()
+            && !self.is_held()
+    }
+}

@@ -1,0 +1,315 @@
+//! A worker: one thread, one runtime, and all that belongs to its tenants.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use shard_map::{MasterKey, Route, ServerName, TenantId};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+
+use crate::config::RouterConfig;
+use crate::gate::HoldReady;
+use crate::map::SharedMap;
+use crate::metrics::Metrics;
+use crate::pool::{Budgets, ServerConnection};
+use crate::relay::Buffers;
+use crate::session::client::{Client, End};
+use crate::session::{self, NewClient};
+use crate::tenant::Tenant;
+
+/// Messages that a worker has not read yet.
+pub(crate) const INBOX_MAX: usize = 4096;
+/// How often a worker looks for what is to be closed.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What all threads of a router share.
+pub(crate) struct Shared {
+    pub(crate) config: RouterConfig,
+    pub(crate) name: String,
+    pub(crate) map: SharedMap,
+    pub(crate) metrics: Metrics,
+    pub(crate) master_key: MasterKey,
+    pub(crate) budgets: Budgets,
+    pub(crate) workers: Vec<mpsc::Sender<WorkerMessage>>,
+    pub(crate) holds: mpsc::Sender<HoldReady>,
+}
+
+impl Shared {
+    /// The worker that a tenant belongs to.
+    pub(crate) fn worker_of(&self, tenant: &TenantId) -> usize {
+        let mut hasher = DefaultHasher::new();
+        tenant.hash(&mut hasher);
+        // Less than the number of workers, so it fits.
+        (hasher.finish() % self.workers.len() as u64) as usize
+    }
+}
+
+/// To a worker.
+pub(crate) enum WorkerMessage {
+    /// A client that has logged in.
+    Client(Box<NewClient>),
+    /// Somebody asks to cancel what the client with this key is running.
+    Cancel { process_id: u32, key: Vec<u8> },
+    /// The map has something new about a tenant.
+    Tenant(TenantId),
+    /// The map has something new about everything.
+    Everything,
+    /// A user is gone from the map.
+    NoUser(String),
+    /// Somebody waits for a connection to this server; asked of so many workers already.
+    Evict { server: ServerName, asked: usize },
+    /// What is to be reported.
+    Report(oneshot::Sender<WorkerReport>),
+    /// Finish.
+    Shutdown,
+    /// Stop, finished or not.
+    Abort,
+}
+
+/// One worker's part of the router's report.
+#[derive(Debug, Default)]
+pub(crate) struct WorkerReport {
+    pub(crate) clients: usize,
+    pub(crate) pinned: BTreeMap<String, BTreeMap<String, u32>>,
+}
+
+/// One worker's own.
+pub(crate) struct Worker {
+    index: usize,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) buffers: Buffers,
+    pub(crate) closing: Cell<bool>,
+    aborted: Cell<bool>,
+    /// Told when a client is gone.
+    gone: Notify,
+    tenants: RefCell<HashMap<TenantId, Rc<Tenant>>>,
+    clients: RefCell<HashMap<u32, Rc<Client>>>,
+    next_id: Cell<u32>,
+    tasks: TaskTracker,
+}
+
+impl Worker {
+    fn new(index: usize, shared: Arc<Shared>) -> Rc<Self> {
+        Rc::new(Self {
+            index,
+            shared,
+            buffers: Buffers::default(),
+            closing: Cell::new(false),
+            aborted: Cell::new(false),
+            gone: Notify::new(),
+            tenants: RefCell::default(),
+            clients: RefCell::default(),
+            next_id: Cell::new(0),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// Runs a task that the worker waits for at its end.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.tasks.spawn_local(task);
+    }
+
+    fn tenant(self: &Rc<Self>, id: &TenantId) -> Rc<Tenant> {
+        if let Some(tenant) = self.tenants.borrow().get(id) {
+            return tenant.clone();
+        }
+        let tenant = Tenant::new(id.clone(), self.clone());
+        self.tenants.borrow_mut().insert(id.clone(), tenant.clone());
+        tenant
+    }
+
+    /// A process id that no client of this router has: its remainder by the number of workers is this worker.
+    fn fresh_id(&self) -> u32 {
+        let workers = self.shared.workers.len();
+        let most = (i32::MAX as usize / workers - 1) as u32;
+        loop {
+            let next = self.next_id.get() % most + 1;
+            self.next_id.set(next);
+            let id = next * workers as u32 + self.index as u32;
+            if !self.clients.borrow().contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    fn begin(self: &Rc<Self>, new: Box<NewClient>) {
+        let tenant = self.tenant(&new.login.tenant);
+        let client = Rc::new(Client::new(self.fresh_id(), &new.login));
+        self.clients.borrow_mut().insert(client.id, client.clone());
+        tenant.clients.borrow_mut().insert(client.id, client.clone());
+        if self.closing.get() {
+            client.end(End::ShuttingDown);
+        }
+        let worker = self.clone();
+        self.spawn(async move {
+            session::run(new, client.clone(), tenant.clone()).await;
+            worker.clients.borrow_mut().remove(&client.id);
+            tenant.clients.borrow_mut().remove(&client.id);
+            tenant.settle();
+            worker.gone.notify_one();
+        });
+    }
+
+    fn cancel(&self, process_id: u32, key: &[u8]) {
+        let client = self.clients.borrow().get(&process_id).cloned();
+        if let Some(target) = client.filter(|client| client.has_key(key)).and_then(|client| client.running())
+        {
+            self.shared.metrics.cancels.inc();
+            self.spawn(crate::cancel::cancel(target, self.shared.config.connect_timeout));
+        }
+    }
+
+    fn tenant_changed(self: &Rc<Self>, id: &TenantId) {
+        let known = self.tenants.borrow().get(id).cloned();
+        match known {
+            Some(tenant) => tenant.refresh(),
+            None => {
+                // Nothing of it is here: a hold is in force at once.
+                let hold = match self.shared.map.read().route(id, std::time::SystemTime::now()) {
+                    Route::Hold(_, hold) => hold.id,
+                    _ => return,
+                };
+                self.hold_ready(HoldReady { tenant: id.clone(), hold, pinned: 0 });
+            }
+        }
+    }
+
+    fn everything_changed(self: &Rc<Self>) {
+        let tenants: Vec<_> = self.tenants.borrow().values().cloned().collect();
+        for tenant in tenants {
+            tenant.refresh();
+        }
+        let mine: Vec<_> = {
+            let map = self.shared.map.read();
+            map.holds.keys().filter(|id| self.shared.worker_of(id) == self.index).cloned().collect()
+        };
+        for id in mine {
+            if !self.tenants.borrow().contains_key(&id) {
+                self.tenant_changed(&id);
+            }
+        }
+        let clients: Vec<_> = self.clients.borrow().values().cloned().collect();
+        let map = self.shared.map.read();
+        for client in clients {
+            if !map.users.contains_key(&client.user) {
+                client.end(End::UserDropped);
+            }
+        }
+    }
+
+    /// Passes on that a hold is in force; `false` when that was not possible and must be tried again.
+    pub(crate) fn hold_ready(&self, ready: HoldReady) -> bool {
+        self.shared.holds.try_send(ready).is_ok()
+    }
+
+    /// Asks for a connection of some tenant to this server to be closed, this worker's first.
+    pub(crate) fn evict(&self, server: &ServerName) {
+        self.evict_or_pass_on(server, 0);
+    }
+
+    fn evict_or_pass_on(&self, server: &ServerName, asked: usize) {
+        if self.evict_oldest(server) || asked + 1 >= self.shared.workers.len() {
+            return;
+        }
+        let next = &self.shared.workers[(self.index + 1) % self.shared.workers.len()];
+        // An inbox that is full is one that will be asked again: who waits asks several times a second.
+        drop(next.try_send(WorkerMessage::Evict { server: server.clone(), asked: asked + 1 }));
+    }
+
+    fn evict_oldest(&self, server: &ServerName) -> bool {
+        let tenants = self.tenants.borrow();
+        let on_server = tenants.values().filter_map(|tenant| {
+            let idle = tenant.idle.borrow();
+            let oldest = idle.first().filter(|connection| connection.place.server.name == *server)?;
+            Some((oldest.idle_since, tenant))
+        });
+        let Some((_, tenant)) = on_server.min_by_key(|(since, _)| *since) else {
+            return false;
+        };
+        let oldest = tenant.idle.borrow_mut().remove(0);
+        ServerConnection::close(oldest);
+        true
+    }
+
+    fn report(&self) -> WorkerReport {
+        let clients = self.clients.borrow();
+        let mut report = WorkerReport { clients: clients.len(), ..WorkerReport::default() };
+        for client in clients.values() {
+            for reason in client.pins.get().iter() {
+                let of_tenant = report.pinned.entry(client.tenant.to_string()).or_default();
+                *of_tenant.entry(reason.as_str().to_owned()).or_default() += 1;
+            }
+        }
+        report
+    }
+
+    fn sweep(self: &Rc<Self>) {
+        let tenants: Vec<_> = self.tenants.borrow().values().cloned().collect();
+        let limit = Instant::now().checked_sub(self.shared.config.idle_server_timeout);
+        for tenant in tenants {
+            if let Some(limit) = limit {
+                tenant.sweep(limit);
+            }
+            if tenant.is_held() {
+                tenant.settle();
+            }
+            if tenant.is_cold() {
+                self.tenants.borrow_mut().remove(&tenant.id);
+            }
+        }
+    }
+
+    fn shut_down(&self) {
+        self.closing.set(true);
+        for client in self.clients.borrow().values() {
+            client.end(End::ShuttingDown);
+        }
+        for tenant in self.tenants.borrow().values() {
+            tenant.close_idle();
+        }
+    }
+
+    fn handle(self: &Rc<Self>, message: WorkerMessage) {
+        match message {
+            WorkerMessage::Client(new) => self.begin(new),
+            WorkerMessage::Cancel { process_id, key } => self.cancel(process_id, &key),
+            WorkerMessage::Tenant(id) => self.tenant_changed(&id),
+            WorkerMessage::Everything => self.everything_changed(),
+            WorkerMessage::NoUser(name) => {
+                for client in self.clients.borrow().values().filter(|client| client.user == name) {
+                    client.end(End::UserDropped);
+                }
+            }
+            WorkerMessage::Evict { server, asked } => self.evict_or_pass_on(&server, asked),
+            // Who asked may have gone.
+            WorkerMessage::Report(to) => drop(to.send(self.report())),
+            WorkerMessage::Shutdown => self.shut_down(),
+            WorkerMessage::Abort => self.aborted.set(true),
+        }
+    }
+}
+
+/// Runs a worker until it was told to shut down and its clients are gone.
+pub(crate) async fn run(index: usize, shared: Arc<Shared>, mut inbox: mpsc::Receiver<WorkerMessage>) {
+    let worker = Worker::new(index, shared);
+    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+    loop {
+        tokio::select! {
+            message = inbox.recv() => match message {
+                Some(message) => worker.handle(message),
+                None => break,
+            },
+            _ = sweep.tick() => worker.sweep(),
+            () = worker.gone.notified(), if worker.closing.get() => {}
+        }
+        let finished = worker.closing.get() && worker.clients.borrow().is_empty() && inbox.is_empty();
+        if finished || worker.aborted.get() {
+            break;
+        }
+    }
+    worker.tenants.borrow_mut().clear();
+}

@@ -86,7 +86,7 @@ impl Feed {
     /// [`Error::Unreachable`], [`Error::Query`].
     pub async fn changes_since(&mut self, version: i64) -> Result<Option<Vec<Change>>> {
         const SQL: &str = "
-            SELECT entry, version, (SELECT version FROM map_version) FROM change_log
+            SELECT entry, version FROM change_log
             WHERE version > $1 ORDER BY version LIMIT $2";
         let rows = self.limited(self.client.query(SQL, &[&version, &BATCH_MAX]), "feed_changes").await?;
         if rows.is_empty() {

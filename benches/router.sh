@@ -3,7 +3,7 @@
 
 # User and system time of a process so far, in microseconds.
 cpu_us() {
-    awk -v hz="$(getconf CLK_TCK)" '{ sub(/.*\) /, ""); print ($12 + $13) * 1000000 / hz }' "/proc/$1/stat"
+    awk -v hz="$(getconf CLK_TCK)" '{ sub(/.*\) /, ""); printf "%d", ($12 + $13) * 1000000 / hz }' "/proc/$1/stat"
 }
 
 router_pid=$(pgrep -f "tenantry router .*$dir" | head -1)

@@ -88,7 +88,8 @@ pub(crate) struct Layers {
     overrides: Vec<(String, String, Origin)>,
 }
 
-/// What the packages are handed beside their configuration. A control plane has all of it; a router may do without.
+/// What the packages are handed beside their configuration. A control plane has all of it; a router has no token, and
+/// may do without a catalog.
 pub(crate) struct Secrets {
     pub(crate) catalog_url: Option<String>,
     pub(crate) master_key: Option<MasterKey>,
@@ -346,6 +347,7 @@ fn probe<T: DeserializeOwned>(path: &[String], value: &Value, more: &[&str]) -> 
     let secret = more.iter().filter(|_| path.len() == 1).map(|key| (*key).to_owned());
     let mut allowed: Vec<String> = listed.chain(secret).collect();
     allowed.sort();
+    allowed.dedup();
     Err(format!("unknown key; allowed are {}", allowed.join(", ")))
 }
 

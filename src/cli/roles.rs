@@ -1,12 +1,14 @@
 //! `tenantry router` and `tenantry control`: the long-running halves, each a process of its own.
 
 use std::path::PathBuf;
+use std::pin::Pin;
 
 use anyhow::Context as _;
 use clap::Args;
+use tokio::sync::watch;
 
 use crate::cli::dev::StopSignals;
-use crate::cli::failure::{Exit, Failure};
+use crate::cli::failure::Failure;
 use crate::config::{Layers, Role, Secrets};
 use crate::telemetry::{self, LogFormat};
 
@@ -47,31 +49,29 @@ pub(crate) struct ControlArgs {
 
 pub(crate) fn router(args: &RouterArgs) -> anyhow::Result<()> {
     let layers = begin(Role::Router, &args.role)?;
-    let (config, secrets) =
-        layers.read(|config: &router::RouterConfig| config.validate().map_err(|error| error.to_string()))?;
-    anyhow::bail!("not yet")
+    let read =
+        layers.read(|config: &router::RouterConfig| config.validate().map_err(|error| error.to_string()));
+    let (mut config, secrets) = read?;
+    warn(&secrets);
+    config.catalog_url = secrets.catalog_url;
+    let master_key = secrets.master_key.context("the router lacks its master key")?;
+    run_until_stopped(|stop| async {
+        let outcome = router::run(config, master_key, prometheus::Registry::new(), stop).await;
+        outcome.map_err(|error| Failure::failed(error.to_string()))
+    })
 }
 
 pub(crate) fn control(args: &ControlArgs) -> anyhow::Result<()> {
     let layers = begin(Role::Control, &args.role)?;
     let (config, secrets) = layers.read(control::ControlConfig::validate)?;
     warn(&secrets);
-    let (Some(catalog_url), Some(master_key), Some(token)) =
-        (secrets.catalog_url, secrets.master_key, secrets.token)
-    else {
-        // Reading the configuration has refused this already.
-        anyhow::bail!("the control plane lacks a secret");
-    };
+    let catalog_url = secrets.catalog_url.context("the control plane lacks its catalog")?;
+    let master_key = secrets.master_key.context("the control plane lacks its master key")?;
+    let token = secrets.token.context("the control plane lacks its token")?;
     let secrets = control::Secrets { catalog_url, master_key, token };
-    runtime()?.block_on(async {
-        let mut stop = StopSignals::listen()?;
-        control::run(config, secrets, async move { stop.recv().await }).await.map_err(|error| {
-            let exit = match &error {
-                control::Error::Usage(_) => Exit::Usage,
-                _ => Exit::Failed,
-            };
-            anyhow::Error::from(Failure::new(exit, error.to_string()))
-        })
+    run_until_stopped(|stop| async {
+        let outcome = control::run(config, secrets, stop).await;
+        outcome.map_err(|error| Failure::failed(error.to_string()))
     })
 }
 
@@ -86,6 +86,35 @@ fn warn(secrets: &Secrets) {
     }
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime can't start")
+/// Ends when it was asked to stop.
+type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Runs a role until it has stopped in order after the first signal, or at once after a second one.
+fn run_until_stopped<F>(role: impl FnOnce(Stop) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context("the runtime can't start")?;
+    let outcome = runtime.block_on(async {
+        let mut signals = StopSignals::listen()?;
+        let (asked, mut stop) = watch::channel(false);
+        let twice = async {
+            signals.recv().await;
+            tracing::info!("stopping; a second signal stops at once");
+            asked.send_replace(true);
+            signals.recv().await;
+        };
+        let stop: Stop = Box::pin(async move { drop(stop.wait_for(|asked| *asked).await) });
+        tokio::select! {
+            outcome = role(stop) => Ok(outcome?),
+            () = twice => {
+                tracing::warn!("stopped at once");
+                Ok(())
+            }
+        }
+    });
+    // What was not waited for is not waited for here either.
+    runtime.shutdown_background();
+    outcome
 }

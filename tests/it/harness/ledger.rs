@@ -1,0 +1,138 @@
+//! Writers that remember what was acknowledged, and the reckoning: every acknowledged row is there exactly once, every
+//! unacknowledged one at most once, and no transaction by half.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, Config};
+
+use super::fleet::Fleet;
+use super::{Sql as _, code, connect, until};
+
+/// A row's own number: its writer's, and a count.
+type Number = (i64, i64);
+
+/// Writers at work on one tenant.
+pub struct Ledger {
+    tenant: String,
+    shared: Rc<Shared>,
+    writers: Vec<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: Cell<bool>,
+    acknowledged: RefCell<BTreeSet<Number>>,
+    /// Sent, and never answered: may be there or not.
+    unanswered: RefCell<BTreeSet<Number>>,
+    /// Errors that clients saw, by SQLSTATE.
+    errors: RefCell<BTreeMap<String, usize>>,
+}
+
+impl Ledger {
+    /// Makes the tables, and starts this many writers.
+    pub async fn start(fleet: &Fleet, tenant: &str, writers: i64) -> Self {
+        // No constraint: a row that is written twice must be seen, not refused.
+        let owner = fleet.connect(tenant).await;
+        owner
+            .run(
+                "CREATE TABLE entries (writer bigint NOT NULL, number bigint NOT NULL);
+                 CREATE TABLE totals (writer bigint PRIMARY KEY, entries bigint NOT NULL)",
+            )
+            .await;
+        for writer in 1..=writers {
+            owner.run(&format!("INSERT INTO totals VALUES ({writer}, 0)")).await;
+        }
+        let shared = Rc::new(Shared::default());
+        let start = |writer| tokio::task::spawn_local(write(fleet.config(tenant), writer, shared.clone()));
+        let writers = (1..=writers).map(start).collect();
+        let ledger = Self { tenant: tenant.to_owned(), shared, writers };
+        ledger.goes_on().await;
+        ledger
+    }
+
+    /// Rows acknowledged so far.
+    pub fn acknowledged(&self) -> usize {
+        self.shared.acknowledged.borrow().len()
+    }
+
+    /// Waits until more rows are acknowledged: a few for each writer.
+    pub async fn goes_on(&self) {
+        let goal = self.acknowledged() + 5 * self.writers.len();
+        until("writes to go on", async || (self.acknowledged() >= goal).then_some(())).await;
+    }
+
+    /// Errors that clients saw so far, by SQLSTATE.
+    pub fn errors(&self) -> BTreeMap<String, usize> {
+        self.shared.errors.borrow().clone()
+    }
+
+    /// Stops the writers, and compares what they were told with what is there.
+    pub async fn reckon(self, fleet: &Fleet) {
+        self.shared.stop.set(true);
+        for writer in self.writers {
+            writer.await.unwrap();
+        }
+        let client = fleet.connect(&self.tenant).await;
+        let mut found = BTreeSet::new();
+        for row in client.query("SELECT writer, number FROM entries", &[]).await.unwrap() {
+            let number: Number = (row.get(0), row.get(1));
+            assert!(found.insert(number), "{number:?} is there twice");
+        }
+        let acknowledged = self.shared.acknowledged.take();
+        let lost: Vec<_> = acknowledged.difference(&found).collect();
+        assert!(lost.is_empty(), "acknowledged and lost: {lost:?} of {}", acknowledged.len());
+        let unanswered = self.shared.unanswered.take();
+        let refused: Vec<_> =
+            found.difference(&acknowledged).filter(|number| !unanswered.contains(number)).collect();
+        assert!(refused.is_empty(), "refused, yet there: {refused:?}");
+        let halves = "
+            SELECT count(*) FROM totals t
+            WHERE entries <> (SELECT count(*) FROM entries e WHERE e.writer = t.writer)";
+        assert_eq!(client.number(halves).await, 0, "a transaction was done by half");
+    }
+}
+
+/// Writes until told to stop; connects again whenever the connection is lost.
+async fn write(config: Config, writer: i64, shared: Rc<Shared>) {
+    let mut client: Option<Client> = None;
+    let mut number = 0;
+    while !shared.stop.get() {
+        let Some(connected) = client.as_mut().filter(|client| !client.is_closed()) else {
+            match connect(&config).await {
+                Ok(connected) => client = Some(connected),
+                Err(error) => {
+                    count(&shared, &error);
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+            }
+            continue;
+        };
+        number += 1;
+        match write_one(connected, writer, number).await {
+            Ok(()) => drop(shared.acknowledged.borrow_mut().insert((writer, number))),
+            Err(error) => {
+                // An error of the server's own says that it was not done; a lost connection says nothing, and nor does
+                // 08007, which is there to say so.
+                let unknown = error.as_db_error().is_none_or(|error| error.code().code() == "08007");
+                if unknown {
+                    shared.unanswered.borrow_mut().insert((writer, number));
+                }
+                count(&shared, &error);
+            }
+        }
+    }
+}
+
+fn count(shared: &Shared, error: &tokio_postgres::Error) {
+    *shared.errors.borrow_mut().entry(code(error)).or_default() += 1;
+}
+
+async fn write_one(client: &mut Client, writer: i64, number: i64) -> Result<(), tokio_postgres::Error> {
+    let transaction = client.transaction().await?;
+    transaction.execute("INSERT INTO entries VALUES ($1, $2)", &[&writer, &number]).await?;
+    transaction.execute("UPDATE totals SET entries = entries + 1 WHERE writer = $1", &[&writer]).await?;
+    transaction.commit().await
+}

@@ -1,0 +1,192 @@
+//! Runs the tests: on the fleet that they share, on one of their own, or on none.
+//!
+//! However a test ends, its processes and files are gone afterwards; and the last test of all looks whether they are.
+
+mod cli;
+mod fleet;
+pub mod ledger;
+mod metrics;
+mod place;
+pub mod programs;
+pub mod raw;
+mod sql;
+mod wait;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::ExitCode;
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+pub use cli::{Output, tenantry};
+pub use fleet::{Fleet, signal};
+pub use metrics::Metrics;
+pub use place::{Place, leftovers};
+pub use sql::{Sql, code, connect, connect_url, message};
+pub use wait::{DEADLINE, until};
+
+/// Tests at once. Most of their time is spent waiting for a server.
+const THREADS: usize = 6;
+/// Fleets beside the shared one at once.
+const OWN_FLEETS_MAX: usize = 2;
+
+/// A test, and what it needs.
+pub struct Test {
+    name: String,
+    need: Need,
+}
+
+enum Need {
+    Nothing(Box<dyn FnOnce() + Send>),
+    Shared(Box<dyn FnOnce(&Fleet) + Send>),
+    Own(Box<dyn FnOnce(&mut Fleet) + Send>),
+}
+
+impl Test {
+    /// A test that starts by itself what it needs.
+    pub fn plain(name: String, test: impl AsyncFnOnce() + Send + 'static) -> Self {
+        Self { name, need: Need::Nothing(Box::new(move || block_on(test()))) }
+    }
+
+    /// A test on the fleet that all share.
+    pub fn shared(name: String, test: impl AsyncFnOnce(&Fleet) + Send + 'static) -> Self {
+        Self { name, need: Need::Shared(Box::new(move |fleet| block_on(test(fleet)))) }
+    }
+
+    /// A test that has a fleet to itself.
+    pub fn own(name: String, test: impl AsyncFnOnce(&mut Fleet) + Send + 'static) -> Self {
+        Self { name, need: Need::Own(Box::new(move |fleet| block_on(test(fleet)))) }
+    }
+}
+
+/// Lists a file's tests, each after what it needs: `plain`, `shared` or `own`.
+macro_rules! trials {
+    ($($need:ident $test:ident),* $(,)?) => {
+        pub(crate) fn trials() -> Vec<$crate::harness::Test> {
+            let area = module_path!().rsplit("::").next().unwrap_or_default();
+            vec![$($crate::harness::Test::$need(format!("{area}::{}", stringify!($test)), $test)),*]
+        }
+    };
+}
+pub(crate) use trials;
+
+fn block_on(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let local = tokio::task::LocalSet::new();
+    runtime.block_on(local.run_until(test));
+}
+
+/// Runs all that the command line selects.
+pub fn run(areas: Vec<Vec<Test>>) -> ExitCode {
+    place::watch_signals();
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or(Some(THREADS));
+    let under_way = Arc::new(());
+    let tests = spread(areas.into_iter().flatten().collect());
+    let mut trials: Vec<Trial> = tests.into_iter().map(|test| trial(test, under_way.clone())).collect();
+    trials.push(Trial::test("harness::nothing_is_left_behind", move || nothing_is_left_behind(&under_way)));
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // The last test has done it, unless it was not selected.
+    drop(stop_shared());
+    conclusion.exit_code()
+}
+
+/// Puts those with a fleet of their own between the others: as only a few of them run at once, a row of them would keep
+/// threads waiting that others could use.
+fn spread(tests: Vec<Test>) -> Vec<Test> {
+    let (own, others): (Vec<_>, Vec<_>) =
+        tests.into_iter().partition(|test| matches!(test.need, Need::Own(_)));
+    let between = others.len() / own.len().max(1);
+    let mut others = others.into_iter();
+    let mut all = Vec::new();
+    for test in own {
+        all.push(test);
+        all.extend(others.by_ref().take(between));
+    }
+    all.extend(others);
+    all
+}
+
+fn trial(test: Test, under_way: Arc<()>) -> Trial {
+    Trial::test(test.name, move || {
+        let _under_way = under_way;
+        match test.need {
+            Need::Nothing(run) => run(),
+            Need::Shared(run) => {
+                let fleet = shared()?;
+                with_logs(fleet, || run(fleet));
+            }
+            Need::Own(run) => {
+                let _turn = Turn::take();
+                let mut fleet = Fleet::start()?;
+                let logs = fleet.place().clone();
+                with_logs(&logs, || run(&mut fleet));
+                fleet.stop()?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// A test that fails says what the fleet said meanwhile.
+fn with_logs(place: &impl AsRef<std::path::Path>, run: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+        eprintln!("{}", place::log_tails(place.as_ref()));
+        resume_unwind(panic);
+    }
+}
+
+static SHARED: OnceLock<Result<Mutex<Option<&'static Fleet>>, String>> = OnceLock::new();
+
+/// The fleet that tests share, started when the first of them needs it.
+fn shared() -> Result<&'static Fleet, Failed> {
+    let started = SHARED.get_or_init(|| {
+        Fleet::start().map(|fleet| Mutex::new(Some(&*Box::leak(Box::new(fleet))))).map_err(|e| e.to_string())
+    });
+    let started = started.as_ref().map_err(|why| Failed::from(format!("the shared fleet: {why}")))?;
+    lock(started).ok_or_else(|| "the shared fleet was stopped".into())
+}
+
+fn stop_shared() -> Result<(), String> {
+    let Some(Ok(shared)) = SHARED.get() else { return Ok(()) };
+    lock(shared).take().map_or(Ok(()), Fleet::end)
+}
+
+/// Waits for all other tests; then looks whether stopping leaves a process or a file.
+fn nothing_is_left_behind(under_way: &Arc<()>) -> Result<(), Failed> {
+    while Arc::strong_count(under_way) > 1 {
+        std::thread::sleep(wait::PAUSE);
+    }
+    stop_shared()?;
+    let left = place::all_leftovers();
+    if left.is_empty() { Ok(()) } else { Err(format!("left behind: {left:#?}").into()) }
+}
+
+/// One of the few turns for a fleet beside the shared one.
+struct Turn;
+
+static TURNS: (Mutex<usize>, Condvar) = (Mutex::new(OWN_FLEETS_MAX), Condvar::new());
+
+impl Turn {
+    fn take() -> Self {
+        let (left, changed) = &TURNS;
+        let mut left = lock(left);
+        while *left == 0 {
+            left = changed.wait(left).unwrap_or_else(PoisonError::into_inner);
+        }
+        *left -= 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *lock(&TURNS.0) += 1;
+        TURNS.1.notify_one();
+    }
+}
+
+/// A lock that a failed test may have held.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

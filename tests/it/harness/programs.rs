@@ -1,0 +1,45 @@
+//! Postgres's own programs as clients: psql and pgbench.
+
+use std::path::PathBuf;
+
+use super::cli::{Output, command, finish};
+use super::fleet::Fleet;
+
+/// Where a program is: in the folder that the environment names, else the newest installed, else on the PATH.
+fn find(program: &str) -> PathBuf {
+    if let Some(bin) = std::env::var_os("TENANTRY_PG_BIN").filter(|bin| !bin.is_empty()) {
+        return PathBuf::from(bin).join(program);
+    }
+    let entries = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut found: Vec<(u32, PathBuf)> = entries
+        .filter_map(|entry| {
+            let version = entry.file_name().to_str()?.parse().ok()?;
+            Some((version, entry.path().join("bin").join(program))).filter(|(_, path)| path.is_file())
+        })
+        .collect();
+    found.sort();
+    found.pop().map_or_else(|| PathBuf::from(program), |(_, path)| path)
+}
+
+/// A program that is to connect to a tenant through the router.
+fn through_router(fleet: &Fleet, program: &str, tenant: &str) -> tokio::process::Command {
+    let mut command = command(find(program), &[]);
+    command
+        .env("PGHOST", fleet.variable("TENANTRY_ROUTER_HOST"))
+        .env("PGPORT", fleet.variable("TENANTRY_ROUTER_PORT"))
+        .env("PGUSER", fleet.variable("TENANTRY_USER"))
+        .env("PGPASSWORD", fleet.variable("TENANTRY_PASSWORD"))
+        .env("PGDATABASE", tenant);
+    command
+}
+
+/// Makes pgbench's tables.
+pub async fn pgbench_initialize(fleet: &Fleet, tenant: &str, scale: &str) {
+    let mut command = through_router(fleet, "pgbench", tenant);
+    finish(command.args(["-i", "-q", "-s", scale]), None).await.exits(0);
+}
+
+/// A run of pgbench as a whole.
+pub async fn pgbench(fleet: &Fleet, tenant: &str, args: &[&str]) -> Output {
+    finish(through_router(fleet, "pgbench", tenant).args(args), None).await
+}

@@ -1,0 +1,185 @@
+//! A client that speaks the protocol message by message, for what drivers hide.
+
+use bytes::BytesMut;
+use futures_util::FutureExt as _;
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::message::backend::{ErrorFields, Message};
+use postgres_protocol::message::frontend;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_postgres::Config;
+use tokio_postgres::config::Host;
+use tokio_postgres::fallible_iterator::FallibleIterator as _;
+
+use super::DEADLINE;
+
+/// A connection. Replies are read as short texts: the message's letter, and behind a colon what matters of it, as in
+/// `1`, `2`, `D:42|NULL`, `C:SELECT 1`, `E:23505`, `S:TimeZone=UTC`, `Z:I`.
+pub struct Raw {
+    stream: TcpStream,
+    received: BytesMut,
+    to_send: BytesMut,
+    /// What a cancel request has to name.
+    pub key: (i32, i32),
+}
+
+impl Raw {
+    /// Connects and logs in.
+    pub async fn login(config: &Config, parameters: &[(&str, &str)]) -> Self {
+        let Host::Tcp(host) = &config.get_hosts()[0] else { panic!("a TCP host") };
+        let stream = TcpStream::connect((host.as_str(), config.get_ports()[0])).await.unwrap();
+        let (received, to_send) = (BytesMut::new(), BytesMut::new());
+        let mut raw = Self { stream, received, to_send, key: (0, 0) };
+        let own = [("user", config.get_user().unwrap()), ("database", config.get_dbname().unwrap())];
+        let all = own.into_iter().chain(parameters.iter().copied());
+        frontend::startup_message(all, &mut raw.to_send).unwrap();
+        raw.authenticate(config.get_password().unwrap()).await;
+        raw
+    }
+
+    async fn authenticate(&mut self, password: &[u8]) {
+        let mut scram = ScramSha256::new(password, ChannelBinding::unsupported());
+        self.flush().await;
+        loop {
+            match self.message().await.expect("the router answers a login") {
+                Message::AuthenticationSasl(_) => {
+                    frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), &mut self.to_send)
+                        .unwrap();
+                    self.flush().await;
+                }
+                Message::AuthenticationSaslContinue(body) => {
+                    scram.update(body.data()).unwrap();
+                    frontend::sasl_response(scram.message(), &mut self.to_send).unwrap();
+                    self.flush().await;
+                }
+                Message::AuthenticationSaslFinal(body) => scram.finish(body.data()).unwrap(),
+                Message::BackendKeyData(body) => self.key = (body.process_id(), body.secret_key()),
+                Message::ReadyForQuery(_) => return,
+                Message::ErrorResponse(body) => panic!("login: {}", error_code(body.fields())),
+                _ => {}
+            }
+        }
+    }
+
+    /// Adds messages to what is sent next.
+    pub fn add(&mut self, write: impl FnOnce(&mut BytesMut) -> std::io::Result<()>) -> &mut Self {
+        write(&mut self.to_send).unwrap();
+        self
+    }
+
+    /// Adds Parse.
+    pub fn parse(&mut self, name: &str, sql: &str) -> &mut Self {
+        self.add(|out| frontend::parse(name, sql, [], out))
+    }
+
+    /// Adds Bind to the unnamed portal with parameters as text, Execute without a limit.
+    pub fn execute(&mut self, statement: &str, values: &[&str]) -> &mut Self {
+        let encode = |value: &str, out: &mut BytesMut| {
+            out.extend_from_slice(value.as_bytes());
+            Ok(postgres_protocol::IsNull::No)
+        };
+        self.add(|out| {
+            frontend::bind("", statement, [0], values.iter().copied(), encode, [0], out)
+                .map_err(|_| std::io::Error::other("bind"))
+        });
+        self.add(|out| frontend::execute("", 0, out))
+    }
+
+    /// Adds Sync.
+    pub fn sync(&mut self) -> &mut Self {
+        self.add(|out| {
+            frontend::sync(out);
+            Ok(())
+        })
+    }
+
+    /// Adds Query.
+    pub fn query(&mut self, sql: &str) -> &mut Self {
+        self.add(|out| frontend::query(sql, out))
+    }
+
+    /// Sends what was added.
+    pub async fn flush(&mut self) {
+        let bytes = self.to_send.split();
+        self.stream.write_all(&bytes).await.unwrap();
+    }
+
+    /// Sends what was added, and reads up to so many ReadyForQuery.
+    pub async fn replies(&mut self, ready: usize) -> Vec<String> {
+        self.flush().await;
+        let (mut replies, mut seen) = (Vec::new(), 0);
+        while seen < ready {
+            let reply = self.reply().await.expect("the connection stays open");
+            seen += usize::from(reply.starts_with("Z:"));
+            replies.push(reply);
+        }
+        replies
+    }
+
+    /// The next reply; none when the connection was closed.
+    pub async fn reply(&mut self) -> Option<String> {
+        Some(shorten(self.message().await?))
+    }
+
+    /// Whether a reply is there already, or can be had without waiting.
+    pub fn is_quiet(&mut self) -> bool {
+        self.received.is_empty() && self.stream.readable().now_or_never().is_none()
+    }
+
+    async fn message(&mut self) -> Option<Message> {
+        loop {
+            if let Some(message) = Message::parse(&mut self.received).unwrap() {
+                return Some(message);
+            }
+            let read = tokio::time::timeout(DEADLINE, self.stream.read_buf(&mut self.received));
+            match read.await.expect("an answer") {
+                Ok(0) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+fn error_code(mut fields: ErrorFields<'_>) -> String {
+    while let Some(field) = fields.next().unwrap() {
+        if field.type_() == b'C' {
+            return String::from_utf8_lossy(field.value_bytes()).into_owned();
+        }
+    }
+    panic!("an error without a code");
+}
+
+fn shorten(message: Message) -> String {
+    match message {
+        Message::ParseComplete => "1".to_owned(),
+        Message::BindComplete => "2".to_owned(),
+        Message::CloseComplete => "3".to_owned(),
+        Message::NoData => "n".to_owned(),
+        Message::EmptyQueryResponse => "I".to_owned(),
+        Message::PortalSuspended => "s".to_owned(),
+        Message::ParameterDescription(_) => "t".to_owned(),
+        Message::RowDescription(_) => "T".to_owned(),
+        Message::CopyInResponse(_) => "G".to_owned(),
+        Message::CopyOutResponse(_) => "H".to_owned(),
+        Message::CopyData(body) => format!("d:{}", String::from_utf8_lossy(body.data())),
+        Message::CopyDone => "c".to_owned(),
+        Message::CommandComplete(body) => format!("C:{}", body.tag().unwrap()),
+        Message::ErrorResponse(body) => format!("E:{}", error_code(body.fields())),
+        Message::NoticeResponse(body) => format!("N:{}", error_code(body.fields())),
+        Message::NotificationResponse(body) => {
+            format!("A:{}={}", body.channel().unwrap(), body.message().unwrap())
+        }
+        Message::ParameterStatus(body) => format!("S:{}={}", body.name().unwrap(), body.value().unwrap()),
+        Message::ReadyForQuery(body) => format!("Z:{}", char::from(body.status())),
+        Message::DataRow(body) => {
+            let text = |range: Option<std::ops::Range<usize>>| {
+                range.map_or("NULL".into(), |range| {
+                    String::from_utf8_lossy(&body.buffer()[range]).into_owned()
+                })
+            };
+            let values: Vec<String> = body.ranges().map(|range| Ok(text(range))).collect().unwrap();
+            format!("D:{}", values.join("|"))
+        }
+        _ => "?".to_owned(),
+    }
+}

@@ -1,0 +1,52 @@
+//! What users rely on, tried on whole fleets of real Postgres servers. One binary: a file for each area of behaviour.
+//!
+//! `harness` has the fleets. Most tests share one and bring tenants of their own; those that kill or stop something
+//! have a fleet to themselves.
+
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+
+mod config;
+mod copying;
+mod demo;
+mod dev;
+mod errors;
+mod lifecycle;
+mod metrics;
+mod migrations;
+mod migrations_refused;
+mod moves;
+mod moves_refused;
+mod moves_schema;
+mod pooling;
+mod prepared;
+mod provisioning;
+mod recovery;
+mod servers;
+mod sessions;
+mod users;
+
+fn main() -> std::process::ExitCode {
+    harness::run(vec![
+        provisioning::trials(),
+        lifecycle::trials(),
+        servers::trials(),
+        users::trials(),
+        prepared::trials(),
+        sessions::trials(),
+        errors::trials(),
+        copying::trials(),
+        pooling::trials(),
+        migrations::trials(),
+        migrations_refused::trials(),
+        moves::trials(),
+        moves_refused::trials(),
+        moves_schema::trials(),
+        recovery::trials(),
+        metrics::trials(),
+        config::trials(),
+        dev::trials(),
+        demo::trials(),
+    ])
+}

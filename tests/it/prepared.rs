@@ -1,0 +1,186 @@
+//! Prepared statements and pipelines, over connections that change with every transaction.
+
+use futures_util::future::join_all;
+
+use crate::harness::raw::Raw;
+use crate::harness::{Fleet, Sql as _, connect, trials};
+
+trials! {
+    shared statements_survive_the_change_of_server_connections,
+    shared clients_share_few_server_connections_without_mixing_statements_up,
+    shared statements_of_sql_are_kept_for_their_client,
+    shared a_statement_of_the_same_name_is_another_for_another_client,
+    shared an_unknown_statement_is_refused,
+    shared several_statements_in_one_query_are_one_transaction,
+    shared a_pipeline_skips_from_an_error_to_its_sync,
+    shared an_error_in_a_pipeline_undoes_its_transaction_only,
+    shared many_queries_at_once_are_answered_in_order,
+    shared a_statement_is_prepared_anew_after_its_table_changed,
+}
+
+async fn statements_survive_the_change_of_server_connections(fleet: &Fleet) {
+    fleet.create("reused", &[]).await;
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(fleet.connect("reused").await);
+    }
+    let mut statements = Vec::new();
+    for client in &clients {
+        let doubled = client.prepare("SELECT $1::int8 * 2").await.unwrap();
+        let shouted = client.prepare("SELECT upper($1::text)").await.unwrap();
+        statements.push((doubled, shouted));
+    }
+    for round in 0..30_i64 {
+        let asked = clients.iter().zip(&statements).map(async |(client, (doubled, shouted))| {
+            let row = client.query_one(doubled, &[&round]).await.unwrap();
+            assert_eq!(row.get::<_, i64>(0), round * 2);
+            let row = client.query_one(shouted, &[&format!("round {round}")]).await.unwrap();
+            assert_eq!(row.get::<_, String>(0), format!("ROUND {round}"));
+        });
+        join_all(asked).await;
+    }
+}
+
+async fn clients_share_few_server_connections_without_mixing_statements_up(fleet: &Fleet) {
+    fleet.create("crowd", &["--server", "pg-1"]).await;
+    let clients = join_all((0..60).map(|_| fleet.connect("crowd"))).await;
+    let asked = clients.iter().enumerate().map(async |(i, client)| {
+        let statement = client.prepare(&format!("SELECT {i} + $1::int4")).await.unwrap();
+        for n in 0..10 {
+            let row = client.query_one(&statement, &[&n]).await.unwrap();
+            assert_eq!(row.get::<_, i32>(0), i32::try_from(i).unwrap() + n);
+        }
+    });
+    join_all(asked).await;
+    let server = fleet.direct("pg-1", "postgres").await;
+    let open = server.number("SELECT count(*) FROM pg_stat_activity WHERE datname = 'crowd'").await;
+    assert!((1..=20).contains(&open), "{open} server connections for 60 clients");
+}
+
+async fn statements_of_sql_are_kept_for_their_client(fleet: &Fleet) {
+    fleet.create("sqlprep", &[]).await;
+    let (one, other) = (fleet.connect("sqlprep").await, fleet.connect("sqlprep").await);
+    one.run("PREPARE answer (int) AS SELECT $1 + 1").await;
+    other.run("PREPARE answer (int) AS SELECT $1 + 2").await;
+    for _ in 0..5 {
+        assert_eq!(one.column("EXECUTE answer (41)").await, ["42"]);
+        assert_eq!(other.column("EXECUTE answer (41)").await, ["43"]);
+    }
+    one.run("DEALLOCATE answer").await;
+    assert_eq!(one.fails("EXECUTE answer (41)").await, "26000");
+    assert_eq!(other.column("EXECUTE answer (41)").await, ["43"]);
+}
+
+async fn a_statement_of_the_same_name_is_another_for_another_client(fleet: &Fleet) {
+    fleet.create("samename", &[]).await;
+    let config = fleet.config("samename");
+    let (mut one, mut other) = (Raw::login(&config, &[]).await, Raw::login(&config, &[]).await);
+    one.parse("s", "SELECT 'one'").sync();
+    assert_eq!(one.replies(1).await, ["1", "Z:I"]);
+    other.parse("s", "SELECT 'other'").sync();
+    assert_eq!(other.replies(1).await, ["1", "Z:I"]);
+    for _ in 0..3 {
+        one.execute("s", &[]).sync();
+        assert_eq!(one.replies(1).await, ["2", "D:one", "C:SELECT 1", "Z:I"]);
+        other.execute("s", &[]).sync();
+        assert_eq!(other.replies(1).await, ["2", "D:other", "C:SELECT 1", "Z:I"]);
+    }
+    one.parse("s", "SELECT 'again'").sync();
+    assert_eq!(one.replies(1).await, ["E:42P05", "Z:I"], "a name is taken once");
+}
+
+async fn an_unknown_statement_is_refused(fleet: &Fleet) {
+    fleet.create("unprepared", &[]).await;
+    let mut raw = Raw::login(&fleet.config("unprepared"), &[]).await;
+    raw.execute("nothing", &[]).sync();
+    assert_eq!(raw.replies(1).await, ["E:26000", "Z:I"]);
+    raw.query("SELECT 1");
+    assert_eq!(raw.replies(1).await, ["T", "D:1", "C:SELECT 1", "Z:I"]);
+}
+
+async fn several_statements_in_one_query_are_one_transaction(fleet: &Fleet) {
+    fleet.create("multi", &[]).await;
+    let mut raw = Raw::login(&fleet.config("multi"), &[]).await;
+    raw.query("CREATE TABLE t (n int); INSERT INTO t VALUES (1), (2); SELECT count(*) FROM t");
+    assert_eq!(raw.replies(1).await, ["C:CREATE TABLE", "C:INSERT 0 2", "T", "D:2", "C:SELECT 1", "Z:I"]);
+    raw.query("INSERT INTO t VALUES (3); SELECT 1/0; INSERT INTO t VALUES (4)");
+    assert_eq!(raw.replies(1).await, ["C:INSERT 0 1", "E:22012", "Z:I"]);
+    raw.query("SELECT count(*) FROM t; ");
+    assert_eq!(raw.replies(1).await, ["T", "D:2", "C:SELECT 1", "Z:I"]);
+    raw.query("");
+    assert_eq!(raw.replies(1).await, ["I", "Z:I"]);
+}
+
+async fn a_pipeline_skips_from_an_error_to_its_sync(fleet: &Fleet) {
+    fleet.create("pipeline", &[]).await;
+    let mut raw = Raw::login(&fleet.config("pipeline"), &[]).await;
+    raw.parse("ok", "SELECT $1::int4 + 1").sync();
+    assert_eq!(raw.replies(1).await, ["1", "Z:I"]);
+    // An error that the server finds, in the middle; a second part behind the Sync that is none of its business.
+    raw.execute("ok", &["1"]).parse("bad", "SELECT 1/0").execute("bad", &[]).parse("late", "SELECT 7").sync();
+    raw.execute("ok", &["2"]).sync();
+    assert_eq!(
+        raw.replies(2).await,
+        ["2", "D:2", "C:SELECT 1", "1", "2", "E:22012", "Z:I", "2", "D:3", "C:SELECT 1", "Z:I"]
+    );
+    // What was skipped was not prepared; what came before the error was.
+    raw.execute("late", &[]).sync();
+    assert_eq!(raw.replies(1).await, ["E:26000", "Z:I"]);
+    raw.execute("bad", &[]).sync();
+    assert_eq!(raw.replies(1).await, ["2", "E:22012", "Z:I"]);
+    // A Parse that fails leaves its name free.
+    raw.parse("typo", "SELEC 1").sync();
+    assert_eq!(raw.replies(1).await, ["E:42601", "Z:I"]);
+    raw.parse("typo", "SELECT 1").execute("typo", &[]).sync();
+    assert_eq!(raw.replies(1).await, ["1", "2", "D:1", "C:SELECT 1", "Z:I"]);
+}
+
+async fn an_error_in_a_pipeline_undoes_its_transaction_only(fleet: &Fleet) {
+    fleet.create("pipetx", &[]).await;
+    let mut raw = Raw::login(&fleet.config("pipetx"), &[]).await;
+    raw.query("CREATE TABLE t (n int PRIMARY KEY)");
+    raw.replies(1).await;
+    raw.parse("put", "INSERT INTO t VALUES ($1::int4)");
+    raw.execute("put", &["1"]).sync();
+    raw.execute("put", &["2"]).execute("put", &["1"]).execute("put", &["3"]).sync();
+    raw.execute("put", &["4"]).sync();
+    let replies = raw.replies(3).await;
+    let errors: Vec<&String> = replies.iter().filter(|reply| reply.starts_with("E:")).collect();
+    assert_eq!(errors, ["E:23505"], "{replies:?}");
+    raw.query("SELECT string_agg(n::text, ',' ORDER BY n) FROM t");
+    assert_eq!(raw.replies(1).await, ["T", "D:1,4", "C:SELECT 1", "Z:I"]);
+    // An open transaction that failed stays so until its end.
+    raw.query("BEGIN").query("SELECT 1/0").query("SELECT 1").query("ROLLBACK");
+    assert_eq!(
+        raw.replies(4).await,
+        ["C:BEGIN", "Z:T", "E:22012", "Z:E", "E:25P02", "Z:E", "C:ROLLBACK", "Z:I"]
+    );
+}
+
+async fn many_queries_at_once_are_answered_in_order(fleet: &Fleet) {
+    fleet.create("pipelined", &[]).await;
+    let client = fleet.connect("pipelined").await;
+    let statement = client.prepare("SELECT $1::int4, repeat('x', $1)").await.unwrap();
+    let rows = join_all((0..500_i32).map(async |n| client.query_one(&statement, &[&n]).await.unwrap())).await;
+    for (n, row) in rows.iter().enumerate() {
+        assert_eq!((row.get::<_, i32>(0) as usize, row.get::<_, &str>(1).len()), (n, n));
+    }
+}
+
+async fn a_statement_is_prepared_anew_after_its_table_changed(fleet: &Fleet) {
+    fleet.create("altered", &[]).await;
+    let owner = fleet.connect("altered").await;
+    owner.run("CREATE TABLE t (a int); INSERT INTO t VALUES (1)").await;
+    let client = connect(&fleet.config("altered")).await.unwrap();
+    let statement = client.prepare("SELECT a FROM t WHERE a = $1").await.unwrap();
+    assert_eq!(client.query_one(&statement, &[&1]).await.unwrap().get::<_, i32>(0), 1);
+    owner.run("ALTER TABLE t ADD b int; CREATE INDEX ON t (a)").await;
+    assert_eq!(client.query_one(&statement, &[&1]).await.unwrap().get::<_, i32>(0), 1);
+    // One whose result did change: from then on it has the new shape, at the latest when it is prepared again.
+    let all = client.prepare("SELECT * FROM t").await.unwrap();
+    assert_eq!(all.columns().len(), 2);
+    owner.run("ALTER TABLE t ADD c int").await;
+    let _ = client.query(&all, &[]).await;
+    let again = client.prepare("SELECT * FROM t").await.unwrap();
+    assert_eq!(client.query_one(&again, &[]).await.unwrap().len(), 3);
+}

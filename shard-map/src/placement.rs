@@ -2,9 +2,12 @@
 //!
 //! Policy: a server named by the operator is taken as it is; else the class asked for (shared unless said otherwise),
 //! then the labels, then room, and of those the least loaded. Equal ones are taken in the order of their names.
+//!
+//! A tenant's label constrains its placement when servers of the class carry a label of that key: `region=eu` goes to
+//! a server with `region=eu` where servers have regions, and `plan=gold` anywhere where no server has a plan.
 
 use crate::ids::ServerName;
-use crate::selector::Selector;
+use crate::selector::Labels;
 use crate::server::{Server, ServerClass, ServerState};
 
 /// A server that could take the tenant.
@@ -23,8 +26,8 @@ pub struct Wish {
     pub server: Option<ServerName>,
     /// Servers of this class; shared ones when not said.
     pub class: Option<ServerClass>,
-    /// Servers with these labels.
-    pub labels: Selector,
+    /// The tenant's labels.
+    pub labels: Labels,
     /// Most tenants a server may have; a policy of the fleet, not of the tenant.
     pub tenants_per_server_max: u32,
 }
@@ -42,12 +45,12 @@ pub enum NoPlacement {
     #[error("server {0} has as many tenants as it may have")]
     Full(ServerName),
     /// No server matches.
-    #[error("no {class} server with labels {labels} has room")]
+    #[error("no {class} server{labels} has room")]
     NoneLeft {
         /// Class asked for.
         class: &'static str,
-        /// Labels asked for.
-        labels: Selector,
+        /// The labels that constrain, in words; empty when none does.
+        labels: String,
     },
 }
 
@@ -73,15 +76,18 @@ pub fn choose(candidates: &[Candidate], wish: &Wish) -> Result<ServerName, NoPla
         let right = u64::from(b.tenants) * u64::from(a.server.max_connections);
         left.cmp(&right).then_with(|| a.server.name.cmp(&b.server.name))
     };
-    candidates
-        .iter()
-        .filter(|c| c.server.state == ServerState::Active && c.server.class == class)
-        .filter(|c| wish.labels.matches_labels(&c.server.labels) && has_room(c))
+    let of_class = || candidates.iter().filter(|c| c.server.class == class);
+    let constrains = |key: &String| of_class().any(|c| c.server.labels.contains_key(key));
+    let constraints: Vec<_> = wish.labels.iter().filter(|(key, _)| constrains(key)).collect();
+    let matches =
+        |c: &Candidate| constraints.iter().all(|(key, value)| c.server.labels.get(*key) == Some(*value));
+    of_class()
+        .filter(|c| c.server.state == ServerState::Active && matches(c) && has_room(c))
         .min_by(|a, b| load(a, b))
         .map(|c| c.server.name.clone())
-        .ok_or(NoPlacement::NoneLeft {
+        .ok_or_else(|| NoPlacement::NoneLeft {
             class: if class == ServerClass::Shared { "shared" } else { "dedicated" },
-            labels: wish.labels.clone(),
+            labels: constraints.iter().map(|(key, value)| format!(" with {key}={value}")).collect(),
         })
 }
 
@@ -128,8 +134,11 @@ mod tests {
     #[test]
     fn labels_room_and_draining_exclude() {
         let mut all = [candidate("a", ServerClass::Shared, 0, 100)];
-        let us = Wish { labels: "region=us".parse().unwrap(), ..wish() };
-        assert!(choose(&all, &us).is_err());
+        let labelled =
+            |key: &str, value: &str| Wish { labels: [(key.to_owned(), value.to_owned())].into(), ..wish() };
+        assert!(choose(&all, &labelled("region", "us")).is_err());
+        assert!(choose(&all, &labelled("region", "eu")).is_ok());
+        assert!(choose(&all, &labelled("plan", "gold")).is_ok(), "no server has plans");
         assert!(choose(&all, &Wish { tenants_per_server_max: 0, ..wish() }).is_err());
         all[0].server.state = ServerState::Draining;
         assert!(choose(&all, &wish()).is_err());

@@ -38,12 +38,6 @@ impl Selector {
             },
         )
     }
-
-    /// Whether a thing without an id (a server) with these labels is selected.
-    #[must_use]
-    pub fn matches_labels(&self, labels: &Labels) -> bool {
-        self.0.iter().all(|(key, value)| labels.get(key) == Some(value))
-    }
 }
 
 /// Reads one `key=value`.

@@ -79,10 +79,7 @@ struct Create {
     /// Place it on a server of this class
     #[arg(long, value_enum)]
     class: Option<Class>,
-    /// Place it on a server with these labels
-    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "server")]
-    server_selector: Option<Selector>,
-    /// A label; may be given more than once
+    /// A label; may be given more than once. It goes to a server with the same label, if servers have one of its key
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = values::label)]
     labels: Vec<(String, String)>,
     /// Return when its database serves
@@ -158,9 +155,6 @@ async fn run_create(api: &Api, format: Format, create: &Create) -> anyhow::Resul
     }
     if let Some(class) = create.class {
         body["class"] = class.as_str().into();
-    }
-    if let Some(selector) = &create.server_selector {
-        body["selector"] = selector.to_string().into();
     }
     let answer = api.post(&["v1", "tenants"], &body).await?;
     if !create.wait {

@@ -32,12 +32,7 @@ impl Context {
     /// # Errors
     /// [`Error::Refused`] while another instance leads.
     pub(crate) fn leading_term(&self) -> Result<i64> {
-        (*self.term.borrow()).ok_or_else(|| {
-            Error::refused(
-                "this control-plane instance does not lead now",
-                "ask the leader, or try again in a few seconds",
-            )
-        })
+        (*self.term.borrow()).ok_or(Error::NotLeading)
     }
 
     /// A server of the map.

@@ -20,6 +20,9 @@ pub enum Error {
         /// What to do.
         hint: Option<String>,
     },
+    /// Another instance leads, or none does yet. Ask that one, or try again.
+    #[error("this control-plane instance does not lead now")]
+    NotLeading,
     /// A managed server does not answer. Try again.
     #[error("server {server} can't be reached: {message}")]
     ServerUnreachable {

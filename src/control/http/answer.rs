@@ -46,13 +46,16 @@ impl From<Error> for Refusal {
             Error::Usage(_) => StatusCode::BAD_REQUEST,
             Error::NotFound(_) | Error::Catalog(C::NotFound(_)) => StatusCode::NOT_FOUND,
             Error::Refused { .. } | Error::Catalog(C::Conflict(_)) => StatusCode::CONFLICT,
-            Error::Catalog(C::Unreachable(_) | C::LeaseLost) => StatusCode::SERVICE_UNAVAILABLE,
+            Error::NotLeading | Error::Catalog(C::Unreachable(_) | C::LeaseLost) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Error::ServerUnreachable { .. } => StatusCode::BAD_GATEWAY,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let text = error.to_string();
         let hint = match error {
             Error::Refused { hint, .. } => hint,
+            Error::NotLeading => Some("ask the leader, or try again in a few seconds".to_owned()),
             _ => None,
         };
         Self { status, error: text, hint }

@@ -50,9 +50,6 @@ pub(super) struct Create {
     id: String,
     server: Option<String>,
     class: Option<ServerClass>,
-    /// Labels that the server must have.
-    #[serde(default)]
-    selector: Selector,
     #[serde(default)]
     labels: Labels,
 }
@@ -65,7 +62,7 @@ pub(super) async fn create(
     let wish = Wish {
         server: create.server.as_deref().map(parse).transpose()?,
         class: create.class,
-        labels: create.selector,
+        labels: create.labels.clone(),
         tenants_per_server_max: context.config.tenants_per_server_max,
     };
     if let Some(name) = &wish.server {

@@ -30,7 +30,7 @@ impl Context {
     /// The term, for work that only the leader may do.
     ///
     /// # Errors
-    /// [`Error::Refused`] while another instance leads.
+    /// [`Error::NotLeading`] while another instance leads, or none does.
     pub(crate) fn leading_term(&self) -> Result<i64> {
         (*self.term.borrow()).ok_or(Error::NotLeading)
     }

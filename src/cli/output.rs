@@ -70,11 +70,17 @@ fn table(rows: &[Value], columns: Columns<'_>) -> String {
     text
 }
 
+/// Keys that say what an object is, which come first.
+const LEADING: [&str; 4] = ["id", "name", "tenant", "state"];
+
 fn fields(value: &Value) -> String {
     let Some(object) = value.as_object() else { return cell(Some(value)) };
     let width = object.keys().map(|key| key.chars().count()).max().unwrap_or(0);
+    let rank = |key: &str| LEADING.iter().position(|leading| *leading == key).unwrap_or(LEADING.len());
+    let mut pairs: Vec<_> = object.iter().collect();
+    pairs.sort_by_key(|(key, _)| rank(key)); // stable: the others stay in the order of their names
     let mut text = String::new();
-    for (key, value) in object {
+    for (key, value) in pairs {
         let _ = writeln!(text, "{:width$}  {}", key, cell(Some(value)));
     }
     text
@@ -128,6 +134,6 @@ mod tests {
     #[test]
     fn an_object_is_one_line_a_key() {
         let text = fields(&json!({"id": "acme", "error": "a\n\u{1b}[31mb", "steps": ["x", "y"]}));
-        assert_eq!(text, "error  a\\n\\u{1b}[31mb\nid     acme\nsteps  x,y\n");
+        assert_eq!(text, "id     acme\nerror  a\\n\\u{1b}[31mb\nsteps  x,y\n");
     }
 }

@@ -31,7 +31,7 @@ impl Progress {
 
     /// Shows where things stand, when that changed.
     pub(crate) fn show(&mut self, text: &str) {
-        if text == self.shown {
+        if text.is_empty() || text == self.shown {
             return;
         }
         if self.terminal {
@@ -48,6 +48,9 @@ impl Progress {
 
     /// Ends the updating line with a last text.
     pub(crate) fn finish(mut self, text: &str) {
+        if text.is_empty() {
+            return;
+        }
         if self.terminal {
             self.print(&format!("\r{text}\x1b[K\n"));
         } else if text != self.shown {
@@ -70,7 +73,7 @@ pub(crate) struct Awaited<'a> {
     pub(crate) what: &'a str,
     /// Whether this answer is the end.
     pub(crate) ended: &'a dyn Fn(&Value) -> bool,
-    /// How an answer is shown.
+    /// How an answer is shown; empty for not at all.
     pub(crate) text: &'a dyn Fn(&Value) -> String,
     /// How long to wait.
     pub(crate) timeout: Duration,

@@ -118,6 +118,47 @@ fn an_error_names_the_place_the_key_and_what_is_allowed() {
     assert!(Dir::new("a = \n").error(&[], &[]).starts_with("DIR/config.toml line 4: "));
 }
 
+/// Every key of an annotated example, those that are commented out included.
+fn uncommented(example: &str) -> String {
+    let is_key = |line: &str| {
+        let key = line.split_once(" = ").map_or("", |(key, _)| key);
+        !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+    };
+    let lines = example.lines().map(|line| match line.strip_prefix("# ") {
+        Some(inner) if is_key(inner) => inner,
+        _ => line,
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Checks an annotated example as it is, and with all that it comments out.
+fn check_example<T: DeserializeOwned>(role: Role, example: &str, validate: fn(&T) -> Result<(), String>) {
+    let dir = Dir::new("");
+    let secrets = [("catalog_url_file", "url"), ("master_key_file", "key"), ("token_file", "token")];
+    let sets: Vec<String> = (secrets.iter().filter(|(key, _)| role.secret_keys().contains(key)))
+        .map(|(key, file)| format!("{key}={}", dir.0.join(file).display()))
+        .collect();
+    for (name, text) in [("as-it-is.toml", example.to_owned()), ("all.toml", uncommented(example))] {
+        dir.write(name, &text);
+        let layers = Layers::new(role, Some(&dir.0.join(name)), &[], &sets).unwrap();
+        layers.read(validate).map(drop).unwrap();
+    }
+}
+
+#[test]
+fn the_annotated_examples_are_read_with_all_that_they_comment_out() {
+    check_example::<router::RouterConfig>(
+        Role::Router,
+        include_str!("../../ops/config/router.toml"),
+        |config| config.validate().map_err(|error| error.to_string()),
+    );
+    check_example(
+        Role::Control,
+        include_str!("../../ops/config/control.toml"),
+        control::ControlConfig::validate,
+    );
+}
+
 #[test]
 fn a_routers_environment_may_hold_what_is_for_its_clients() {
     let env = [("TENANTRY_ROUTER_HOST".to_owned(), "x".to_owned())];

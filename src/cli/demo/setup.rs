@@ -46,6 +46,7 @@ impl Tenant {
 
 /// Makes tenants on the shared servers; the first one is to be the heaviest.
 pub(crate) async fn provision(site: &Site, count: u32) -> anyhow::Result<Vec<Tenant>> {
+    eprintln!("making {count} tenants");
     let mut tenants = Vec::new();
     let mut operations = Vec::new();
     for number in 1..=count {
@@ -62,7 +63,7 @@ pub(crate) async fn provision(site: &Site, count: u32) -> anyhow::Result<Vec<Ten
             path: &["v1", "operations", operation],
             what: "making a tenant",
             ended: &|answer| text(answer, "state") != "running",
-            text: &|_| format!("making {count} tenants"),
+            text: &|_| String::new(),
             timeout: PROVISION_TIMEOUT,
         };
         let answer = wait::until(&site.api, &awaited).await?;

@@ -67,7 +67,6 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<()> {
     }
     let settings = plan::settle(&args, layout.settings()?)?;
     plan::check_ports(&settings)?;
-    layout.remember(&settings)?;
     let plan = plan::plan(&layout, settings)?;
     let fleet = Fleet { host: &host, layout: &layout, plan: &plan };
     let mut parts = Parts::default();
@@ -94,6 +93,8 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<()> {
 /// Starts the fleet, says that it is ready, and stays; ends only when it can't be started.
 async fn serve(fleet: &Fleet<'_>, parts: &mut Parts) -> anyhow::Result<()> {
     fleet.start(parts).await?;
+    // Not before: a first start that came to nothing binds nobody to its flags.
+    fleet.layout.remember(&fleet.plan.settings)?;
     fleet.write_env()?;
     let settings = fleet.plan.settings;
     eprintln!(

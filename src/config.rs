@@ -204,14 +204,12 @@ impl Layers {
         };
         let token = self.take_token(&mut warnings)?;
         let secrets = Secrets { catalog_url, master_key, token, warnings };
+        let how = "32 random bytes in base64: openssl rand -base64 32";
+        self.require("master_key_file", how, secrets.master_key.is_some())?;
+        // A router can serve by its snapshot alone.
         if self.role == Role::Control {
-            self.require(
-                "catalog_url_file",
-                "the catalog's URL, postgres://…",
-                secrets.catalog_url.is_some(),
-            )?;
-            let how = "32 random bytes in base64: openssl rand -base64 32";
-            self.require("master_key_file", how, secrets.master_key.is_some())?;
+            let how = "the catalog's URL: postgres://…";
+            self.require("catalog_url_file", how, secrets.catalog_url.is_some())?;
             let how = "the API's bearer token: openssl rand -hex 32";
             self.require("token_file", how, secrets.token.is_some())?;
         }

@@ -80,7 +80,7 @@ enum MigrateCommand {
 
 #[derive(Debug, Args)]
 struct What {
-    /// Directory of the files V<number>__<name>.sql
+    /// Directory of the files `V<number>__<name>.sql`
     #[arg(long)]
     dir: PathBuf,
     /// Only tenants with these labels: key=value, several joined by commas

@@ -49,8 +49,11 @@ pub(crate) struct ControlArgs {
 
 pub(crate) fn router(args: &RouterArgs) -> anyhow::Result<()> {
     let layers = begin(Role::Router, &args.role)?;
-    let read =
-        layers.read(|config: &router::RouterConfig| config.validate().map_err(|error| error.to_string()));
+    let read = layers.read(|config: &router::RouterConfig| {
+        let described =
+            |e: router::InvalidConfig| format!("{}: {} is not allowed: {}", e.key, e.given, e.allowed);
+        config.validate().map_err(described)
+    });
     let (mut config, secrets) = read?;
     warn(&secrets);
     config.catalog_url = secrets.catalog_url;

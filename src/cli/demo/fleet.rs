@@ -12,7 +12,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio_postgres::NoTls;
 
 use crate::cli::api::Api;
-use crate::cli::dev::{env_file, ports};
+use crate::cli::dev::{env_file, own_program, ports};
 use crate::cli::failure::Failure;
 
 /// How long the fleet may take until it is ready.
@@ -70,9 +70,8 @@ impl Fleet {
     /// Starts it; [`Fleet::ready`] waits until it serves.
     pub(crate) fn start(home: &Home, pg_bin: Option<&Path>) -> anyhow::Result<Self> {
         let first = ports::free_row(PORTS).ok_or_else(|| Failure::failed("no free ports were found"))?;
-        let program = std::env::current_exe().context("finding our own program")?;
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM", "--"]).arg(program).arg("dev");
+        command.args(["--pdeathsig", "TERM", "--"]).arg(own_program()).arg("dev");
         command.arg("--dir").arg(&home.path).args(["--servers", &SERVERS.to_string()]);
         for (flag, port) in
             [("--router-port", 0), ("--metrics-port", 1), ("--api-port", 2), ("--base-port", 3)]

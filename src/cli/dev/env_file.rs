@@ -15,7 +15,7 @@ pub(crate) fn write(path: &Path, variables: &Variables) -> anyhow::Result<()> {
     write_private(path, &lines.collect::<String>())
 }
 
-/// Reads a file that [`write`] wrote.
+/// Reads a file that [`write()`] wrote.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Variables> {
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     Ok(text

@@ -71,9 +71,9 @@ impl Host {
     }
 
     /// Our own binary, in another role. It is killed when we are.
-    pub(crate) fn own(&self, program: &Path, args: &[&str]) -> Launch {
+    pub(crate) fn own(&self, args: &[&str]) -> Launch {
         let mut command = tokio::process::Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(args);
+        command.args(["--pdeathsig", "KILL", "--"]).arg(own_program()).args(args);
         // What configures our children is in their files; the caller's variables must not reach them.
         for (name, _) in std::env::vars_os() {
             let ours = |prefix: &str| name.to_str().is_some_and(|name| name.starts_with(prefix));
@@ -136,6 +136,16 @@ impl Account {
             })
         })
     }
+}
+
+/// Our own binary: the one at its usual place, also when it was replaced there since we started; else, when there is none
+/// any more, the one that runs.
+pub(crate) fn own_program() -> PathBuf {
+    let running = || PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+    let Ok(path) = std::env::current_exe() else { return running() };
+    // The kernel's word for a file that was replaced or removed.
+    let place = path.to_str().and_then(|path| path.strip_suffix(" (deleted)")).map(PathBuf::from);
+    [Some(path), place].into_iter().flatten().find(|path| path.is_file()).unwrap_or_else(running)
 }
 
 /// Opens a directory so that a child started next inherits it.

@@ -20,6 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use self::host::Host;
+pub(crate) use self::host::own_program;
 use self::layout::Layout;
 use self::parts::{Fleet, Parts};
 

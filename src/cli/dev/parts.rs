@@ -52,7 +52,7 @@ impl Fleet<'_> {
     pub(crate) async fn start(&self, parts: &mut Parts) -> anyhow::Result<()> {
         self.prepare_servers().await?;
         for instance in self.instances() {
-            parts.servers.push(self.start_server(instance)?);
+            parts.servers.push(self.start_server(instance));
         }
         for (instance, part) in self.instances().zip(&parts.servers) {
             instance.wait_ready(part).await?;
@@ -61,14 +61,14 @@ impl Fleet<'_> {
         self.make_catalog().await?;
         let token = self.layout.secret("token", random_password)?;
         self.write_control_config()?;
-        let control = parts.control.insert(self.start_own("control", supervisor::CONTROL_ENDING)?);
+        let control = parts.control.insert(self.start_own("control", supervisor::CONTROL_ENDING));
         let api = Api::at(&self.api_url(), Some(token))?;
         wait_for(control, self.layout, "control", async || api.ready("healthz").await).await?;
         // From here on it may still wait for the lease of one that was killed; until then it answers 503.
         wait_for(control, self.layout, "control", async || self.add_servers(&api).await).await?;
         wait_for(control, self.layout, "control", async || self.make_user(&api).await).await?;
         self.write_router_config()?;
-        let router = parts.router.insert(self.start_own("router", supervisor::ROUTER_ENDING)?);
+        let router = parts.router.insert(self.start_own("router", supervisor::ROUTER_ENDING));
         let metrics = Api::at(&format!("http://127.0.0.1:{}", self.plan.settings.metrics_port), None)?;
         wait_for(router, self.layout, "router", async || metrics.ready("readyz").await).await
     }
@@ -90,19 +90,18 @@ impl Fleet<'_> {
         Ok(())
     }
 
-    fn start_server(&self, instance: &Instance) -> anyhow::Result<Part> {
+    fn start_server(&self, instance: &Instance) -> Part {
         let (name, log) = (instance.name.clone(), instance.log.clone());
         let (host, instance) = (self.host.clone(), instance.clone());
         let launch = Box::new(move || instance.launch(&host));
-        Ok(Part::start(Spec { name, log, ending: supervisor::POSTGRES_ENDING, launch }))
+        Part::start(Spec { name, log, ending: supervisor::POSTGRES_ENDING, launch })
     }
 
-    fn start_own(&self, role: &'static str, ending: supervisor::Ending) -> anyhow::Result<Part> {
-        let program = std::env::current_exe().context("finding our own program")?;
+    fn start_own(&self, role: &'static str, ending: supervisor::Ending) -> Part {
         let (host, config) = (self.host.clone(), self.layout.path(&format!("{role}.toml")));
         let config = config.to_string_lossy().into_owned();
-        let launch = Box::new(move || Ok(host.own(&program, &[role, "--config", &config])));
-        Ok(Part::start(Spec { name: role.to_owned(), log: self.layout.log(role), ending, launch }))
+        let launch = Box::new(move || Ok(host.own(&[role, "--config", &config])));
+        Part::start(Spec { name: role.to_owned(), log: self.layout.log(role), ending, launch })
     }
 
     async fn make_catalog(&self) -> anyhow::Result<()> {

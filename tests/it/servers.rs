@@ -52,8 +52,8 @@ async fn a_server_that_does_not_answer_is_not_added(fleet: &Fleet) {
         fleet.cli(&["server", "add", "silent", "--url", "postgres://postgres:x@127.0.0.1:1/postgres"]);
     let error = output.await.error(1);
     assert!(error.contains("silent") && error.contains("can't be reached"), "{error}");
-    let url = fleet.server_url("pg-1");
-    let wrong_password = format!("postgres://postgres:hunter2@{}", url.split_once('@').unwrap().1);
+    let address = fleet.variable("TENANTRY_CATALOG_URL").split_once('@').unwrap().1;
+    let wrong_password = format!("postgres://postgres:hunter2@{address}");
     let output = fleet.cli(&["server", "add", "locked", "--url", &wrong_password]).await.exits(1);
     assert!(!output.stderr.contains("hunter2"), "a password is not repeated: {}", output.stderr);
     for url in ["nonsense", "postgres://", "http://127.0.0.1:5432"] {

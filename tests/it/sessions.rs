@@ -1,4 +1,190 @@
-//! Not yet.
-pub(crate) fn trials() -> Vec<crate::harness::Test> {
-    Vec::new()
+//! What a client has set stays with it, and with nobody else, whichever server connection it is given.
+
+use futures_util::future::join_all;
+use tokio_postgres::{AsyncMessage, NoTls};
+
+use crate::harness::raw::Raw;
+use crate::harness::{Fleet, Sql as _, connect, trials, until};
+
+trials! {
+    shared settings_stay_with_their_client,
+    shared settings_of_the_startup_packet_are_in_force,
+    shared a_setting_that_was_rolled_back_is_not_kept,
+    shared the_client_is_told_when_a_parameter_changes,
+    shared local_settings_end_with_their_transaction,
+    shared a_temporary_table_keeps_the_connection_until_discarded,
+    shared notifications_reach_a_listening_client_until_it_unlistens,
+    shared a_session_lock_is_held_until_released,
+    shared a_cursor_with_hold_outlives_its_transaction,
+    shared session_mode_keeps_one_connection,
+}
+
+/// Clients of one tenant that take turns on its connections.
+async fn clients<const N: usize>(fleet: &Fleet, tenant: &str) -> [tokio_postgres::Client; N] {
+    let clients = join_all((0..N).map(|_| fleet.connect(tenant))).await;
+    clients.try_into().unwrap_or_else(|_| unreachable!("N of them"))
+}
+
+async fn settings_stay_with_their_client(fleet: &Fleet) {
+    fleet.create("settings", &[]).await;
+    let [one, two, three] = clients(fleet, "settings").await;
+    one.run("SET search_path = 'one'; SET work_mem = '5MB'").await;
+    two.run("SET search_path = 'two', pg_catalog").await;
+    two.run("SET myapp.user = 'it''s me'").await;
+    for _ in 0..5 {
+        assert_eq!(one.column("SHOW search_path").await, ["one"]);
+        assert_eq!(one.column("SHOW work_mem").await, ["5MB"]);
+        assert_eq!(two.column("SHOW search_path").await, ["two, pg_catalog"]);
+        assert_eq!(two.column("SHOW work_mem").await, ["4MB"]);
+        assert_eq!(two.column("SHOW myapp.user").await, ["it's me"]);
+        assert_eq!(three.column("SHOW search_path").await, ["\"$user\", public"]);
+        // A server that once heard of a setting of one's own keeps it, empty.
+        assert_eq!(three.column("SELECT coalesce(current_setting('myapp.user', true), '')").await, [""]);
+    }
+    one.run("RESET work_mem").await;
+    two.run("RESET ALL").await;
+    assert_eq!(one.column("SHOW work_mem").await, ["4MB"]);
+    assert_eq!(two.column("SHOW search_path").await, ["\"$user\", public"]);
+}
+
+async fn settings_of_the_startup_packet_are_in_force(fleet: &Fleet) {
+    fleet.create("startup", &[]).await;
+    let mut config = fleet.config("startup");
+    config.options("-c statement_timeout=12345 -c search_path=a,b").application_name("its-own");
+    let client = connect(&config).await.unwrap();
+    let other = fleet.connect("startup").await;
+    for _ in 0..3 {
+        assert_eq!(client.column("SHOW statement_timeout").await, ["12345ms"]);
+        assert_eq!(client.column("SHOW search_path").await, ["a,b"]);
+        assert_eq!(client.column("SHOW application_name").await, ["its-own"]);
+        assert_eq!(other.column("SHOW statement_timeout").await, ["0"]);
+    }
+}
+
+async fn a_setting_that_was_rolled_back_is_not_kept(fleet: &Fleet) {
+    fleet.create("rollback", &[]).await;
+    let [one, two] = clients(fleet, "rollback").await;
+    one.run("SET work_mem = '5MB'").await;
+    one.run("BEGIN; SET work_mem = '6MB'").await;
+    one.run("ROLLBACK").await;
+    two.run("SELECT 1").await;
+    assert_eq!(one.column("SHOW work_mem").await, ["5MB"]);
+    one.run("BEGIN; SET work_mem = '7MB'").await;
+    one.run("COMMIT").await;
+    assert_eq!(two.column("SHOW work_mem").await, ["4MB"]);
+    assert_eq!(one.column("SHOW work_mem").await, ["7MB"]);
+    assert_eq!(one.fails("SET work_mem = 'much'").await, "22023");
+    assert_eq!(one.column("SHOW work_mem").await, ["7MB"]);
+}
+
+async fn the_client_is_told_when_a_parameter_changes(fleet: &Fleet) {
+    fleet.create("told", &[]).await;
+    let mut raw = Raw::login(&fleet.config("told"), &[("TimeZone", "Asia/Tokyo")]).await;
+    raw.query("SHOW TimeZone");
+    let replies = raw.replies(1).await;
+    assert!(replies.contains(&"D:Asia/Tokyo".to_owned()), "{replies:?}");
+    raw.query("SET TimeZone = 'Europe/Rome'");
+    let replies = raw.replies(1).await;
+    assert!(replies.contains(&"S:TimeZone=Europe/Rome".to_owned()), "{replies:?}");
+}
+
+async fn local_settings_end_with_their_transaction(fleet: &Fleet) {
+    fleet.create("local", &[]).await;
+    let mut client = fleet.connect("local").await;
+    let transaction = client.transaction().await.unwrap();
+    transaction.batch_execute("SET LOCAL work_mem = '9MB'").await.unwrap();
+    let row = transaction.query_one("SHOW work_mem", &[]).await.unwrap();
+    assert_eq!(row.get::<_, &str>(0), "9MB");
+    transaction.commit().await.unwrap();
+    assert_eq!(client.column("SHOW work_mem").await, ["4MB"]);
+}
+
+async fn a_temporary_table_keeps_the_connection_until_discarded(fleet: &Fleet) {
+    fleet.create("temporary", &[]).await;
+    let [one, two] = clients(fleet, "temporary").await;
+    one.run("CREATE TEMP TABLE scratch (n int)").await;
+    one.run("INSERT INTO scratch VALUES (1)").await;
+    for _ in 0..5 {
+        assert_eq!(two.fails("SELECT * FROM scratch").await, "42P01");
+        assert_eq!(one.number("SELECT count(*) FROM scratch").await, 1);
+    }
+    one.run("DISCARD ALL").await;
+    assert_eq!(one.fails("SELECT * FROM scratch").await, "42P01");
+    // Now they share again: as there is one of them at work at a time, one connection is enough for both.
+    let pid = "SELECT pg_backend_pid()";
+    until("the connection to be shared again", async || {
+        (one.column(pid).await == two.column(pid).await).then_some(())
+    })
+    .await;
+}
+
+async fn notifications_reach_a_listening_client_until_it_unlistens(fleet: &Fleet) {
+    fleet.create("listening", &[]).await;
+    let (listener, mut connection) = fleet.config("listening").connect(NoTls).await.unwrap();
+    let (heard, mut hearing) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+            if let AsyncMessage::Notification(notification) = message {
+                let _ = heard.send(notification.payload().to_owned());
+            }
+        }
+    });
+    listener.run("LISTEN news").await;
+    let sender = fleet.connect("listening").await;
+    sender.run("NOTIFY news, 'first'").await;
+    sender.run("NOTIFY other, 'none of its business'; NOTIFY news, 'second'").await;
+    assert_eq!(hearing.recv().await.as_deref(), Some("first"));
+    assert_eq!(hearing.recv().await.as_deref(), Some("second"));
+    listener.run("UNLISTEN *").await;
+    sender.run("NOTIFY news, 'too late'").await;
+    listener.run("SELECT 1").await;
+    assert!(hearing.try_recv().is_err(), "heard after UNLISTEN");
+}
+
+async fn a_session_lock_is_held_until_released(fleet: &Fleet) {
+    fleet.create("locking", &[]).await;
+    let [one, two] = clients(fleet, "locking").await;
+    one.run("SELECT pg_advisory_lock(42)").await;
+    for _ in 0..3 {
+        one.run("SELECT 1").await;
+        assert_eq!(two.column("SELECT pg_try_advisory_lock(42)").await, ["f"]);
+    }
+    assert_eq!(one.column("SELECT pg_advisory_unlock(42)").await, ["t"]);
+    assert_eq!(two.column("SELECT pg_try_advisory_lock(42)").await, ["t"]);
+    // It goes with the client.
+    drop(two);
+    until("the lock to be released", async || {
+        (one.column("SELECT pg_try_advisory_lock(42)").await == ["t"]).then_some(())
+    })
+    .await;
+}
+
+async fn a_cursor_with_hold_outlives_its_transaction(fleet: &Fleet) {
+    fleet.create("cursors", &[]).await;
+    let [one, two] = clients(fleet, "cursors").await;
+    one.run("BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT generate_series(1, 4); COMMIT").await;
+    assert_eq!(two.fails("FETCH 1 FROM c").await, "34000");
+    assert_eq!(one.column("FETCH 2 FROM c").await, ["1", "2"]);
+    two.run("SELECT 1").await;
+    assert_eq!(one.column("FETCH ALL FROM c").await, ["3", "4"]);
+    one.run("CLOSE c").await;
+}
+
+async fn session_mode_keeps_one_connection(fleet: &Fleet) {
+    fleet.create("sessions", &["--server", "pg-1"]).await;
+    let config = fleet.user("sitter", "sessions", &["--pool-mode", "session", "--access", "owner"]).await;
+    let (one, two) = (connect(&config).await.unwrap(), connect(&config).await.unwrap());
+    let pid = "SELECT pg_backend_pid()";
+    let (first, second) = (one.column(pid).await, two.column(pid).await);
+    assert_ne!(first, second);
+    // Hidden from every reader of statements: only a connection of its own keeps it.
+    one.run("DO $$ BEGIN PERFORM set_config('work_mem', '5MB', false); END $$").await;
+    for _ in 0..3 {
+        assert_eq!((one.column(pid).await, two.column(pid).await), (first.clone(), second.clone()));
+        assert_eq!(one.column("SHOW work_mem").await, ["5MB"]);
+        assert_eq!(two.column("SHOW work_mem").await, ["4MB"]);
+    }
+    drop(one);
+    let third = connect(&config).await.unwrap();
+    assert_eq!(third.column("SHOW work_mem").await, ["4MB"], "nothing of a session is left to the next");
 }

@@ -1,7 +1,6 @@
 //! A client that speaks the protocol message by message, for what drivers hide.
 
 use bytes::BytesMut;
-use futures_util::FutureExt as _;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::backend::{ErrorFields, Message};
 use postgres_protocol::message::frontend;
@@ -19,25 +18,27 @@ pub struct Raw {
     stream: TcpStream,
     received: BytesMut,
     to_send: BytesMut,
-    /// What a cancel request has to name.
-    pub key: (i32, i32),
 }
 
 impl Raw {
     /// Connects and logs in.
     pub async fn login(config: &Config, parameters: &[(&str, &str)]) -> Self {
+        Self::open(config, parameters).await.unwrap_or_else(|code| panic!("login: {code}"))
+    }
+
+    /// Connects and logs in, or gives the SQLSTATE of the refusal.
+    pub async fn open(config: &Config, parameters: &[(&str, &str)]) -> Result<Self, String> {
         let Host::Tcp(host) = &config.get_hosts()[0] else { panic!("a TCP host") };
         let stream = TcpStream::connect((host.as_str(), config.get_ports()[0])).await.unwrap();
         let (received, to_send) = (BytesMut::new(), BytesMut::new());
-        let mut raw = Self { stream, received, to_send, key: (0, 0) };
+        let mut raw = Self { stream, received, to_send };
         let own = [("user", config.get_user().unwrap()), ("database", config.get_dbname().unwrap())];
         let all = own.into_iter().chain(parameters.iter().copied());
         frontend::startup_message(all, &mut raw.to_send).unwrap();
-        raw.authenticate(config.get_password().unwrap()).await;
-        raw
+        raw.authenticate(config.get_password().unwrap()).await.map(|()| raw)
     }
 
-    async fn authenticate(&mut self, password: &[u8]) {
+    async fn authenticate(&mut self, password: &[u8]) -> Result<(), String> {
         let mut scram = ScramSha256::new(password, ChannelBinding::unsupported());
         self.flush().await;
         loop {
@@ -53,9 +54,8 @@ impl Raw {
                     self.flush().await;
                 }
                 Message::AuthenticationSaslFinal(body) => scram.finish(body.data()).unwrap(),
-                Message::BackendKeyData(body) => self.key = (body.process_id(), body.secret_key()),
-                Message::ReadyForQuery(_) => return,
-                Message::ErrorResponse(body) => panic!("login: {}", error_code(body.fields())),
+                Message::ReadyForQuery(_) => return Ok(()),
+                Message::ErrorResponse(body) => return Err(error_code(body.fields())),
                 _ => {}
             }
         }
@@ -119,11 +119,6 @@ impl Raw {
     /// The next reply; none when the connection was closed.
     pub async fn reply(&mut self) -> Option<String> {
         Some(shorten(self.message().await?))
-    }
-
-    /// Whether a reply is there already, or can be had without waiting.
-    pub fn is_quiet(&mut self) -> bool {
-        self.received.is_empty() && self.stream.readable().now_or_never().is_none()
     }
 
     async fn message(&mut self) -> Option<Message> {

@@ -188,9 +188,11 @@ fn check_server(server: &DeclaredServer, key: impl Fn(&str) -> String) -> Result
 /// # Errors
 /// A sentence that says what is allowed.
 pub fn check_user_name(name: &str) -> Result<(), &'static str> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.@".contains(c);
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "_-@".contains(c);
     if name.is_empty() || name.len() > USER_NAME_LENGTH_MAX || !name.chars().all(allowed) {
-        return Err("use 1 to 63 of letters, digits, _, -, . and @");
+        return Err(
+            "use 1 to 63 of letters, digits, _, - and @; a dot would stand between a user and a tenant",
+        );
     }
     Ok(())
 }

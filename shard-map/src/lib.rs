@@ -4,6 +4,7 @@
 //! control plane, which never see each other, can agree on one set of rules that tests can run through completely.
 //! What it does not do: talk to Postgres (package `catalog`), move anything (package `control`).
 
+pub mod duration;
 pub mod fleet;
 pub mod ids;
 pub mod keys;

@@ -39,10 +39,10 @@ enum MoveCommand {
     /// Give a move up before its cutover; the tenant stays where it is
     #[command(after_help = "Example:\n  tenantry move abort 12 --wait")]
     Abort(Change),
-    /// Go back to the old server with all that was written since; possible until the reverse window ends
+    /// Move the tenant back to its old server, with all that was written since: a move of its own, with its own copy
     #[command(after_help = "Example:\n  tenantry move reverse 12 --wait")]
     Reverse(Change),
-    /// End the reverse window now, and drop what is left at the old server
+    /// Drop the sealed copy at the old server now
     #[command(after_help = "Example:\n  tenantry move complete 12 --wait")]
     Complete(Change),
 }
@@ -69,7 +69,7 @@ struct Start {
     /// How both sides are compared [default: the control plane's]
     #[arg(long, value_enum)]
     verify: Option<Verify>,
-    /// How long the way back stays open [default: the control plane's]
+    /// How long the sealed copy at the old server is kept [default: the control plane's]
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     reverse_window: Option<Duration>,
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 /// Reads `250ms`, `2s`, `5m`, `24h` or `7d`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    control::parse_duration(text)
+    shard_map::duration::parse(text).map_err(|error| error.to_string())
 }
 
 /// Reads one `key=value`.

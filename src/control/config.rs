@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use shard_map::MasterKey;
 
 /// Configuration of one control-plane instance.
@@ -20,14 +20,14 @@ pub struct ControlConfig {
     /// Directory for schema dumps of moves under way. Default: the system's temporary directory.
     pub work_dir: PathBuf,
     /// How long the lease lasts without renewal: another instance takes over after that.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub lease_duration: Duration,
     /// Most tenants on one server; placement passes over a server that has as many.
     pub tenants_per_server_max: u32,
     /// Most databases made at once on all servers together.
     pub provisions_max: usize,
     /// How long a deleted tenant's database is kept.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub delete_grace: Duration,
     /// Most moves at once that a server may take part in, as source or target.
     pub moves_per_server_max: usize,
@@ -36,13 +36,13 @@ pub struct ControlConfig {
     /// Most bytes a second that one move copies. It goes slower when routers see a server's latency rise.
     pub copy_bytes_per_second_max: u64,
     /// How long the creation of a replication slot may wait for the source's open transactions.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub slot_timeout: Duration,
     /// How long the sealed copy of a moved tenant is kept on its old server.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub sealed_grace: Duration,
     /// Routers that reported within this time must acknowledge a hold; others are taken for dead.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub router_timeout: Duration,
 }
 
@@ -99,43 +99,4 @@ pub struct Secrets {
     pub master_key: MasterKey,
     /// The bearer token that the API asks for.
     pub token: String,
-}
-
-/// Reads `250ms`, `10s`, `5m`, `24h` or `7d`.
-///
-/// # Errors
-/// What is allowed, when the text is something else.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let invalid = || format!("{text:?} is not a time: write a number and ms, s, m, h or d, such as \"10s\"");
-    let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(invalid)?;
-    let (number, unit) = text.split_at(unit_at);
-    let number: u64 = number.parse().map_err(|_| invalid())?;
-    let milliseconds = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(invalid()),
-    };
-    number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(invalid)
-}
-
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    parse_duration(&text).map_err(serde::de::Error::custom)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_a_number_and_a_unit() {
-        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(parse_duration("24h"), Ok(Duration::from_secs(86_400)));
-        for text in ["", "10", "s", "1 s", "-1s", "1w", "99999999999999999999s"] {
-            assert!(parse_duration(text).is_err(), "{text:?}");
-        }
-    }
 }

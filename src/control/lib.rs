@@ -25,7 +25,7 @@ use prometheus::Registry;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use config::{ControlConfig, Secrets, parse_duration};
+pub use config::{ControlConfig, Secrets};
 use context::Context;
 pub use error::{Error, Result};
 use metrics::Metrics;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use shard_map::ServerName;
 
 /// Configuration of a router. Secrets are not in it, only the files that hold them.
@@ -37,30 +37,30 @@ pub struct RouterConfig {
     /// Most transactions of one tenant that wait at a time.
     pub queue_max: usize,
     /// How long a transaction waits for a server connection.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub queue_timeout: Duration,
     /// How long a login may take, from the first byte.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub login_timeout: Duration,
     /// How long a connection to a server may take, login included.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub connect_timeout: Duration,
     /// After how long an unused server connection is closed.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub idle_server_timeout: Duration,
     /// After how long a client that is idle in a transaction is disconnected; never, if not given.
-    #[serde(deserialize_with = "some_duration")]
+    #[serde(deserialize_with = "shard_map::duration::deserialize_some")]
     pub idle_transaction_timeout: Option<Duration>,
     /// Longest message that a client may send, in bytes.
     pub message_bytes_max: usize,
     /// How often the catalog is asked for changes, apart from its notifications; also the pause between attempts.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub poll_interval: Duration,
     /// How often the router reports to the catalog.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub report_interval: Duration,
     /// How long running transactions may take to end at shutdown.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub shutdown_timeout: Duration,
 }
 
@@ -184,47 +184,9 @@ pub(crate) fn split_address(address: &str) -> Option<(String, u16)> {
     Some((host.to_owned(), port.parse().ok()?)).filter(|(host, _)| !host.is_empty())
 }
 
-/// Reads `250ms`, `10s`, `5m`, `24h`, `7d`.
-fn parse_duration(text: &str) -> Option<Duration> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let number: u64 = text[..digits].parse().ok()?;
-    let unit_ms = match text[digits..].trim() {
-        "ms" => 1,
-        "s" => 1000,
-        "m" | "min" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return None,
-    };
-    number.checked_mul(unit_ms).map(Duration::from_millis)
-}
-
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    parse_duration(&text).ok_or_else(|| {
-        serde::de::Error::custom(format!(
-            "{text:?} is not a time: write a whole number and ms, s, m, h or d, such as \"10s\" or \"250ms\""
-        ))
-    })
-}
-
-fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    duration(deserializer).map(Some)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_read_with_their_unit() {
-        assert_eq!(parse_duration("250ms"), Some(Duration::from_millis(250)));
-        assert_eq!(parse_duration("10s"), Some(Duration::from_secs(10)));
-        assert_eq!(parse_duration("2 h"), Some(Duration::from_secs(7200)));
-        for text in ["", "10", "s", "1.5s", "-1s", "10x", "99999999999999999999s", "18446744073709551615d"] {
-            assert_eq!(parse_duration(text), None, "{text}");
-        }
-    }
 
     #[test]
     fn an_empty_file_is_a_configuration_and_unknown_keys_are_not() {

@@ -29,6 +29,8 @@ pub(super) struct Start {
     #[serde(default = "Start::default_max_hold_ms")]
     max_hold_ms: u64,
     verify: Option<Verify>,
+    /// For how long the source's copy is kept, in seconds.
+    reverse_window_s: Option<u64>,
 }
 
 impl Start {
@@ -38,6 +40,35 @@ impl Start {
 }
 
 pub(super) async fn start(State(context): Shared, Body(start): Body<Start>) -> Answer<Value> {
+    begin(&context, start).await
+}
+
+/// Moves a tenant back where an earlier move took it from. A move of its own, with a copy of its own.
+pub(super) async fn reverse(State(context): Shared, Path(id): Path<i64>) -> Answer<Value> {
+    let operation = find_operation(&context, id).await?;
+    let input: Input = serde_json::from_value(operation.input)
+        .map_err(|e| Error::Failed(format!("move {id} can't be read: {e}")))?;
+    let tenant = operation.tenant.map(String::from).unwrap_or_default();
+    if !["switched", "completed"].contains(&operation.state.as_str()) {
+        let message = format!("move {id} is {}: there is nothing to reverse", operation.state);
+        return Err(Error::Refused { message, hint: None }.into());
+    }
+    if context.catalog.tenant(&parse(&tenant)?).await?.tenant.server != input.to {
+        let message = format!("tenant {tenant} was moved again after move {id}");
+        return Err(Error::refused(message, "start a move to the server that you want").into());
+    }
+    let start = Start {
+        tenant,
+        to: input.from.to_string(),
+        dry_run: false,
+        max_hold_ms: input.max_hold_ms,
+        verify: Some(input.verify),
+        reverse_window_s: Some(input.keep_sealed_s),
+    };
+    begin(&context, start).await
+}
+
+async fn begin(context: &Context, start: Start) -> Answer<Value> {
     let (id, to) = (parse::<TenantId>(&start.tenant)?, parse::<ServerName>(&start.to)?);
     if !HOLD_MS.contains(&start.max_hold_ms) {
         let (least, most) = (HOLD_MS.start(), HOLD_MS.end());
@@ -60,7 +91,7 @@ pub(super) async fn start(State(context): Shared, Body(start): Body<Start>) -> A
         return Err(Error::refused(format!("server {to} is draining"), "choose another server").into());
     }
     let source = context.server(&tenant.server).await?;
-    let found = preflight::run(&context, &id, &source, &target).await?;
+    let found = preflight::run(context, &id, &source, &target).await?;
     if start.dry_run {
         return Ok(Json(json!({
             "tenant": id, "from": source.name, "to": to, "findings": found.findings, "tables": found.tables,
@@ -79,11 +110,12 @@ pub(super) async fn start(State(context): Shared, Body(start): Body<Start>) -> A
         to,
         max_hold_ms: start.max_hold_ms,
         verify: start.verify.unwrap_or(Verify::Count),
+        keep_sealed_s: start.reverse_window_s.unwrap_or(context.config.sealed_grace.as_secs()),
     };
     let operation =
         context.catalog.start_operation(Kind::Move, &id, &[TenantState::Open], &json!(input)).await?;
     context.nudge.notify_one();
-    let Json(mut shown) = find(&context, operation).await?;
+    let Json(mut shown) = find(context, operation).await?;
     shown["findings"] = json!(found.findings);
     Ok(Json(shown))
 }

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use shard_map::fleet::check_user_name;
 use shard_map::{Access, PoolMode, Selector, User};
 
 use super::Shared;
@@ -13,8 +14,6 @@ use super::answer::{Answer, Body, Refusal};
 
 /// Bytes of randomness in a generated password.
 const GENERATED_BYTES: usize = 24;
-/// Longest login name: what Postgres's protocol and tools take without cutting it.
-const NAME_LENGTH_MAX: usize = 63;
 const PASSWORD_LENGTH_MAX: usize = 1024;
 
 fn shown(user: &User) -> Value {
@@ -38,13 +37,9 @@ pub(super) struct Create {
 }
 
 pub(super) async fn create(State(context): Shared, Body(create): Body<Create>) -> Answer<Value> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.@".contains(c);
-    if create.name.is_empty() || create.name.len() > NAME_LENGTH_MAX || !create.name.chars().all(allowed) {
-        return Err(Refusal::usage(&format!(
-            "user name {:?} is not allowed: use 1 to {NAME_LENGTH_MAX} of letters, digits, _, -, . and @",
-            create.name
-        )));
-    }
+    check_user_name(&create.name).map_err(|allowed| {
+        Refusal::usage(&format!("user name {:?} is not allowed: {allowed}", create.name))
+    })?;
     let Password { clear, verifier, generated } = Password::new(create.password)?;
     let user = User {
         name: create.name,

@@ -27,7 +27,7 @@ const ADAPT_INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes that are sent to the target at once.
 const PIECE_BYTES: usize = 64 << 10;
 /// Both sides must write and read text alike.
-const TEXT_SETTINGS: &str = "
+pub(super) const TEXT_SETTINGS: &str = "
     SET client_encoding = 'UTF8'; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 3";
 
 /// What all workers of a copy share.

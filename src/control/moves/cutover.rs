@@ -71,7 +71,7 @@ async fn settled(the_move: &mut Move<'_>) -> Result<bool> {
         Some(record) if record.state == "open" => {
             // While the limit stands, nobody has changed anything yet: it can still be verified.
             let limit = database::limit(&target_registry, the_move.id.live_database()).await?;
-            if limit == 0 && the_move.at_switch.is_none() && the_move.input.verify == Verify::Count {
+            if limit == 0 && the_move.at_switch.is_none() && the_move.input.verify != Verify::None {
                 the_move.at_switch = TargetSnapshot::take(the_move).await;
             }
             database::set_limit(&target_registry, the_move.id.live_database(), -1).await?;
@@ -136,7 +136,7 @@ async fn attempt(the_move: &mut Move<'_>, sessions: Sessions, parts: &mut Parts)
     seal::decide(the_move, &target_registry, epoch, deadline).await?;
     parts.end("decide");
 
-    if the_move.input.verify == Verify::Count {
+    if the_move.input.verify != Verify::None {
         // Before anybody is let in, so that what it sees is what was sealed.
         the_move.at_switch = TargetSnapshot::take(the_move).await;
     }

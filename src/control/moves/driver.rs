@@ -29,6 +29,8 @@ const ABORT_POLL: Duration = Duration::from_millis(300);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Verify {
+    /// The number of rows of each table, and a hash of their contents.
+    Full,
     /// The number of rows of each table.
     Count,
     /// Not at all.
@@ -43,6 +45,8 @@ pub(crate) struct Input {
     /// Longest time for which the routers hold the tenant's transactions.
     pub(crate) max_hold_ms: u64,
     pub(crate) verify: Verify,
+    /// How long the sealed copy is kept on the source, in seconds.
+    pub(crate) keep_sealed_s: u64,
 }
 
 /// A move under way, with what lives only as long as this process.

@@ -3,11 +3,12 @@
 
 use serde_json::json;
 
-use super::driver::Move;
+use super::copy::TEXT_SETTINGS;
+use super::driver::{Move, Verify};
 use super::{guard, identity, undo};
-use crate::context::Work;
 use crate::error::{Error, Result};
-use crate::server::{Connection, ident, tables};
+use crate::server::tables::{self, Table};
+use crate::server::{Connection, ident};
 
 /// The target's state at the switch: an open transaction that sees it.
 pub(crate) struct TargetSnapshot(Connection);
@@ -41,34 +42,40 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         let connector = &the_move.work.context.connector;
         let sealed = the_move.id.sealed_database();
         let source = connector.database(&the_move.source, &sealed).await?.without_statement_limit().await?;
-        compare(the_move.work, &source, &target).await?;
+        compare(the_move, &source, &target).await?;
     } else {
         // A controller died between the switch and here, or nobody asked for it: the snapshot can't be had again.
         the_move.work.remember(&json!({ "verified": null })).await?;
     }
     end_streams(the_move).await?;
-    let grace = the_move.work.context.config.sealed_grace.as_secs();
     let now =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
-    the_move.work.remember(&json!({ "keep_until": now + grace })).await
+    the_move.work.remember(&json!({ "keep_until": now + the_move.input.keep_sealed_s })).await
 }
 
-async fn compare(work: &Work, source: &Connection, target: &Connection) -> Result<()> {
+async fn compare(the_move: &Move<'_>, source: &Connection, target: &Connection) -> Result<()> {
+    let work = the_move.work;
     let mut rows_checked = 0_i64;
     let mut differences = Vec::new();
     let (on_source, on_target) = (tables::list(source).await?, tables::list(target).await?);
+    for side in [source, target] {
+        side.run(TEXT_SETTINGS).await?;
+    }
     for table in &on_source {
-        let count = format!("SELECT count(*) FROM ONLY {}", table.name);
-        let expected: i64 = source.value(&count, &[]).await?;
+        let sql = summary_of(table, the_move.input.verify);
+        let expected = summarise(source, &sql).await?;
         if !on_target.iter().any(|other| other.name == table.name) {
             differences
-                .push(format!("{}: {expected} rows on the source, no such table on the target", table.name));
+                .push(format!("{}: {} on the source, no such table on the target", table.name, expected.0));
             continue;
         }
-        let found: i64 = target.value(&count, &[]).await?;
-        rows_checked += expected;
-        if found != expected {
+        let found = summarise(target, &sql).await?;
+        rows_checked += expected.0;
+        if found.0 != expected.0 {
+            let (expected, found) = (expected.0, found.0);
             differences.push(format!("{}: {expected} rows on the source, {found} on the target", table.name));
+        } else if found.1 != expected.1 {
+            differences.push(format!("{}: the rows' contents differ", table.name));
         }
     }
     if !differences.is_empty() {
@@ -83,6 +90,24 @@ async fn compare(work: &Work, source: &Connection, target: &Connection) -> Resul
         "differences": differences,
     });
     work.remember(&found).await
+}
+
+/// What is asked of a table: its rows, and for a full comparison the sum of their hashes, which does not depend on
+/// their order. MD5, because Postgres's own hash functions may differ between versions.
+fn summary_of(table: &Table, verify: Verify) -> String {
+    let hash = match verify {
+        Verify::Full => {
+            let row = format!("ROW({})::text", table.columns.join(", "));
+            format!("coalesce(sum(('x' || left(md5({row}), 16))::bit(64)::bigint::numeric), 0)::text")
+        }
+        Verify::Count | Verify::None => "''".to_owned(),
+    };
+    format!("SELECT count(*), {hash} FROM ONLY {}", table.name)
+}
+
+async fn summarise(side: &Connection, sql: &str) -> Result<(i64, String)> {
+    let row = side.row(sql, &[]).await?.ok_or_else(|| Error::Failed("no answer to a count".into()))?;
+    Ok((row.get(0), row.get(1)))
 }
 
 /// Removes subscription, slots, publications and the guard's remains. The sealed copy stays.

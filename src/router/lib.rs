@@ -167,7 +167,7 @@ async fn farewell(shared: &Shared, catalog: &Catalog) {
     match tokio::time::timeout(FAREWELL_TIMEOUT, catalog.remove_router(&shared.name)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
-            tracing::warn!(%error, "the router stays on the catalog's list until its report is old")
+            tracing::warn!(%error, "the router stays on the catalog's list until its report is old");
         }
         Err(_) => tracing::warn!("the catalog did not take the router off its list in time"),
     }

@@ -41,6 +41,9 @@ pub(crate) enum Arrival {
 /// An error to be told, or none when there is nobody to tell.
 type Refused = Option<ClientError>;
 
+/// Names and values, in order.
+type Settings = Vec<(String, String)>;
+
 /// The secret from which verifiers of unknown users are made: the same on every router, so that they can't be told apart
 /// from known ones by asking two routers, or one before and after its restart.
 pub(crate) fn mock_secret(key: &MasterKey) -> [u8; 32] {
@@ -86,7 +89,7 @@ pub(crate) async fn receive(
     }
     let names = names(&startup, shared)?;
     authenticate(stream, input, &names, secret).await?;
-    let login = login(startup, names, shared)?;
+    let login = login(&startup, names, shared)?;
     Ok(Arrival::Client(login, place))
 }
 
@@ -174,8 +177,8 @@ async fn authenticate(
 }
 
 /// What a user with the right password gets.
-fn login(startup: Startup, names: Names, shared: &Shared) -> Result<Login, Refused> {
-    let user = names.user.ok_or_else(|| Some(ClientError::Password(names.user_name)))?;
+fn login(startup: &Startup, names: Names, shared: &Shared) -> Result<Login, Refused> {
+    let user = names.user.ok_or(Some(ClientError::Password(names.user_name)))?;
     let unknown = || Some(ClientError::NoTenant(names.tenant.clone()));
     let tenant = TenantId::new(&names.tenant).map_err(|_| unknown())?;
     {
@@ -190,7 +193,7 @@ fn login(startup: Startup, names: Names, shared: &Shared) -> Result<Login, Refus
             Route::Refuse(refusal) => return Err(Some(ClientError::refusal(refusal, tenant.as_str()))),
         }
     }
-    let (settings, pool_mode) = settings(&startup)?;
+    let (settings, pool_mode) = settings(startup)?;
     let access: Access = user.access;
     let minor = startup.minor_spoken();
     let pool_mode = pool_mode.unwrap_or(user.pool_mode);
@@ -198,7 +201,7 @@ fn login(startup: Startup, names: Names, shared: &Shared) -> Result<Login, Refus
 }
 
 /// The settings that a startup packet asks for, in the order in which Postgres makes them: those in `options` first.
-fn settings(startup: &Startup) -> Result<(Vec<(String, String)>, Option<PoolMode>), Refused> {
+fn settings(startup: &Startup) -> Result<(Settings, Option<PoolMode>), Refused> {
     let mut pool_mode = None;
     let mut settings = Vec::new();
     let from_options = match startup.get("options") {

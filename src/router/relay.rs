@@ -20,9 +20,9 @@ const READ_BYTES_BULK: usize = 64 * 1024;
 /// With more than this to be written to one side, the other is not read.
 pub(crate) const OUTPUT_BYTES_MAX: usize = 128 * 1024;
 /// A buffer that grew beyond this is not kept.
-const KEPT_BYTES_MAX: usize = 256 * 1024;
+const KEPT_BYTES_MAX: usize = 96 * 1024;
 /// Buffers that a worker keeps.
-const KEPT_MAX: usize = 256;
+const KEPT_MAX: usize = 64;
 
 /// A worker's spare buffers.
 #[derive(Default)]
@@ -131,11 +131,6 @@ impl Side {
         }
     }
 
-    /// Waits until there is something to read.
-    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.poll_read_ready(cx)
-    }
-
     /// Takes what has arrived without waiting, for a connection that nobody watched; `Ok(0)` when nothing has.
     pub(crate) fn take_arrived(&mut self) -> io::Result<usize> {
         let mut piece = [0_u8; 4096];
@@ -185,15 +180,15 @@ impl Side {
 }
 
 /// Moves the first `count` bytes of `input` to the end of `output`; without a copy, if it is all there is.
-pub(crate) fn forward(input: &mut BytesMut, count: usize, output: &mut BytesMut) {
+pub(crate) fn forward(input: &mut BytesMut, count: usize, to: &mut Side, buffers: &Buffers) {
     if count == 0 {
         return;
     }
-    if output.is_empty() && count == input.len() {
-        std::mem::swap(input, output);
+    if to.output.is_empty() && count == input.len() {
+        std::mem::swap(input, &mut to.output);
         input.clear();
     } else {
-        output.extend_from_slice(&input[..count]);
+        to.out(buffers).extend_from_slice(&input[..count]);
         input.advance(count);
     }
 }

@@ -44,6 +44,7 @@ pub(crate) struct Tenant {
     /// Told when gate or place change.
     pub(crate) changed: Notify,
     /// Longest unused first.
+    #[allow(clippy::vec_box, reason = "they are handed on in their boxes")]
     pub(crate) idle: RefCell<Vec<Box<ServerConnection>>>,
     pub(crate) open: Cell<usize>,
     pub(crate) opening: Cell<usize>,

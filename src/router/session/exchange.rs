@@ -69,7 +69,7 @@ impl Session {
             match connection.side.poll_write(buffers, cx) {
                 // Who waits for room goes on.
                 Poll::Ready(Ok(_)) => {
-                    progress = connection.side.output.is_empty() && !self.side.input.is_empty()
+                    progress = connection.side.output.is_empty() && !self.side.input.is_empty();
                 }
                 // What it said before it closed is still to be read.
                 Poll::Ready(Err(_)) => connection.side.output.clear(),

@@ -122,7 +122,6 @@ struct Session {
     /// Bytes of input that are needed before the next request can be read.
     wanted: usize,
     said_goodbye: bool,
-    client_gone: bool,
     server_gone: bool,
     server_said_so: bool,
 }
@@ -174,7 +173,6 @@ impl Session {
             began: None,
             wanted: 0,
             said_goodbye: false,
-            client_gone: false,
             server_gone: false,
             server_said_so: false,
         }

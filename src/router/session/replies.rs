@@ -85,7 +85,7 @@ impl Session {
             match fate {
                 Fate::PassOn => connection.side.pass = header.total(),
                 Fate::KeepBack => {
-                    forward(&mut connection.side.input, run, &mut self.side.output);
+                    forward(&mut connection.side.input, run, &mut self.side, &self.tenant.worker.buffers);
                     run = 0;
                     connection.side.input.advance(header.total());
                 }
@@ -93,12 +93,12 @@ impl Session {
             if self.next_is_local() && connection.side.pass <= connection.side.input.len() - run {
                 run += connection.side.pass;
                 connection.side.pass = 0;
-                forward(&mut connection.side.input, run, &mut self.side.output);
+                forward(&mut connection.side.input, run, &mut self.side, &self.tenant.worker.buffers);
                 run = 0;
                 self.answer_locally();
             }
         }
-        forward(&mut connection.side.input, run, &mut self.side.output);
+        forward(&mut connection.side.input, run, &mut self.side, &self.tenant.worker.buffers);
         Ok(())
     }
 

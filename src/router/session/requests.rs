@@ -60,7 +60,7 @@ impl Session {
             let count = self.side.pass.min(self.side.input.len());
             self.side.pass -= count;
             if let Some(connection) = &mut self.connection {
-                forward(&mut self.side.input, count, &mut connection.side.output);
+                forward(&mut self.side.input, count, &mut connection.side, &self.tenant.worker.buffers);
             }
         }
         self.side.pass == 0

@@ -64,9 +64,14 @@ impl Session {
         self.expected.push(Expect::ParseUnnamed { id: statement.id, silent: false });
         if deallocates {
             // What it names is known to servers by another name: they get an empty text instead.
-            frontend::write_parse(&mut connection.side.output, b"", b"", &statement.types);
+            frontend::write_parse(
+                connection.side.out(&self.tenant.worker.buffers),
+                b"",
+                b"",
+                &statement.types,
+            );
         } else {
-            connection.side.output.extend_from_slice(message);
+            connection.side.out(&self.tenant.worker.buffers).extend_from_slice(message);
         }
         self.unnamed = Some(statement);
     }
@@ -83,7 +88,7 @@ impl Session {
                 return false;
             }
             if let Some(connection) = &mut self.connection {
-                let out = &mut connection.side.output;
+                let out = connection.side.out(&self.tenant.worker.buffers);
                 frontend::write_parse(out, &statement.name, &statement.text, &statement.types);
             }
             self.expected.push(Expect::ParseRaw);
@@ -130,7 +135,7 @@ impl Session {
         let Some(connection) = &mut self.connection else {
             return;
         };
-        let out = &mut connection.side.output;
+        let out = connection.side.out(&self.tenant.worker.buffers);
         frontend::write_parse(out, &statement.name, &statement.text, &statement.types);
         self.expected.push(Expect::Parse { statement: statement.clone(), client });
         if let Some(excess) = connection.prepared.add(statement.clone(), self.segment) {
@@ -159,7 +164,12 @@ impl Session {
         };
         if connection.unnamed != statement.id {
             connection.unnamed = statement.id;
-            frontend::write_parse(&mut connection.side.output, b"", &statement.text, &statement.types);
+            frontend::write_parse(
+                connection.side.out(&self.tenant.worker.buffers),
+                b"",
+                &statement.text,
+                &statement.types,
+            );
             self.expected.push(Expect::ParseUnnamed { id: statement.id, silent: true });
         }
     }
@@ -219,7 +229,12 @@ impl Session {
         }
         if let Some(connection) = &mut self.connection {
             let bind = frontend::Bind { portal: &portal, statement: &name, rest: b"" };
-            frontend::write_bind_start(&mut connection.side.output, &bind, header.body, &sent);
+            frontend::write_bind_start(
+                connection.side.out(&self.tenant.worker.buffers),
+                &bind,
+                header.body,
+                &sent,
+            );
         }
         let names = portal.len() + name.len() + 2;
         self.side.input.advance(HEADER_BYTES + names);
@@ -257,7 +272,7 @@ impl Session {
         match (sent, &mut self.connection) {
             (Some(sent), Some(connection)) => {
                 self.side.input.advance(header.total());
-                frontend::write_describe_statement(&mut connection.side.output, &sent);
+                frontend::write_describe_statement(connection.side.out(&self.tenant.worker.buffers), &sent);
                 Ok(None)
             }
             _ => self.pass(header),

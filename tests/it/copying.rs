@@ -5,7 +5,7 @@ use futures_util::{SinkExt as _, StreamExt as _, TryStreamExt as _};
 use postgres_protocol::message::frontend;
 
 use crate::harness::raw::Raw;
-use crate::harness::{Fleet, Sql as _, code, connect, trials};
+use crate::harness::{Fleet, Sql as _, connect, trials};
 
 trials! {
     shared rows_are_copied_in_and_out,
@@ -82,8 +82,7 @@ async fn copies_work_inside_a_transaction(fleet: &Fleet) {
     assert_eq!(row.get::<_, i64>(0), 2);
     transaction.rollback().await.unwrap();
     assert_eq!(client.number("SELECT count(*) FROM t").await, 0);
-    let error = client.copy_in::<_, Bytes>("COPY nothing_such FROM STDIN").await.err().unwrap();
-    assert_eq!(code(&error), "42P01");
+    assert_eq!(client.fails("COPY nothing_such FROM STDIN").await, "42P01");
     client.run("SELECT 1").await;
 }
 
@@ -98,7 +97,7 @@ async fn a_client_that_vanishes_in_a_copy_leaves_nothing(fleet: &Fleet) {
     raw.flush().await;
     drop(raw);
     // Waits for the copy's lock, and so for its end.
-    witness.run("LOCK TABLE t").await;
+    witness.run("BEGIN; LOCK TABLE t; COMMIT").await;
     assert_eq!(witness.number("SELECT count(*) FROM t").await, 0);
 }
 
@@ -120,8 +119,7 @@ async fn a_large_result_passes_through_without_being_kept(fleet: &Fleet) {
     for (rows, megabytes) in [(100_usize, 1), (2, 50)] {
         let sql = format!("SELECT repeat('x', {megabytes} << 20) FROM generate_series(1, {rows})");
         let rows_read = client.query_raw(&sql, Vec::<i32>::new()).await.unwrap();
-        let sizes: Vec<usize> =
-            rows_read.map(|row| row.unwrap().get::<_, &str>(0).len()).collect().await;
+        let sizes: Vec<usize> = rows_read.map(|row| row.unwrap().get::<_, &str>(0).len()).collect().await;
         assert_eq!(sizes, vec![megabytes << 20; rows]);
     }
     let grown = resident_mb(router).saturating_sub(before);

@@ -30,7 +30,8 @@ async fn every_field_of_an_error_is_forwarded(fleet: &Fleet) {
         (error.schema(), error.table(), error.constraint()),
         (Some("public"), Some("t"), Some("only_once"))
     );
-    let raised = "DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'AB123', HINT = 'ask', DETAIL = 'why'; END $$";
+    let raised =
+        "DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'AB123', HINT = 'ask', DETAIL = 'why'; END $$";
     let error = client.batch_execute(raised).await.unwrap_err();
     let error = error.as_db_error().unwrap();
     assert_eq!(error.code().code(), "AB123");
@@ -66,7 +67,8 @@ async fn a_running_query_can_be_cancelled(fleet: &Fleet) {
     let client = fleet.connect("cancelled").await;
     let token = client.cancel_token();
     let server = fleet.direct("pg-1", "postgres").await;
-    let running = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'cancelled' AND query LIKE '%pg_sleep%'
+    let running =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = 'cancelled' AND query LIKE '%pg_sleep%'
         AND state = 'active' AND pid <> pg_backend_pid()";
     let sleep = client.batch_execute("SELECT pg_sleep(3600)");
     let cancel = async {

@@ -1,4 +1,97 @@
-//! Not yet.
-pub(crate) fn trials() -> Vec<crate::harness::Test> {
-    Vec::new()
+//! Runs that are refused before anything is changed, with the reason.
+
+use crate::harness::{Fleet, Sql as _, trials, until};
+use crate::migrations::{Files, turn};
+
+trials! {
+    shared directories_that_contradict_themselves_are_refused,
+    shared a_file_that_was_changed_after_it_ran_is_refused,
+    shared a_second_run_at_once_is_refused,
+    shared runs_that_cannot_be_meant_are_refused,
+}
+
+async fn directories_that_contradict_themselves_are_refused(fleet: &Fleet) {
+    fleet.create("untouched", &["--label", "group=untouched"]).await;
+    let refused = async |files: &Files| {
+        let args = ["migrate", "run", "--dir", files.path(), "--selector", "group=untouched"];
+        fleet.cli(&args).await.error(2)
+    };
+    let good = "CREATE TABLE t (n int)";
+    let twice = Files::new(&[("V1__a.sql", good), ("V01__b.sql", good)]);
+    let error = refused(&twice).await;
+    assert!(error.contains("V01__b.sql") || error.contains("V1__a.sql"), "{error}");
+    let unnamed = Files::new(&[("V1__a.sql", good), ("second.sql", good)]);
+    let error = refused(&unnamed).await;
+    assert!(error.contains("second.sql") && error.contains("V<number>__<name>.sql"), "{error}");
+    let empty = Files::new(&[("README.md", "nothing")]);
+    let error = refused(&empty).await;
+    assert!(error.contains(empty.path()), "{error}");
+    let missing = format!("{}/nowhere", empty.path());
+    let error = fleet.cli(&["migrate", "run", "--dir", &missing]).await.error(2);
+    assert!(error.contains("nowhere"), "{error}");
+    assert_eq!(fleet.connect("untouched").await.fails("SELECT * FROM t").await, "42P01");
+}
+
+async fn a_file_that_was_changed_after_it_ran_is_refused(fleet: &Fleet) {
+    let _turn = turn().await;
+    fleet.create("changed", &["--label", "group=changed"]).await;
+    let files = Files::new(&[("V1__t.sql", "CREATE TABLE t (n int)")]);
+    let args = ["migrate", "run", "--dir", files.path(), "--selector", "group=changed"];
+    fleet.cli(&args).await.ok();
+    files.add("V1__t.sql", "CREATE TABLE t (n bigint)");
+    files.add("V2__more.sql", "ALTER TABLE t ADD more int");
+    let output = fleet.cli(&args).await.exits(1);
+    let run = output.json();
+    let why = run["failures"][0]["error"].as_str().unwrap();
+    assert!(why.contains("V1__t") && why.contains("divergent"), "{why}");
+    let client = fleet.connect("changed").await;
+    assert_eq!(client.fails("SELECT more FROM t").await, "42703", "nothing behind it ran");
+}
+
+async fn a_second_run_at_once_is_refused(fleet: &Fleet) {
+    let _turn = turn().await;
+    let shown = fleet.create("single", &["--label", "group=single"]).await;
+    let lock = fleet.direct(shown["server"].as_str().unwrap(), "single").await;
+    lock.run("SELECT pg_advisory_lock(78)").await;
+    let files = Files::new(&[("V1__t.sql", "SELECT pg_advisory_xact_lock(78)")]);
+    let args = ["migrate", "run", "--dir", files.path(), "--selector", "group=single"];
+    let first = fleet.cli(&[&args[..], &["--no-wait", "--lock-timeout", "1h"]].concat()).await.ok();
+    let error = fleet.cli(&args).await.error(4);
+    assert!(error.contains("under way"), "{error}");
+    lock.run("SELECT pg_advisory_unlock(78)").await;
+    let id = first["id"].as_i64().unwrap().to_string();
+    until("the first to end", async || {
+        let run = fleet.cli(&["migrate", "status", &id]).await.ok();
+        (run["state"] == "done").then_some(())
+    })
+    .await;
+    fleet.cli(&args).await.ok();
+}
+
+async fn runs_that_cannot_be_meant_are_refused(fleet: &Fleet) {
+    let files = Files::new(&[("V1__t.sql", "SELECT 1")]);
+    let run = |more: &'static [&'static str]| {
+        let args: Vec<String> = ["migrate", "run", "--dir", files.path()]
+            .iter()
+            .chain(more)
+            .map(ToString::to_string)
+            .collect();
+        async move { fleet.cli(&args.iter().map(String::as_str).collect::<Vec<_>>()).await }
+    };
+    run(&["--selector", "group=nobody-has-it"]).await.error(3);
+    for more in [
+        &["--waves", "10%"][..],
+        &["--waves", "50%,10%,100%"],
+        &["--waves", "nonsense"],
+        &["--selector", "nonsense"],
+        &["--per-server", "0"],
+        &["--lock-timeout", "2"],
+        &["--lock-timeout", "0s"],
+    ] {
+        let output = run(more).await;
+        assert_eq!(output.status, 2, "{more:?}: {}", output.stderr);
+    }
+    fleet.cli(&["migrate", "status", "987654"]).await.error(3);
+    fleet.cli(&["migrate", "resume", "987654"]).await.error(3);
+    fleet.cli(&["migrate", "abort", "987654"]).await.error(3);
 }

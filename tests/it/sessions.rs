@@ -30,16 +30,16 @@ async fn settings_stay_with_their_client(fleet: &Fleet) {
     let [one, two, three] = clients(fleet, "settings").await;
     one.run("SET search_path = 'one'; SET work_mem = '5MB'").await;
     two.run("SET search_path = 'two', pg_catalog").await;
-    two.run("SET myapp.user = 'it''s me'").await;
+    two.run("SET myapp.who = 'it''s me'").await;
     for _ in 0..5 {
         assert_eq!(one.column("SHOW search_path").await, ["one"]);
         assert_eq!(one.column("SHOW work_mem").await, ["5MB"]);
         assert_eq!(two.column("SHOW search_path").await, ["two, pg_catalog"]);
         assert_eq!(two.column("SHOW work_mem").await, ["4MB"]);
-        assert_eq!(two.column("SHOW myapp.user").await, ["it's me"]);
+        assert_eq!(two.column("SHOW myapp.who").await, ["it's me"]);
         assert_eq!(three.column("SHOW search_path").await, ["\"$user\", public"]);
         // A server that once heard of a setting of one's own keeps it, empty.
-        assert_eq!(three.column("SELECT coalesce(current_setting('myapp.user', true), '')").await, [""]);
+        assert_eq!(three.column("SELECT coalesce(current_setting('myapp.who', true), '')").await, [""]);
     }
     one.run("RESET work_mem").await;
     two.run("RESET ALL").await;

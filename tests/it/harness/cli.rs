@@ -13,7 +13,7 @@ pub(super) const PROGRAM: &str = env!("CARGO_BIN_EXE_tenantry");
 
 /// What a call gave.
 #[derive(Debug)]
-pub struct Output {
+pub(crate) struct Output {
     pub status: i32,
     pub stdout: String,
     pub stderr: String,
@@ -22,27 +22,27 @@ pub struct Output {
 impl Output {
     /// Asserts an exit status.
     #[track_caller]
-    pub fn exits(self, status: i32) -> Self {
+    pub(crate) fn exits(self, status: i32) -> Self {
         assert_eq!(self.status, status, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
         self
     }
 
     /// The JSON on stdout of a call that went well.
     #[track_caller]
-    pub fn ok(self) -> Value {
+    pub(crate) fn ok(self) -> Value {
         self.exits(0).json()
     }
 
     /// The JSON on stdout: one value and nothing else.
     #[track_caller]
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|error| panic!("not JSON ({error}): {}{}", self.stdout, self.stderr))
     }
 
     /// Asserts an exit status, and gives the one line that says why.
     #[track_caller]
-    pub fn error(self, status: i32) -> String {
+    pub(crate) fn error(self, status: i32) -> String {
         let output = self.exits(status);
         let errors: Vec<&str> = output.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
         assert_eq!(errors.len(), 1, "one line says what is wrong: {}", output.stderr);
@@ -51,14 +51,14 @@ impl Output {
 
     /// The line that says what to do.
     #[track_caller]
-    pub fn hint(&self) -> String {
+    pub(crate) fn hint(&self) -> String {
         let hint = self.stderr.lines().find(|line| line.starts_with("hint: "));
         hint.unwrap_or_else(|| panic!("no hint: {}", self.stderr)).to_owned()
     }
 }
 
 /// Calls the program, away from the caller's own settings.
-pub fn command(program: impl AsRef<Path>, variables: &[(String, String)]) -> Command {
+pub(crate) fn command(program: impl AsRef<Path>, variables: &[(String, String)]) -> Command {
     let mut command = Command::new(program.as_ref());
     for (name, _) in std::env::vars_os() {
         let ours = |name: &str| name.starts_with("TENANTRY_") && name != "TENANTRY_PG_BIN";
@@ -71,7 +71,7 @@ pub fn command(program: impl AsRef<Path>, variables: &[(String, String)]) -> Com
 }
 
 /// Runs a command to its end.
-pub async fn finish(command: &mut Command, input: Option<&str>) -> Output {
+pub(crate) async fn finish(command: &mut Command, input: Option<&str>) -> Output {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     if input.is_some() {
         command.stdin(Stdio::piped());
@@ -88,7 +88,7 @@ pub async fn finish(command: &mut Command, input: Option<&str>) -> Output {
 }
 
 /// The program on its own, without a fleet.
-pub async fn tenantry<A: AsRef<OsStr>>(args: &[A], variables: &[(&str, &str)]) -> Output {
+pub(crate) async fn tenantry<A: AsRef<OsStr>>(args: &[A], variables: &[(&str, &str)]) -> Output {
     let variables: Vec<_> =
         variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     finish(command(PROGRAM, &variables).args(args), None).await

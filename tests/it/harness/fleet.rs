@@ -19,12 +19,12 @@ use super::{lock, sql, until};
 
 /// Ports in a row that a fleet has: router, API, router metrics, catalog, and the servers.
 const PORTS: u16 = 7;
-pub const SERVERS: usize = 3;
+pub(crate) const SERVERS: usize = 3;
 /// Starts that may find a port taken meanwhile by somebody else.
 const STARTS_MAX: usize = 4;
 
 /// A fleet of three servers, two shared and one dedicated.
-pub struct Fleet {
+pub(crate) struct Fleet {
     place: Place,
     dev: Mutex<Option<Child>>,
     variables: Vec<(String, String)>,
@@ -111,7 +111,7 @@ impl Fleet {
     }
 
     /// Kills `dev`, and waits until nothing of the fleet runs any more.
-    pub async fn kill(&self) {
+    pub(crate) async fn kill(&self) {
         let mut dev = lock(&self.dev).take().expect("it runs");
         signal(pid_of(&dev), Signal::KILL);
         dev.wait().unwrap();
@@ -120,14 +120,14 @@ impl Fleet {
     }
 
     /// Starts it again after [`Fleet::kill`], and returns when it serves.
-    pub async fn start_again(&self) {
+    pub(crate) async fn start_again(&self) {
         self.launch().unwrap();
         until("the fleet to serve again", async || self.started()).await.unwrap();
         assert_eq!(self.read_env(), self.variables, "a fleet comes back as it was");
     }
 
     /// Its directory.
-    pub fn path(&self) -> &std::path::Path {
+    pub(crate) fn path(&self) -> &std::path::Path {
         self.place.path()
     }
 
@@ -137,44 +137,44 @@ impl Fleet {
 
     /// A variable of `DIR/env`.
     #[track_caller]
-    pub fn variable(&self, name: &str) -> &str {
+    pub(crate) fn variable(&self, name: &str) -> &str {
         let found = self.variables.iter().find(|(known, _)| known == name);
         &found.unwrap_or_else(|| panic!("env has no {name}")).1
     }
 
     /// All of `DIR/env`.
-    pub fn variables(&self) -> &[(String, String)] {
+    pub(crate) fn variables(&self) -> &[(String, String)] {
         &self.variables
     }
 
     /// Calls an operator's command, for JSON.
-    pub async fn cli(&self, args: &[&str]) -> Output {
+    pub(crate) async fn cli(&self, args: &[&str]) -> Output {
         finish(command(PROGRAM, &self.variables).args(args).args(["-o", "json"]), None).await
     }
 
     /// The same, with text for its standard input.
-    pub async fn cli_with_input(&self, args: &[&str], input: &str) -> Output {
+    pub(crate) async fn cli_with_input(&self, args: &[&str], input: &str) -> Output {
         finish(command(PROGRAM, &self.variables).args(args).args(["-o", "json"]), Some(input)).await
     }
 
     /// Makes a tenant, and returns it as shown.
-    pub async fn create(&self, tenant: &str, more: &[&str]) -> Value {
+    pub(crate) async fn create(&self, tenant: &str, more: &[&str]) -> Value {
         let args = [&["tenant", "create", tenant, "--wait"], more].concat();
         self.cli(&args).await.ok()
     }
 
     /// A tenant as it is shown.
-    pub async fn tenant(&self, tenant: &str) -> Value {
+    pub(crate) async fn tenant(&self, tenant: &str) -> Value {
         self.cli(&["tenant", "show", tenant]).await.ok()
     }
 
     /// How to connect through the router as the user of all tenants.
-    pub fn config(&self, tenant: &str) -> Config {
+    pub(crate) fn config(&self, tenant: &str) -> Config {
         self.config_as(self.variable("TENANTRY_USER"), self.variable("TENANTRY_PASSWORD"), tenant)
     }
 
     /// How to connect through the router.
-    pub fn config_as(&self, user: &str, password: &str, tenant: &str) -> Config {
+    pub(crate) fn config_as(&self, user: &str, password: &str, tenant: &str) -> Config {
         let mut config = Config::new();
         config.host(self.variable("TENANTRY_ROUTER_HOST"));
         config.port(self.variable("TENANTRY_ROUTER_PORT").parse().unwrap());
@@ -183,12 +183,12 @@ impl Fleet {
     }
 
     /// Connects through the router.
-    pub async fn connect(&self, tenant: &str) -> Client {
+    pub(crate) async fn connect(&self, tenant: &str) -> Client {
         sql::connect(&self.config(tenant)).await.unwrap_or_else(|error| panic!("{tenant}: {error:?}"))
     }
 
     /// Makes a user with this access, and returns how to connect as it.
-    pub async fn user(&self, name: &str, tenant: &str, more: &[&str]) -> Config {
+    pub(crate) async fn user(&self, name: &str, tenant: &str, more: &[&str]) -> Config {
         let selector = format!("id={tenant}");
         let args = [&["user", "create", name, "--tenants", &selector], more].concat();
         let password = self.cli(&args).await.ok()["password"].as_str().unwrap().to_owned();
@@ -198,18 +198,18 @@ impl Fleet {
     }
 
     /// Connects to a database of a server, past the router, as its superuser.
-    pub async fn direct(&self, server: &str, database: &str) -> Client {
+    pub(crate) async fn direct(&self, server: &str, database: &str) -> Client {
         sql::connect_url(&self.server_url(server), database).await
     }
 
     /// The superuser's URL of a server.
-    pub fn server_url(&self, server: &str) -> String {
+    pub(crate) fn server_url(&self, server: &str) -> String {
         let index = (1..=SERVERS).find(|i| self.variable(&format!("TENANTRY_SERVER_{i}")) == server);
         self.variable(&format!("TENANTRY_SERVER_{}_URL", index.expect("a server of the fleet"))).to_owned()
     }
 
     /// The process of `router` or `control`, if it runs.
-    pub fn process(&self, role: &str) -> Option<Pid> {
+    pub(crate) fn process(&self, role: &str) -> Option<Pid> {
         let marker = format!("{role} --config {}", self.path().join(format!("{role}.toml")).display());
         let found = leftovers(self.path());
         // A child that is about to become it is not yet it.
@@ -218,28 +218,28 @@ impl Fleet {
     }
 
     /// The main process of a Postgres server, `catalog` included.
-    pub fn postmaster(&self, server: &str) -> Pid {
+    pub(crate) fn postmaster(&self, server: &str) -> Pid {
         self.try_postmaster(server).unwrap_or_else(|| panic!("{server} does not run"))
     }
 
     /// The same, of a server that may be down.
-    pub fn try_postmaster(&self, server: &str) -> Option<Pid> {
+    pub(crate) fn try_postmaster(&self, server: &str) -> Option<Pid> {
         let file = self.path().join(server).join("data/postmaster.pid");
         let text = std::fs::read_to_string(file).ok()?;
         Pid::from_raw(text.lines().next()?.parse().ok()?)
     }
 
     /// Kills `router` or `control`; `dev` starts it again.
-    pub fn kill_process(&self, role: &str) {
+    pub(crate) fn kill_process(&self, role: &str) {
         signal(self.process(role).unwrap_or_else(|| panic!("no {role}")), Signal::KILL);
     }
 
-    pub async fn router_metrics(&self) -> Metrics {
+    pub(crate) async fn router_metrics(&self) -> Metrics {
         let port = self.variable("TENANTRY_ROUTER_METRICS_PORT");
         Metrics::read(&format!("http://127.0.0.1:{port}/metrics")).await
     }
 
-    pub async fn control_metrics(&self) -> Metrics {
+    pub(crate) async fn control_metrics(&self) -> Metrics {
         Metrics::read(&format!("{}/metrics", self.variable("TENANTRY_API"))).await
     }
 }
@@ -263,7 +263,7 @@ fn pid_of(child: &Child) -> Pid {
 }
 
 /// Sends a signal; to a process that is gone, none.
-pub fn signal(pid: Pid, signal: Signal) {
+pub(crate) fn signal(pid: Pid, signal: Signal) {
     let _ = kill_process(pid, signal);
 }
 

@@ -15,7 +15,7 @@ use super::{Sql as _, code, connect, until};
 type Number = (i64, i64);
 
 /// Writers at work on one tenant.
-pub struct Ledger {
+pub(crate) struct Ledger {
     tenant: String,
     shared: Rc<Shared>,
     writers: Vec<JoinHandle<()>>,
@@ -33,7 +33,7 @@ struct Shared {
 
 impl Ledger {
     /// Makes the tables, and starts this many writers.
-    pub async fn start(fleet: &Fleet, tenant: &str, writers: i64) -> Self {
+    pub(crate) async fn start(fleet: &Fleet, tenant: &str, writers: i64) -> Self {
         // No constraint: a row that is written twice must be seen, not refused.
         let owner = fleet.connect(tenant).await;
         owner
@@ -54,23 +54,23 @@ impl Ledger {
     }
 
     /// Rows acknowledged so far.
-    pub fn acknowledged(&self) -> usize {
+    pub(crate) fn acknowledged(&self) -> usize {
         self.shared.acknowledged.borrow().len()
     }
 
     /// Waits until more rows are acknowledged: a few for each writer.
-    pub async fn goes_on(&self) {
+    pub(crate) async fn goes_on(&self) {
         let goal = self.acknowledged() + 5 * self.writers.len();
         until("writes to go on", async || (self.acknowledged() >= goal).then_some(())).await;
     }
 
     /// Errors that clients saw so far, by SQLSTATE.
-    pub fn errors(&self) -> BTreeMap<String, usize> {
+    pub(crate) fn errors(&self) -> BTreeMap<String, usize> {
         self.shared.errors.borrow().clone()
     }
 
     /// Stops the writers, and compares what they were told with what is there.
-    pub async fn reckon(self, fleet: &Fleet) {
+    pub(crate) async fn reckon(self, fleet: &Fleet) {
         self.shared.stop.set(true);
         for writer in self.writers {
             writer.await.unwrap();

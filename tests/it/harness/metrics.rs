@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 /// Samples by name with labels, as they are written: `name{label="value"}`.
 #[derive(Debug)]
-pub struct Metrics(HashMap<String, f64>);
+pub(crate) struct Metrics(HashMap<String, f64>);
 
 impl Metrics {
-    pub async fn read(url: &str) -> Self {
+    pub(crate) async fn read(url: &str) -> Self {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let text = client.get(url).send().await.unwrap().error_for_status().unwrap().text().await.unwrap();
         let samples = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
@@ -18,17 +18,17 @@ impl Metrics {
     }
 
     /// One sample; 0 for one that was never counted.
-    pub fn get(&self, sample: &str) -> f64 {
+    pub(crate) fn get(&self, sample: &str) -> f64 {
         self.0.get(sample).copied().unwrap_or(0.0)
     }
 
     /// Whether there is a metric of this name, with whatever labels.
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.0.keys().any(|sample| sample.split('{').next() == Some(name))
     }
 
     /// The sum of all samples of a name whose labels contain all of these texts.
-    pub fn sum(&self, name: &str, labels: &[&str]) -> f64 {
+    pub(crate) fn sum(&self, name: &str, labels: &[&str]) -> f64 {
         let matching = self.0.iter().filter(|(sample, _)| {
             sample.split('{').next() == Some(name) && labels.iter().all(|label| sample.contains(label))
         });

@@ -4,26 +4,27 @@
 
 mod cli;
 mod fleet;
-pub mod ledger;
+pub(crate) mod ledger;
 mod metrics;
 mod place;
-pub mod programs;
-pub mod raw;
+pub(crate) mod programs;
+pub(crate) mod raw;
 mod sql;
 mod wait;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-pub use cli::{Output, tenantry};
-pub use fleet::{Fleet, signal};
-pub use metrics::Metrics;
-pub use place::{Place, leftovers};
-pub use sql::{Sql, code, connect, connect_url, message};
-pub use wait::{DEADLINE, until};
+pub(crate) use cli::{Output, tenantry};
+pub(crate) use fleet::{Fleet, signal};
+pub(crate) use metrics::Metrics;
+pub(crate) use place::{Place, leftovers};
+pub(crate) use sql::{Sql, code, connect, connect_url, message};
+pub(crate) use wait::{DEADLINE, until};
 
 /// Tests at once. Most of their time is spent waiting for a server.
 const THREADS: usize = 6;
@@ -31,7 +32,7 @@ const THREADS: usize = 6;
 const OWN_FLEETS_MAX: usize = 2;
 
 /// A test, and what it needs.
-pub struct Test {
+pub(crate) struct Test {
     name: String,
     need: Need,
 }
@@ -44,17 +45,17 @@ enum Need {
 
 impl Test {
     /// A test that starts by itself what it needs.
-    pub fn plain(name: String, test: impl AsyncFnOnce() + Send + 'static) -> Self {
+    pub(crate) fn plain(name: String, test: impl AsyncFnOnce() + Send + 'static) -> Self {
         Self { name, need: Need::Nothing(Box::new(move || block_on(test()))) }
     }
 
     /// A test on the fleet that all share.
-    pub fn shared(name: String, test: impl AsyncFnOnce(&Fleet) + Send + 'static) -> Self {
+    pub(crate) fn shared(name: String, test: impl AsyncFnOnce(&Fleet) + Send + 'static) -> Self {
         Self { name, need: Need::Shared(Box::new(move |fleet| block_on(test(fleet)))) }
     }
 
     /// A test that has a fleet to itself.
-    pub fn own(name: String, test: impl AsyncFnOnce(&mut Fleet) + Send + 'static) -> Self {
+    pub(crate) fn own(name: String, test: impl AsyncFnOnce(&mut Fleet) + Send + 'static) -> Self {
         Self { name, need: Need::Own(Box::new(move |fleet| block_on(test(fleet)))) }
     }
 }
@@ -77,7 +78,7 @@ fn block_on(test: impl Future<Output = ()>) {
 }
 
 /// Runs all that the command line selects.
-pub fn run(areas: Vec<Vec<Test>>) -> ExitCode {
+pub(crate) fn run(areas: Vec<Vec<Test>>) -> ExitCode {
     place::watch_signals();
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
@@ -108,8 +109,9 @@ fn spread(tests: Vec<Test>) -> Vec<Test> {
 }
 
 fn trial(test: Test, under_way: Arc<()>) -> Trial {
-    Trial::test(test.name, move || {
+    Trial::test(test.name.clone(), move || {
         let _under_way = under_way;
+        let _clock = Clock { name: test.name, begun: Instant::now() };
         match test.need {
             Need::Nothing(run) => run(),
             Need::Shared(run) => {
@@ -126,6 +128,20 @@ fn trial(test: Test, under_way: Arc<()>) -> Trial {
         }
         Ok(())
     })
+}
+
+/// Tells how long a test took, for whoever wants to know where the time goes.
+struct Clock {
+    name: String,
+    begun: Instant,
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        if std::env::var_os("TENANTRY_TEST_TIMES").is_some() {
+            eprintln!("{:6.1} s  {}", self.begun.elapsed().as_secs_f64(), self.name);
+        }
+    }
 }
 
 /// A test that fails says what the fleet said meanwhile.

@@ -21,10 +21,10 @@ const TAIL_LINES: usize = 12;
 static PLACES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// A directory that others may enter, as the user that runs Postgres must.
-pub struct Place(PathBuf);
+pub(crate) struct Place(PathBuf);
 
 impl Place {
-    pub fn make() -> Result<Self, String> {
+    pub(crate) fn make() -> Result<Self, String> {
         let made = || {
             let path = tempfile::Builder::new().prefix("tenantry-it-").tempdir()?.keep();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
@@ -35,7 +35,7 @@ impl Place {
         Ok(Self(path))
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
@@ -77,7 +77,7 @@ fn clear(path: &Path) {
 }
 
 /// Processes that work in a directory or have it on their command line.
-pub fn leftovers(path: &Path) -> HashMap<Pid, String> {
+pub(crate) fn leftovers(path: &Path) -> HashMap<Pid, String> {
     let own = std::process::id().to_string();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let found = processes.filter_map(|entry| {

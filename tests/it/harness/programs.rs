@@ -34,12 +34,12 @@ fn through_router(fleet: &Fleet, program: &str, tenant: &str) -> tokio::process:
 }
 
 /// Makes pgbench's tables.
-pub async fn pgbench_initialize(fleet: &Fleet, tenant: &str, scale: &str) {
+pub(crate) async fn pgbench_initialize(fleet: &Fleet, tenant: &str, scale: &str) {
     let mut command = through_router(fleet, "pgbench", tenant);
     finish(command.args(["-i", "-q", "-s", scale]), None).await.exits(0);
 }
 
 /// A run of pgbench as a whole.
-pub async fn pgbench(fleet: &Fleet, tenant: &str, args: &[&str]) -> Output {
+pub(crate) async fn pgbench(fleet: &Fleet, tenant: &str, args: &[&str]) -> Output {
     finish(through_router(fleet, "pgbench", tenant).args(args), None).await
 }

@@ -14,7 +14,7 @@ use super::DEADLINE;
 
 /// A connection. Replies are read as short texts: the message's letter, and behind a colon what matters of it, as in
 /// `1`, `2`, `D:42|NULL`, `C:SELECT 1`, `E:23505`, `S:TimeZone=UTC`, `Z:I`.
-pub struct Raw {
+pub(crate) struct Raw {
     stream: TcpStream,
     received: BytesMut,
     to_send: BytesMut,
@@ -22,12 +22,12 @@ pub struct Raw {
 
 impl Raw {
     /// Connects and logs in.
-    pub async fn login(config: &Config, parameters: &[(&str, &str)]) -> Self {
+    pub(crate) async fn login(config: &Config, parameters: &[(&str, &str)]) -> Self {
         Self::open(config, parameters).await.unwrap_or_else(|code| panic!("login: {code}"))
     }
 
     /// Connects and logs in, or gives the SQLSTATE of the refusal.
-    pub async fn open(config: &Config, parameters: &[(&str, &str)]) -> Result<Self, String> {
+    pub(crate) async fn open(config: &Config, parameters: &[(&str, &str)]) -> Result<Self, String> {
         let Host::Tcp(host) = &config.get_hosts()[0] else { panic!("a TCP host") };
         let stream = TcpStream::connect((host.as_str(), config.get_ports()[0])).await.unwrap();
         let (received, to_send) = (BytesMut::new(), BytesMut::new());
@@ -62,18 +62,18 @@ impl Raw {
     }
 
     /// Adds messages to what is sent next.
-    pub fn add(&mut self, write: impl FnOnce(&mut BytesMut) -> std::io::Result<()>) -> &mut Self {
+    pub(crate) fn add(&mut self, write: impl FnOnce(&mut BytesMut) -> std::io::Result<()>) -> &mut Self {
         write(&mut self.to_send).unwrap();
         self
     }
 
     /// Adds Parse.
-    pub fn parse(&mut self, name: &str, sql: &str) -> &mut Self {
+    pub(crate) fn parse(&mut self, name: &str, sql: &str) -> &mut Self {
         self.add(|out| frontend::parse(name, sql, [], out))
     }
 
     /// Adds Bind to the unnamed portal with parameters as text, Execute without a limit.
-    pub fn execute(&mut self, statement: &str, values: &[&str]) -> &mut Self {
+    pub(crate) fn execute(&mut self, statement: &str, values: &[&str]) -> &mut Self {
         let encode = |value: &str, out: &mut BytesMut| {
             out.extend_from_slice(value.as_bytes());
             Ok(postgres_protocol::IsNull::No)
@@ -86,7 +86,7 @@ impl Raw {
     }
 
     /// Adds Sync.
-    pub fn sync(&mut self) -> &mut Self {
+    pub(crate) fn sync(&mut self) -> &mut Self {
         self.add(|out| {
             frontend::sync(out);
             Ok(())
@@ -94,18 +94,18 @@ impl Raw {
     }
 
     /// Adds Query.
-    pub fn query(&mut self, sql: &str) -> &mut Self {
+    pub(crate) fn query(&mut self, sql: &str) -> &mut Self {
         self.add(|out| frontend::query(sql, out))
     }
 
     /// Sends what was added.
-    pub async fn flush(&mut self) {
+    pub(crate) async fn flush(&mut self) {
         let bytes = self.to_send.split();
         self.stream.write_all(&bytes).await.unwrap();
     }
 
     /// Sends what was added, and reads up to so many ReadyForQuery.
-    pub async fn replies(&mut self, ready: usize) -> Vec<String> {
+    pub(crate) async fn replies(&mut self, ready: usize) -> Vec<String> {
         self.flush().await;
         let (mut replies, mut seen) = (Vec::new(), 0);
         while seen < ready {
@@ -117,7 +117,7 @@ impl Raw {
     }
 
     /// The next reply; none when the connection was closed.
-    pub async fn reply(&mut self) -> Option<String> {
+    pub(crate) async fn reply(&mut self) -> Option<String> {
         Some(shorten(self.message().await?))
     }
 

@@ -3,31 +3,31 @@
 use tokio_postgres::{Client, Config, Error, NoTls};
 
 /// Connects; the connection ends with the client.
-pub async fn connect(config: &Config) -> Result<Client, Error> {
+pub(crate) async fn connect(config: &Config) -> Result<Client, Error> {
     let (client, connection) = config.connect(NoTls).await?;
     tokio::spawn(connection);
     Ok(client)
 }
 
 /// Connects to a database of a server, past the router.
-pub async fn connect_url(url: &str, database: &str) -> Client {
+pub(crate) async fn connect_url(url: &str, database: &str) -> Client {
     let mut config: Config = url.parse().unwrap();
     config.dbname(database);
     connect(&config).await.unwrap_or_else(|error| panic!("{database}: {error:?}"))
 }
 
 /// The SQLSTATE of an error; what else it is when it has none.
-pub fn code(error: &Error) -> String {
+pub(crate) fn code(error: &Error) -> String {
     error.code().map_or_else(|| format!("none: {error}"), |code| code.code().to_owned())
 }
 
 /// What the server said.
-pub fn message(error: &Error) -> String {
+pub(crate) fn message(error: &Error) -> String {
     error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 
 /// Short ways to ask a database.
-pub trait Sql {
+pub(crate) trait Sql {
     /// Runs statements.
     async fn run(&self, sql: &str);
     /// The first column of all rows, as text, by the simple protocol.

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 use wire::backend;
-use wire::sql::{Change, Effects, PinReason, Pins, Transaction};
+use wire::sql::{Change, Count, Effects, PinReason, Pins, Transaction};
 
 /// Settings by canonical name: the statement that makes each.
 pub(crate) type Settings = BTreeMap<String, Rc<str>>;
@@ -109,6 +109,23 @@ impl Deeds {
         Self { transaction, effects }
     }
 
+    /// Of a query string. Several statements without transaction control succeed or fail together, so what they do to
+    /// the session is known as soon as the whole is answered, although no single one of them can be replayed alone.
+    pub(crate) fn of_query(text: &[u8]) -> Self {
+        let whole = wire::sql::classify_bytes(text);
+        if whole.statements == Count::Many && whole.pins.contains(PinReason::HiddenSet) {
+            if let Some(together) = std::str::from_utf8(text).ok().and_then(together) {
+                return Self::of(together);
+            }
+        }
+        Self::of(whole)
+    }
+
+    /// Whether it takes effect only when the whole query string is answered.
+    pub(crate) fn is_of_many(&self) -> bool {
+        self.effects.as_ref().is_some_and(|effects| effects.statements == Count::Many)
+    }
+
     /// Of a text that is too long to be held and read.
     pub(crate) fn unread() -> Self {
         Self::of(Effects { pins: Pins::of(PinReason::Unreadable), ..Effects::default() })
@@ -121,6 +138,24 @@ impl Deeds {
     pub(crate) fn is_nothing(&self) -> bool {
         self.transaction.is_none() && self.effects.is_none()
     }
+}
+
+/// The effects of several statements as those of one, if each is understood by itself.
+fn together(text: &str) -> Option<Effects<'static>> {
+    let mut all = Effects { statements: Count::Many, ..Effects::default() };
+    for statement in wire::sql::statements(text) {
+        let one = wire::sql::classify(statement.text);
+        if one.transaction.is_some()
+            || one.pins.contains(PinReason::HiddenSet)
+            || one.statements == Count::Many
+        {
+            return None;
+        }
+        all.pins.add(one.pins);
+        all.unpins.add(one.unpins);
+        all.changes.extend(one.changes.into_iter().map(Change::into_owned));
+    }
+    Some(all)
 }
 
 /// What is to be done with the statements that a client and its connection have.

@@ -170,6 +170,8 @@ impl Session {
         self.copying_in = false;
         let deeds = match self.expected.front() {
             Some(Expect::Execute(deeds) | Expect::Query(deeds)) if deeds.is_nothing() => Deeds::default(),
+            // Done when the whole is answered; a COMMIT among them has no part in it.
+            Some(Expect::Query(deeds)) if deeds.is_of_many() && deeds.transaction.is_none() => return,
             Some(Expect::Execute(deeds) | Expect::Query(deeds)) => deeds.clone(),
             _ => return,
         };
@@ -216,9 +218,15 @@ impl Session {
     }
 
     fn ready(&mut self, connection: &mut ServerConnection, status: TransactionStatus) -> Result<(), Over> {
-        if !matches!(self.expected.pop(), Some(Expect::Sync | Expect::Query(_) | Expect::FunctionCall)) {
+        match self.expected.pop() {
+            Some(Expect::Query(deeds))
+                if deeds.is_of_many() && deeds.transaction.is_none() && !self.failed =>
+            {
+                self.succeeded(connection, &deeds);
+            }
+            Some(Expect::Sync | Expect::Query(_) | Expect::FunctionCall) => {}
             // The account does not fit: whose answers come next is not known.
-            return Err(ClientError::ServerLost.into());
+            _ => return Err(ClientError::ServerLost.into()),
         }
         self.copying_in = false;
         self.status = status;

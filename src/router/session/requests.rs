@@ -204,7 +204,7 @@ impl Session {
                 return Ok(Some(need));
             }
             let text = frontend::query(&self.side.input[HEADER_BYTES..header.total()])?;
-            Deeds::of(wire::sql::classify_bytes(text))
+            Deeds::of_query(text)
         };
         if let Some(need) = self.begin() {
             return Ok(Some(need));

@@ -83,3 +83,21 @@ fn a_pin_holds_until_it_is_undone_and_committed() {
     state.transaction_over(false, &mut applied);
     assert!(!state.is_pinned());
 }
+
+#[test]
+fn several_statements_that_succeed_or_fail_together_are_known() {
+    // What asyncpg runs when a connection goes back to its pool.
+    let reset = Deeds::of_query(b"SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;");
+    assert!(reset.is_of_many() && reset.effects.as_ref().is_some_and(|effects| effects.pins.is_empty()));
+    let mut applied = Rc::default();
+    let mut state = SessionState::default();
+    run(&mut state, &mut applied, "SET work_mem = '8MB'");
+    run(&mut state, &mut applied, "LISTEN a");
+    state.succeeded(&reset, &mut applied);
+    state.transaction_over(false, &mut applied);
+    assert!(state.settings.is_empty() && !state.is_pinned());
+    for text in ["BEGIN; SET a = 1; COMMIT", "SET a = 1; DO $$ BEGIN SET b = 2; END $$"] {
+        let pins = Deeds::of_query(text.as_bytes()).effects.map(|effects| effects.pins);
+        assert!(pins.is_some_and(|pins| pins.contains(PinReason::HiddenSet)), "{text}");
+    }
+}

@@ -45,7 +45,7 @@ pub(crate) enum ClientError {
     #[error("terminating connection: user \"{0}\" was dropped")]
     UserDropped(String),
     /// A failure behind the router.
-    #[error("the router has no shard map yet: the catalog can't be reached")]
+    #[error("the database is not in the router's shard map, and the catalog can't be reached")]
     NoMap,
     #[error("the server of database \"{0}\" is not known to the router")]
     NoServer(String),

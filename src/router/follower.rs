@@ -48,7 +48,9 @@ impl Follower {
         };
         let pause = self.shared.config.poll_interval;
         loop {
-            if let Err(error) = self.follow(&url, pause).await
+            let outcome = self.follow(&url, pause).await;
+            self.shared.map.set_followed(false);
+            if let Err(error) = outcome
                 && !std::mem::replace(&mut self.outage_told, true)
             {
                 tracing::warn!(%error, "the map is not followed for now; serving by the one there is");
@@ -61,6 +63,7 @@ impl Follower {
         let mut feed = Feed::connect(url).await?;
         // Holds are not in a snapshot, so what the router begins with is the whole map.
         self.load(&mut feed).await?;
+        self.shared.map.set_followed(true);
         if std::mem::replace(&mut self.outage_told, false) {
             tracing::info!("the map is followed again");
         }

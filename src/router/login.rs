@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::{Buf as _, BytesMut};
-use shard_map::{Access, MasterKey, PoolMode, Refusal, Route, ServerName, TenantId, User};
+use shard_map::{
+    Access, MasterKey, PoolMode, Refusal, Route, ServerName, Tenant, TenantId, TenantState, User,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -19,7 +21,9 @@ use wire::startup::{Initial, Startup, parse_initial, settings_of_options};
 use wire::{HEADER_BYTES, WireError};
 
 use crate::error::ClientError;
+use crate::map::unknown_server;
 use crate::pool::connect::nonce;
+use crate::registry::{self, Record};
 use crate::session::Login;
 use crate::worker::Shared;
 
@@ -89,6 +93,9 @@ pub(crate) async fn receive(
     }
     let names = names(&startup, shared)?;
     authenticate(stream, input, &names, secret).await?;
+    if names.user.is_some() && !shared.map.is_followed() {
+        discover(&names.tenant, shared).await?;
+    }
     let login = login(&startup, names, shared)?;
     Ok(Arrival::Client(login, place))
 }
@@ -174,6 +181,42 @@ async fn authenticate(
     let last = exchange.finish(&body).map_err(refused)?;
     backend::write_sasl_final(&mut out, last.as_bytes());
     send(stream, &mut out).await.map_err(|_| None)
+}
+
+/// Asks the registries for a tenant that the map does not know, when there is no catalog that would.
+async fn discover(tenant: &str, shared: &Shared) -> Result<(), Refused> {
+    let Ok(id) = TenantId::new(tenant) else {
+        return Ok(());
+    };
+    let servers: Vec<_> = {
+        let map = shared.map.read();
+        if map.tenants.contains_key(&id) {
+            return Ok(());
+        }
+        let declared = shared.config.servers.iter().filter(|(name, _)| !map.servers.contains_key(*name));
+        let declared = declared.filter_map(|(name, address)| unknown_server(name, Some(address)));
+        map.servers.values().cloned().chain(declared).collect()
+    };
+    for server in servers {
+        match registry::ask(&server, &shared.master_key, &id).await {
+            Ok(Record::Open(epoch)) => {
+                tracing::info!(tenant = %id, server = %server.name, "found a tenant that the map does not know");
+                let tenant = Tenant {
+                    id,
+                    server: server.name.clone(),
+                    epoch,
+                    state: TenantState::Open,
+                    labels: [].into(),
+                    key_version: 1,
+                };
+                shared.map.discover(server, tenant);
+                return Ok(());
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(tenant = %id, %error, "a registry does not answer"),
+        }
+    }
+    Err(Some(ClientError::NoMap))
 }
 
 /// What a user with the right password gets.

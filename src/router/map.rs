@@ -16,6 +16,7 @@ use crate::registry::Moved;
 pub(crate) struct SharedMap {
     map: RwLock<ShardMap>,
     loaded: AtomicBool,
+    followed: AtomicBool,
 }
 
 /// Connections that a server takes which is known from a registry only.
@@ -33,6 +34,24 @@ impl SharedMap {
     /// Whether any map was ever loaded.
     pub(crate) fn is_loaded(&self) -> bool {
         self.loaded.load(Ordering::Acquire)
+    }
+
+    /// Whether the catalog tells of changes at present.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.followed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_followed(&self, followed: bool) {
+        self.followed.store(followed, Ordering::Release);
+    }
+
+    /// Puts a tenant in that a registry told of, and its server.
+    pub(crate) fn discover(&self, server: Server, tenant: Tenant) {
+        let mut map = self.write();
+        if !map.servers.contains_key(&server.name) {
+            map.insert(Entry::Server(server));
+        }
+        map.insert(Entry::Tenant(tenant));
     }
 
     /// Puts a whole map in the place of this one. What registries told of higher epochs stays.

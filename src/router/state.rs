@@ -113,10 +113,11 @@ impl Deeds {
     /// the session is known as soon as the whole is answered, although no single one of them can be replayed alone.
     pub(crate) fn of_query(text: &[u8]) -> Self {
         let whole = wire::sql::classify_bytes(text);
-        if whole.statements == Count::Many && whole.pins.contains(PinReason::HiddenSet) {
-            if let Some(together) = std::str::from_utf8(text).ok().and_then(together) {
-                return Self::of(together);
-            }
+        if whole.statements == Count::Many
+            && whole.pins.contains(PinReason::HiddenSet)
+            && let Some(together) = std::str::from_utf8(text).ok().and_then(together)
+        {
+            return Self::of(together);
         }
         Self::of(whole)
     }

@@ -80,6 +80,9 @@ pub async fn run(
         tokio::spawn(report::acknowledge(shared.clone(), catalog.clone(), holds)),
         tokio::spawn(reports(shared.clone(), catalog.clone())),
     ];
+    if let Some(catalog) = &catalog {
+        report::announce(&shared, catalog).await;
+    }
     listener::run(listener, shared.clone(), stop).await;
     drain(&shared, workers).await;
     for task in &endless {

@@ -15,7 +15,30 @@ use crate::worker::{Shared, WorkerMessage};
 const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Attempts to acknowledge a hold, and the pause between them.
 const ACKNOWLEDGE_ATTEMPTS_MAX: usize = 20;
+const ANNOUNCE_PAUSE: Duration = Duration::from_millis(10);
 const ACKNOWLEDGE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest time for which a router that starts waits to be on the catalog's list; without a catalog it serves anyway.
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Puts the router on the catalog's list before its first client comes: a cutover waits only for routers on it.
+pub(crate) async fn announce(shared: &Shared, catalog: &Catalog) {
+    let announced = tokio::time::timeout(ANNOUNCE_TIMEOUT, async {
+        while !shared.map.is_loaded() {
+            tokio::time::sleep(ANNOUNCE_PAUSE).await;
+        }
+        send(shared, catalog, &Report::default()).await
+    });
+    if !matches!(announced.await, Ok(Ok(()))) {
+        tracing::warn!("the catalog does not know yet that this router serves");
+    }
+}
+
+async fn send(shared: &Shared, catalog: &Catalog, report: &Report) -> catalog::Result<()> {
+    let version = shared.map.read().version;
+    let address = shared.config.advertise.as_deref().unwrap_or(&shared.name);
+    catalog.report_router(&shared.name, address, version, report).await
+}
 
 /// Reports at intervals, without end.
 pub(crate) async fn run(shared: Arc<Shared>, catalog: Catalog) {
@@ -29,9 +52,7 @@ pub(crate) async fn run(shared: Arc<Shared>, catalog: Catalog) {
             continue;
         }
         let report = collect(&shared, &mut before).await;
-        let version = shared.map.read().version;
-        let address = shared.config.advertise.as_deref().unwrap_or(&shared.name);
-        match catalog.report_router(&shared.name, address, version, &report).await {
+        match send(&shared, &catalog, &report).await {
             Ok(()) => failing = false,
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {

@@ -29,8 +29,7 @@ pub(crate) async fn drive(work: &Work) -> Result<()> {
     let input: Input = serde_json::from_value(work.operation.input.clone())
         .map_err(|e| Error::Failed(format!("migration run {run} can't be read: {e}")))?;
     let migrations = Arc::new(input.check()?);
-    let slots = Slots { per_server: input.per_server, servers: HashMap::new() };
-    let mut slots = slots;
+    let mut slots = Slots { per_server: input.per_server, servers: HashMap::new() };
     let mut wave_begun = None;
     loop {
         if work.abort_requested().await? {

@@ -2,11 +2,13 @@
 
 use std::time::Instant;
 
+use shard_map::Epoch;
+
 use super::driver::Move;
 use super::fence::POLL;
+use crate::context::Work;
 use crate::error::{Error, Result};
 use crate::server::{Connection, database, ident, registry};
-use shard_map::Epoch;
 
 /// Disables the subscription and ends its walsender. Returns the position up to which the target has everything.
 pub(crate) async fn detach(
@@ -47,43 +49,17 @@ pub(crate) async fn seal(
     epoch: Epoch,
     deadline: Instant,
 ) -> Result<()> {
-    let (id, work) = (&the_move.id, the_move.work);
-    let (live, sealed) = (id.live_database(), id.sealed_database());
-    let (target_name, target_address) = (the_move.target.name.as_str(), the_move.target.address());
-    loop {
-        let attempt = async {
-            source_registry.run("BEGIN").await?;
-            let change = registry::Change {
-                tenant: id,
-                from: &[Some("open")],
-                to: "sealed",
-                database: &sealed,
-                epoch,
-                moved_to: Some((target_name, &target_address)),
-            };
-            if !registry::write(source_registry, work.term, &change).await? {
-                return Err(Error::Failed(format!(
-                    "tenant {id} is not open on server {}",
-                    the_move.source.name
-                )));
-            }
-            database::rename(source_registry, live, &sealed).await?;
-            source_registry.run("COMMIT").await
-        };
-        match attempt.await {
-            Ok(()) => return Ok(()),
-            Err(e) if e.sqlstate() == Some("55006") => {
-                source_registry.run("ROLLBACK").await?;
-                still_in_time(deadline, "somebody stays in the source's database (a prepared transaction?)")?;
-                database::terminate(source_registry, live, None, deadline).await?;
-            }
-            Err(e) => {
-                // Its own outcome is looked up when the cutover is taken back.
-                drop(source_registry.run("ROLLBACK").await);
-                return Err(e);
-            }
-        }
-    }
+    let (live, sealed) = (the_move.id.live_database(), the_move.id.sealed_database());
+    let target_address = the_move.target.address();
+    let change = registry::Change {
+        tenant: &the_move.id,
+        from: &[Some("open")],
+        to: "sealed",
+        database: &sealed,
+        epoch,
+        moved_to: Some((the_move.target.name.as_str(), &target_address)),
+    };
+    record_and_rename(the_move.work, source_registry, &change, live, deadline).await
 }
 
 /// Whether the slot holds a change that the target does not have: one that was committed past the fence.
@@ -110,37 +86,48 @@ pub(crate) async fn decide(
     epoch: Epoch,
     deadline: Instant,
 ) -> Result<()> {
-    let (id, work) = (&the_move.id, the_move.work);
-    let (arriving, live) = (id.arriving_database(), id.live_database());
+    let change = registry::Change {
+        tenant: &the_move.id,
+        from: &[Some("arriving")],
+        to: "open",
+        database: the_move.id.live_database(),
+        epoch,
+        moved_to: None,
+    };
+    let arriving = the_move.id.arriving_database();
+    record_and_rename(the_move.work, target_registry, &change, &arriving, deadline).await
+}
+
+/// Changes a record and renames the database from `name` to the record's, in one transaction. Whoever is still in
+/// the database is ended until the deadline. After an error its outcome must be looked up.
+pub(crate) async fn record_and_rename(
+    work: &Work,
+    registry: &Connection,
+    change: &registry::Change<'_>,
+    name: &str,
+    deadline: Instant,
+) -> Result<()> {
     loop {
         let attempt = async {
-            target_registry.run("BEGIN").await?;
-            let change = registry::Change {
-                tenant: id,
-                from: &[Some("arriving")],
-                to: "open",
-                database: live,
-                epoch,
-                moved_to: None,
-            };
-            if !registry::write(target_registry, work.term, &change).await? {
+            registry.run("BEGIN").await?;
+            if !registry::write(registry, work.term, change).await? {
+                let (tenant, from) = (change.tenant, change.from);
                 return Err(Error::Failed(format!(
-                    "tenant {id} is not arriving on server {}",
-                    the_move.target.name
+                    "tenant {tenant} is not {from:?} on record, or at a later epoch"
                 )));
             }
-            database::rename(target_registry, &arriving, live).await?;
-            target_registry.run("COMMIT").await
+            database::rename(registry, name, change.database).await?;
+            registry.run("COMMIT").await
         };
         match attempt.await {
             Ok(()) => return Ok(()),
             Err(e) if e.sqlstate() == Some("55006") => {
-                target_registry.run("ROLLBACK").await?;
-                still_in_time(deadline, "somebody stays in the target's database")?;
-                database::terminate(target_registry, &arriving, None, deadline).await?;
+                registry.run("ROLLBACK").await?;
+                still_in_time(deadline, "somebody stays in the database (a prepared transaction?)")?;
+                database::terminate(registry, name, None, deadline).await?;
             }
             Err(e) => {
-                drop(target_registry.run("ROLLBACK").await);
+                drop(registry.run("ROLLBACK").await);
                 return Err(e);
             }
         }

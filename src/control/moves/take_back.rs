@@ -1,8 +1,11 @@
 //! Takes an undecided cutover back: the application goes on at the source. Looks at what is there; can be repeated.
 
+use std::time::Instant;
+
 use shard_map::TenantId;
 
 use super::driver::Move;
+use super::seal;
 use crate::context::Work;
 use crate::error::{Error, Result};
 use crate::server::{Connection, database, ident, registry};
@@ -57,7 +60,6 @@ async fn unseal(work: &Work, id: &TenantId, source_registry: &Connection) -> Res
         return Ok(record.epoch);
     }
     let epoch = record.epoch.next();
-    source_registry.run("BEGIN").await?;
     let change = registry::Change {
         tenant: id,
         from: &[Some("sealed")],
@@ -66,11 +68,7 @@ async fn unseal(work: &Work, id: &TenantId, source_registry: &Connection) -> Res
         epoch,
         moved_to: None,
     };
-    if !registry::write(source_registry, work.term, &change).await? {
-        source_registry.run("ROLLBACK").await?;
-        return Err(Error::Failed(format!("tenant {id} is {} at its server", record.state)));
-    }
-    database::rename(source_registry, &id.sealed_database(), id.live_database()).await?;
-    source_registry.run("COMMIT").await?;
+    let deadline = Instant::now() + database::TERMINATE_TIMEOUT;
+    seal::record_and_rename(work, source_registry, &change, &id.sealed_database(), deadline).await?;
     Ok(epoch)
 }

@@ -119,6 +119,20 @@ impl Fleet {
             .await;
     }
 
+    /// Stops it as an operator does, and keeps its files.
+    pub(crate) async fn stop_in_order(&self) {
+        let mut dev = lock(&self.dev).take().expect("it runs");
+        signal(pid_of(&dev), Signal::INT);
+        let status = until("dev to end", async || dev.try_wait().unwrap()).await;
+        assert!(status.success(), "{status}");
+    }
+
+    /// psql at a tenant, as the command line starts it.
+    pub(crate) async fn psql(&self, tenant: &str, args: &[&str]) -> Output {
+        let all = [&["psql", tenant, "--"], args].concat();
+        finish(command(PROGRAM, &self.variables).args(all), None).await
+    }
+
     /// Starts it again after [`Fleet::kill`], and returns when it serves.
     pub(crate) async fn start_again(&self) {
         self.launch().unwrap();
@@ -140,11 +154,6 @@ impl Fleet {
     pub(crate) fn variable(&self, name: &str) -> &str {
         let found = self.variables.iter().find(|(known, _)| known == name);
         &found.unwrap_or_else(|| panic!("env has no {name}")).1
-    }
-
-    /// All of `DIR/env`.
-    pub(crate) fn variables(&self) -> &[(String, String)] {
-        &self.variables
     }
 
     /// Calls an operator's command, for JSON.

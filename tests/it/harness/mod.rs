@@ -21,7 +21,6 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 pub(crate) use cli::{Output, tenantry};
 pub(crate) use fleet::{Fleet, signal};
-pub(crate) use metrics::Metrics;
 pub(crate) use place::{Place, leftovers};
 pub(crate) use sql::{Sql, code, connect, connect_url, message};
 pub(crate) use wait::{DEADLINE, until};

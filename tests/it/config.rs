@@ -31,8 +31,7 @@ impl Configured {
         fs::write(path("key"), "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
         fs::write(path("token"), "0123456789abcdef0123456789abcdef").unwrap();
         fs::write(path("url"), "postgres://nobody:nothing@127.0.0.1:1/nowhere").unwrap();
-        let mut text =
-            format!("master_key_file = {:?}\ncatalog_url_file = {:?}\n", path("key"), path("url"));
+        let mut text = format!("master_key_file = {:?}\ncatalog_url_file = {:?}\n", path("key"), path("url"));
         if role == "control" {
             text.push_str(&format!("token_file = {:?}\n", path("token")));
         }
@@ -117,7 +116,9 @@ async fn help_shows_an_example_for_every_command() {
         names.filter(|name| *name != "help").map(str::to_owned).collect()
     };
     let nouns = commands(&top);
-    for expected in ["router", "control", "dev", "demo", "server", "tenant", "user", "migrate", "move", "psql"] {
+    for expected in
+        ["router", "control", "dev", "demo", "server", "tenant", "user", "migrate", "move", "psql"]
+    {
         assert!(nouns.iter().any(|noun| noun == expected), "{expected} is missing: {nouns:?}");
     }
     for noun in &nouns {

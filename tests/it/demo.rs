@@ -12,7 +12,8 @@ async fn the_demo_moves_a_tenant_under_load_and_says_that_nothing_was_lost() {
     let args = ["demo", "-o", "json", "--tenants", "4", "--dir", dir.to_str().unwrap()];
     let outcome = tenantry(&args, &[]).await.ok();
     assert_eq!(outcome["tenants"], 4, "{outcome}");
-    for (key, value) in [("ok", true), ("sums_agree", true), ("old_database_gone", true), ("verified", true)] {
+    for (key, value) in [("ok", true), ("sums_agree", true), ("old_database_gone", true), ("verified", true)]
+    {
         assert_eq!(outcome[key], value, "{key}: {outcome}");
     }
     for key in ["lost", "duplicated", "unexpected", "errors", "in_doubt"] {

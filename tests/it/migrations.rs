@@ -141,10 +141,14 @@ async fn a_tenant_that_fails_is_listed_and_catches_up_when_the_run_is_resumed(fl
     let (failed, hint) = (output.json(), output.hint());
     output.error(1);
     assert_eq!(failed_tenants(&failed), ["mixed-2"]);
-    assert_eq!((&failed["state"], &failed["done"], &failed["failed"]), (&"failed".into(), &2.into(), &1.into()));
+    assert_eq!(
+        (&failed["state"], &failed["done"], &failed["failed"]),
+        (&"failed".into(), &2.into(), &1.into())
+    );
     let why = failed["failures"][0]["error"].as_str().unwrap();
     assert!(why.contains("strict") && why.contains("null values"), "{why}");
-    let versions = ["mixed-1", "mixed-2", "mixed-3"].map(async |name| fleet.tenant(name).await["schema_version"].clone());
+    let versions = ["mixed-1", "mixed-2", "mixed-3"]
+        .map(async |name| fleet.tenant(name).await["schema_version"].clone());
     let versions = futures_util::future::join_all(versions).await;
     assert_eq!(versions, [2, 1, 2].map(Value::from));
 
@@ -153,7 +157,10 @@ async fn a_tenant_that_fails_is_listed_and_catches_up_when_the_run_is_resumed(fl
     fleet.cli(&["migrate", "resume", &id]).await.error(1);
     owner.run("DELETE FROM t WHERE a IS NULL").await;
     let resumed = fleet.cli(&["migrate", "resume", &id]).await.ok();
-    assert_eq!((&resumed["state"], &resumed["done"], &resumed["failed"]), (&"done".into(), &3.into(), &0.into()));
+    assert_eq!(
+        (&resumed["state"], &resumed["done"], &resumed["failed"]),
+        (&"done".into(), &3.into(), &0.into())
+    );
     assert_eq!(fleet.tenant("mixed-2").await["schema_version"], 2);
     fleet.cli(&["migrate", "resume", &id]).await.error(4);
 }

@@ -71,11 +71,8 @@ async fn a_second_run_at_once_is_refused(fleet: &Fleet) {
 async fn runs_that_cannot_be_meant_are_refused(fleet: &Fleet) {
     let files = Files::new(&[("V1__t.sql", "SELECT 1")]);
     let run = |more: &'static [&'static str]| {
-        let args: Vec<String> = ["migrate", "run", "--dir", files.path()]
-            .iter()
-            .chain(more)
-            .map(ToString::to_string)
-            .collect();
+        let args: Vec<String> =
+            ["migrate", "run", "--dir", files.path()].iter().chain(more).map(ToString::to_string).collect();
         async move { fleet.cli(&args.iter().map(String::as_str).collect::<Vec<_>>()).await }
     };
     run(&["--selector", "group=nobody-has-it"]).await.error(3);

@@ -61,7 +61,10 @@ async fn bench_through_moves(fleet: &Fleet, tenant: &str, mode: &str, moves: &[&
         let mut from = "pg-1";
         for to in moves {
             move_to(fleet, tenant, to).await;
-            assert!(!databases(fleet, from, tenant).await.contains(&tenant.to_owned()), "{from} has it still");
+            assert!(
+                !databases(fleet, from, tenant).await.contains(&tenant.to_owned()),
+                "{from} has it still"
+            );
             from = to;
         }
         over.set(true);

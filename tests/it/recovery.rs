@@ -13,8 +13,7 @@ trials! {
     own a_fleet_that_is_killed_comes_back_and_ends_its_moves,
     own a_killed_router_is_started_again_and_clients_reconnect,
     own a_killed_server_comes_back_and_nobody_elses_tenants_notice,
-    own traffic_and_logins_go_on_without_the_catalog,
-    own a_frozen_catalog_is_told_apart_from_a_refusal,
+    own without_the_catalog_commands_exit_5_and_traffic_and_logins_go_on,
 }
 
 /// Rows that make a copy take a moment.
@@ -82,10 +81,8 @@ async fn a_move_ends_well_although_its_control_plane_is_killed_in_every_phase(fl
         has_come_to(&catalog, id, phase).await;
         let killed = fleet.process("control");
         fleet.kill_process("control");
-        until("dev to start it again", async || {
-            fleet.process("control").filter(|new| Some(*new) != killed)
-        })
-        .await;
+        until("dev to start it again", async || fleet.process("control").filter(|new| Some(*new) != killed))
+            .await;
         let ended = ends_in_one_place(fleet, "hardy", id).await;
         assert_eq!(ended["state"], "switched", "killed in {phase}, a move goes on: {ended}");
         assert_ne!(ended["verified"], false, "{ended}");
@@ -118,10 +115,8 @@ async fn a_killed_router_is_started_again_and_clients_reconnect(fleet: &mut Flee
     for _ in 0..3 {
         let killed = fleet.process("router");
         fleet.kill_process("router");
-        until("dev to start it again", async || {
-            fleet.process("router").filter(|new| Some(*new) != killed)
-        })
-        .await;
+        until("dev to start it again", async || fleet.process("router").filter(|new| Some(*new) != killed))
+            .await;
         ledger.goes_on().await;
     }
     ledger.reckon(fleet).await;
@@ -152,16 +147,18 @@ fn freeze_catalog(fleet: &Fleet, how: Signal) {
     }
 }
 
-async fn traffic_and_logins_go_on_without_the_catalog(fleet: &mut Fleet) {
+async fn without_the_catalog_commands_exit_5_and_traffic_and_logins_go_on(fleet: &mut Fleet) {
     fleet.create("independent", &["--server", "pg-1"]).await;
     fleet.create("unvisited", &["--server", "pg-2"]).await;
     let ledger = Ledger::start(fleet, "independent", 3).await;
     freeze_catalog(fleet, Signal::STOP);
-    ledger.goes_on().await;
+    let command = ["tenant", "create", "not-now"];
+    let ((), refused) = tokio::join!(ledger.goes_on(), fleet.cli(&command));
+    refused.error(5);
     fleet.connect("independent").await.run("SELECT 1").await;
     fleet.connect("unvisited").await.run("SELECT 1").await;
     let wrong = fleet.config_as(fleet.variable("TENANTRY_USER"), "wrong", "unvisited");
-    let refused = connect(&wrong).await.err().expect("a refusal");
+    let refused = connect(&wrong).await.expect_err("a refusal");
     assert_eq!(crate::harness::code(&refused), "28P01");
     // A router that has to start without it serves what it last knew.
     let killed = fleet.process("router");
@@ -176,17 +173,4 @@ async fn traffic_and_logins_go_on_without_the_catalog(fleet: &mut Fleet) {
     .await;
     until("the router to hear of it", async || connect(&fleet.config("afterwards")).await.ok()).await;
     ledger.reckon(fleet).await;
-}
-
-async fn a_frozen_catalog_is_told_apart_from_a_refusal(fleet: &mut Fleet) {
-    fleet.create("asked-for", &[]).await;
-    freeze_catalog(fleet, Signal::STOP);
-    for args in [&["tenant", "show", "asked-for"][..], &["tenant", "create", "not-now"], &["server", "list"]] {
-        fleet.cli(args).await.error(5);
-    }
-    freeze_catalog(fleet, Signal::CONT);
-    until("the control plane to work again", async || {
-        (fleet.cli(&["tenant", "show", "asked-for"]).await.status == 0).then_some(())
-    })
-    .await;
 }

@@ -42,7 +42,7 @@ async fn wrong_password_and_unknown_user_are_told_alike(fleet: &Fleet) {
     fleet.create("door", &[]).await;
     fleet.user("doorman", "door", &[]).await;
     let refusal = async |user: &str, tenant: &str| {
-        let error = connect(&fleet.config_as(user, "wrong", tenant)).await.err().expect("a refusal");
+        let error = connect(&fleet.config_as(user, "wrong", tenant)).await.expect_err("a refusal");
         assert_eq!(code(&error), "28P01", "{error:?}");
         message(&error).replace(user, "USER").replace(tenant, "TENANT")
     };
@@ -53,7 +53,7 @@ async fn wrong_password_and_unknown_user_are_told_alike(fleet: &Fleet) {
 }
 
 async fn an_unknown_tenant_is_told_after_the_password_only(fleet: &Fleet) {
-    let error = connect(&fleet.config("never-made")).await.err().expect("a refusal");
+    let error = connect(&fleet.config("never-made")).await.expect_err("a refusal");
     assert_eq!(code(&error), "3D000");
     assert!(message(&error).contains("never-made"), "{error:?}");
 }
@@ -64,7 +64,7 @@ async fn a_changed_password_replaces_the_old_one(fleet: &Fleet) {
     let answer = fleet.cli(&["user", "passwd", "rotator"]).await.ok();
     let new = fleet.config_as("rotator", answer["password"].as_str().unwrap(), "rotated");
     until("the new password to be taken", async || connect(&new).await.ok()).await;
-    let error = connect(&old).await.err().expect("a refusal of the old password");
+    let error = connect(&old).await.expect_err("a refusal of the old password");
     assert_eq!(code(&error), "28P01");
     fleet.cli(&["user", "passwd", "no-such-user"]).await.error(3);
 }
@@ -124,8 +124,8 @@ async fn a_user_reaches_the_tenants_of_its_selector_only(fleet: &Fleet) {
     let password = made["password"].as_str().unwrap();
     let inside = fleet.config_as("golden", password, "gold-1");
     until("the user to get in", async || connect(&inside).await.ok()).await;
-    let error = connect(&fleet.config_as("golden", password, "silver-1")).await.err().expect("a refusal");
-    let unknown = connect(&fleet.config_as("golden", password, "iron-1")).await.err().expect("a refusal");
+    let error = connect(&fleet.config_as("golden", password, "silver-1")).await.expect_err("a refusal");
+    let unknown = connect(&fleet.config_as("golden", password, "iron-1")).await.expect_err("a refusal");
     assert_eq!(
         (code(&error), message(&error).replace("silver-1", "TENANT")),
         (code(&unknown), message(&unknown).replace("iron-1", "TENANT")),

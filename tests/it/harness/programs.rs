@@ -48,7 +48,8 @@ pub(crate) async fn pgbench(fleet: &Fleet, tenant: &str, args: &[&str]) -> Outpu
 pub(crate) async fn dump_schema(fleet: &Fleet, server: &str, database: &str) -> String {
     let url = fleet.server_url(server);
     let url = format!("{}/{database}", url.rsplit_once('/').unwrap().0);
-    let args = ["--schema-only", "--exclude-schema=tenantry", "--no-publications", "--no-subscriptions", &url];
+    let args =
+        ["--schema-only", "--exclude-schema=tenantry", "--no-publications", "--no-subscriptions", &url];
     let dump = finish(command(find("pg_dump"), &[]).args(args), None).await.exits(0).stdout;
     // Newer versions write a random key around a dump.
     let lines = dump.lines().filter(|line| !line.contains("restrict ") && !line.contains("EVENT TRIGGER"));

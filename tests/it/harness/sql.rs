@@ -39,7 +39,6 @@ pub(crate) trait Sql {
 }
 
 impl Sql for Client {
-    #[track_caller]
     async fn run(&self, sql: &str) {
         self.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }

@@ -8,6 +8,7 @@ use crate::moves::move_to;
 trials! {
     shared the_example_product_survives_a_move,
     shared unusual_objects_survive_a_move,
+    shared rows_without_stored_columns_survive_a_move,
     shared changes_of_every_kind_are_followed_during_the_copy,
     shared a_truncation_after_the_switch_is_not_taken_for_a_loss,
     shared settings_and_grants_arrive,
@@ -113,8 +114,6 @@ const UNUSUAL: &str = r#"
         ('', NULL, NULL, NULL, NULL, 1e100, 0.1::float8 + 0.2, '', 'null', '2000-01-01 BC', 'empty', NULL);
     CREATE TABLE keyless (n int, note text);
     INSERT INTO keyless SELECT n % 10, repeat('same', 3) FROM generate_series(1, 1000) n;
-    CREATE TABLE nothing ();
-    INSERT INTO nothing DEFAULT VALUES;
     CREATE TABLE wide (id serial PRIMARY KEY, gone text, long text);
     INSERT INTO wide (gone, long) SELECT 'x', string_agg(md5((n * m)::text), '') FROM generate_series(1, 20) n,
         generate_series(1, 3000) m GROUP BY n;
@@ -161,6 +160,18 @@ async fn unusual_objects_survive_a_move(fleet: &Fleet) {
     assert_eq!(client.fails("SELECT * FROM unfilled").await, "55000", "what was not populated is not");
     assert_eq!(client.column("SELECT total(n) |+| 1 FROM keyless").await, ["4501"]);
     client.run("UPDATE keyless SET n = 7; DELETE FROM keyless").await;
+}
+
+async fn rows_without_stored_columns_survive_a_move(fleet: &Fleet) {
+    fleet.create("columnless", &["--server", "pg-1"]).await;
+    let client = fleet.connect("columnless").await;
+    client.run("CREATE TABLE nothing (); INSERT INTO nothing DEFAULT VALUES").await;
+    client.run("INSERT INTO nothing DEFAULT VALUES").await;
+    client.run("CREATE TABLE computed (n int GENERATED ALWAYS AS (7) STORED)").await;
+    client.run("INSERT INTO computed DEFAULT VALUES").await;
+    move_to(fleet, "columnless", "pg-3").await;
+    assert_eq!(client.number("SELECT count(*) FROM nothing").await, 2);
+    assert_eq!(client.column("SELECT n FROM computed").await, ["7"]);
 }
 
 async fn changes_of_every_kind_are_followed_during_the_copy(fleet: &Fleet) {

@@ -108,7 +108,8 @@ async def copies():
 
     await connection.copy_from_query("SELECT n FROM copied WHERE n >= $1 ORDER BY n", 4000, output=take)
     assert [int(line) for line in taken.split()] == list(range(4000, 5000))
-    with raises(asyncpg.DataError):
+    # The driver finds it half-way, and gives the copy up.
+    with raises(TypeError):
         await connection.copy_records_to_table("copied", records=[("not a number", "x")])
     assert await connection.fetchval("SELECT count(*) FROM copied") == 5000
     await connection.close()

@@ -36,7 +36,6 @@ def types():
         datetime.datetime(2024, 2, 29, 12, 30, tzinfo=datetime.timezone.utc),
         datetime.timedelta(days=1, seconds=5),
         [1, None, 3],
-        ["a,b", '"q"', None],
     ]
     for binary in (False, True):
         with connect() as connection, connection.cursor(binary=binary) as cursor:
@@ -46,6 +45,8 @@ def types():
                 assert got == value, (binary, value, got)
             got = cursor.execute("SELECT %s::jsonb", (Jsonb({"a": [1, None]}),)).fetchone()[0]
             assert got == {"a": [1, None]}
+            texts = ["a,b", '"q"', None]
+            assert cursor.execute("SELECT %s::text[]", (texts,)).fetchone()[0] == texts
             assert cursor.execute("SELECT %s::text", (None,)).fetchone()[0] is None
 
 

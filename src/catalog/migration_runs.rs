@@ -86,17 +86,29 @@ impl Catalog {
     /// Records how a tenant fared.
     ///
     /// # Errors
-    /// When the catalog can't be reached.
-    pub async fn set_target(
-        &self,
-        run: i64,
-        tenant: &TenantId,
-        state: TargetState,
-        error: Option<&str>,
-    ) -> Result<()> {
+    /// [`Error::LeaseLost`] when `term` is not the leader's.
+    pub async fn set_target(&self, run: i64, target: &Target, term: i64) -> Result<()> {
         const SQL: &str = "
-            UPDATE migration_target SET state = $3, error = $4, ended_at = now() WHERE run = $1 AND tenant = $2";
-        self.execute("run_target", SQL, &[&run, &tenant.as_str(), &state.as_str(), &error]).await.map(drop)
+            UPDATE migration_target SET state = $3, error = $4, ended_at = now()
+            WHERE run = $1 AND tenant = $2 AND EXISTS (SELECT FROM lease WHERE term = $5)";
+        let (tenant, state) = (target.tenant.as_str(), target.state.as_str());
+        match self.execute("run_target", SQL, &[&run, &tenant, &state, &target.error, &term]).await? {
+            0 => Err(Error::LeaseLost),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds tenants that a run does not cover yet, such as were created while it went on. Returns how many.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn add_targets(&self, run: i64, tenants: &[TenantId]) -> Result<u64> {
+        const SQL: &str = "
+            INSERT INTO migration_target (run, tenant, wave)
+            SELECT $1, tenant, (SELECT coalesce(max(wave), 0) FROM migration_target WHERE run = $1)
+            FROM unnest($2::text[]) AS tenant ON CONFLICT DO NOTHING";
+        let tenants: Vec<&str> = tenants.iter().map(TenantId::as_str).collect();
+        self.execute("run_add_targets", SQL, &[&run, &tenants]).await
     }
 
     /// Takes a run up again that failed or was aborted: the tenants that failed have another turn.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use shard_map::{TenantId, TenantState};
+use shard_map::{ServerName, Tenant, TenantId, TenantState};
 use tokio_postgres::Transaction;
 
 use crate::error::{Error, Result};
@@ -121,13 +121,39 @@ impl Catalog {
         expected: &[TenantState],
         input: &Value,
     ) -> Result<i64> {
+        let check = |found: &Tenant| match expected.contains(&found.state) {
+            true => Ok(()),
+            false => Err(Error::Conflict(format!("tenant {tenant} is {}", found.state.as_str()))),
+        };
+        self.start_checked(kind, tenant, check, input).await
+    }
+
+    /// Starts a move of an open tenant that must still be on the server `from`.
+    ///
+    /// # Errors
+    /// As [`Catalog::start_operation`]; also [`Error::Conflict`] when the tenant is on another server by now.
+    pub async fn start_move(&self, tenant: &TenantId, from: &ServerName, input: &Value) -> Result<i64> {
+        let check = |found: &Tenant| match (found.state, &found.server == from) {
+            (TenantState::Open, true) => Ok(()),
+            (TenantState::Open, false) => {
+                Err(Error::Conflict(format!("tenant {tenant} is on {} now", found.server)))
+            }
+            (state, _) => Err(Error::Conflict(format!("tenant {tenant} is {}", state.as_str()))),
+        };
+        self.start_checked(Kind::Move, tenant, check, input).await
+    }
+
+    async fn start_checked(
+        &self,
+        kind: Kind,
+        tenant: &TenantId,
+        check: impl FnOnce(&Tenant) -> Result<()>,
+        input: &Value,
+    ) -> Result<i64> {
         let mut client = self.client().await?;
         let error = |e: tokio_postgres::Error| Error::from_query("operation_start", &e);
         let transaction = client.transaction().await.map_err(error)?;
-        let found = lock_tenant(&transaction, tenant).await?;
-        if !expected.contains(&found.state) {
-            return Err(Error::Conflict(format!("tenant {tenant} is {}", found.state.as_str())));
-        }
+        check(&lock_tenant(&transaction, tenant).await?)?;
         let id = insert_operation(&transaction, kind, Some(tenant), input).await?;
         transaction.commit().await.map_err(error)?;
         Ok(id)
@@ -138,9 +164,20 @@ impl Catalog {
     /// # Errors
     /// When the catalog can't be reached.
     pub async fn open_operations(&self) -> Result<Vec<Operation>> {
-        const SQL: &str =
-            "SELECT to_jsonb(o) FROM operation o WHERE state IN ('running', 'switched') ORDER BY id";
+        // Without the text of migrations, which is large: whoever drives a run reads it then.
+        const SQL: &str = "
+            SELECT to_jsonb(o) || CASE WHEN kind = 'migrate' THEN '{\"input\": {}}'::jsonb ELSE '{}' END
+            FROM operation o WHERE state IN ('running', 'switched') ORDER BY id";
         self.json("operation_open", SQL, &[]).await
+    }
+
+    /// The operation that is changing a tenant, if one is.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn running_operation(&self, tenant: &TenantId) -> Result<Option<Operation>> {
+        const SQL: &str = "SELECT to_jsonb(o) FROM operation o WHERE tenant = $1 AND state = 'running'";
+        Ok(self.json("operation_running", SQL, &[&tenant.as_str()]).await?.into_iter().next())
     }
 
     /// The newest operations of a kind, newest first.
@@ -196,7 +233,7 @@ impl Catalog {
                 SELECT $1, coalesce((SELECT max(number) FROM operation_step WHERE operation = $1), 0) + 1, $2, $4
                 FROM leader)
             UPDATE operation SET step = $2, updated_at = now() WHERE id = $1 AND EXISTS (SELECT FROM leader)";
-        self.as_leader(self.execute("operation_step_begin", SQL, &[&id, &step, &result_before, &term]).await?)
+        as_leader(self.execute("operation_step_begin", SQL, &[&id, &step, &result_before, &term]).await?)
     }
 
     /// Merges what a step found out into the operation's data.
@@ -207,7 +244,7 @@ impl Catalog {
         const SQL: &str = "
             UPDATE operation SET data = data || $2, updated_at = now()
             WHERE id = $1 AND EXISTS (SELECT FROM lease WHERE term = $3)";
-        self.as_leader(self.execute("operation_data", SQL, &[&id, found, &term]).await?)
+        as_leader(self.execute("operation_data", SQL, &[&id, found, &term]).await?)
     }
 
     /// Sets an operation's state: its end, or `switched`.
@@ -228,7 +265,7 @@ impl Catalog {
                 WHERE operation = $1 AND ended_at IS NULL AND EXISTS (SELECT FROM leader))
             UPDATE operation SET state = $2, error = coalesce($3, error), updated_at = now()
             WHERE id = $1 AND EXISTS (SELECT FROM leader)";
-        self.as_leader(self.execute("operation_state", SQL, &[&id, &state, &error, &term]).await?)
+        as_leader(self.execute("operation_state", SQL, &[&id, &state, &error, &term]).await?)
     }
 
     /// Asks for an operation to be undone. The driver looks for it between its deeds.
@@ -251,8 +288,8 @@ impl Catalog {
         const SQL: &str = "SELECT abort_requested FROM operation WHERE id = $1";
         Ok(self.row("operation_abort_asked", SQL, &[&id]).await?.is_some_and(|row| row.get(0)))
     }
+}
 
-    fn as_leader(&self, written: u64) -> Result<()> {
-        if written == 0 { Err(Error::LeaseLost) } else { Ok(()) }
-    }
+fn as_leader(written: u64) -> Result<()> {
+    if written == 0 { Err(Error::LeaseLost) } else { Ok(()) }
 }

@@ -38,6 +38,12 @@ pub(crate) fn config(url: &str) -> Result<tokio_postgres::Config> {
     let mut config: tokio_postgres::Config =
         url.parse().map_err(|e: tokio_postgres::Error| Error::Url(e.to_string()))?;
     config.connect_timeout(CONNECT_TIMEOUT);
+    // A peer that lost its power is noticed within seconds, not after the system's two hours.
+    config
+        .keepalives_idle(Duration::from_secs(5))
+        .keepalives_interval(Duration::from_secs(2))
+        .keepalives_retries(3);
+    config.tcp_user_timeout(Duration::from_secs(10));
     config.application_name("tenantry");
     config.options(format!("-c statement_timeout={}", STATEMENT_TIMEOUT.as_millis()));
     Ok(config)
@@ -106,11 +112,11 @@ impl Catalog {
     pub(crate) async fn rows(&self, name: &'static str, sql: &str, params: Params<'_>) -> Result<Vec<Row>> {
         let client = self.client().await?;
         let begun = Instant::now();
-        let outcome = async {
+        let outcome = limited(name, async {
             let statement = client.prepare_cached(sql).await?;
             client.query(&statement, params).await
-        };
-        let outcome = outcome.await.map_err(|e| Error::from_query(name, &e));
+        });
+        let outcome = outcome.await;
         self.timings.with_label_values(&[name]).observe(begun.elapsed().as_secs_f64());
         outcome
     }
@@ -132,13 +138,24 @@ impl Catalog {
     pub(crate) async fn execute(&self, name: &'static str, sql: &str, params: Params<'_>) -> Result<u64> {
         let client = self.client().await?;
         let begun = Instant::now();
-        let outcome = async {
+        let outcome = limited(name, async {
             let statement = client.prepare_cached(sql).await?;
             client.execute(&statement, params).await
-        };
-        let outcome = outcome.await.map_err(|e| Error::from_query(name, &e));
+        });
+        let outcome = outcome.await;
         self.timings.with_label_values(&[name]).observe(begun.elapsed().as_secs_f64());
         outcome
+    }
+}
+
+/// Waits for a query a little longer than the server lets it run.
+async fn limited<T>(
+    name: &'static str,
+    query: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+) -> Result<T> {
+    match tokio::time::timeout(STATEMENT_TIMEOUT + Duration::from_secs(2), query).await {
+        Ok(outcome) => outcome.map_err(|e| Error::from_query(name, &e)),
+        Err(_) => Err(Error::Unreachable(format!("no answer to {name} within {STATEMENT_TIMEOUT:?}"))),
     }
 }
 

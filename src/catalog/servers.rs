@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 use shard_map::placement::Candidate;
 use shard_map::{Server, ServerName};
+use tokio_postgres::Transaction;
 
 use crate::error::{Error, Result};
-use crate::query::Catalog;
+use crate::query::{Catalog, from_json};
 
 /// A server with what only the control plane needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,15 +42,6 @@ impl Catalog {
         rows.into_iter().next().ok_or_else(|| Error::NotFound(format!("server {name} does not exist")))
     }
 
-    /// All servers with their load, as [`shard_map::placement::choose`] wants them.
-    ///
-    /// # Errors
-    /// When the catalog can't be reached or read.
-    pub async fn candidates(&self) -> Result<Vec<Candidate>> {
-        let rows = self.servers().await?.into_iter();
-        Ok(rows.map(|row| Candidate { server: row.server, tenants: row.tenants }).collect())
-    }
-
     /// Records a server that was checked and armed. The same server again changes its class, limits and labels.
     ///
     /// # Errors
@@ -83,4 +75,15 @@ impl Catalog {
         }
         Ok(())
     }
+}
+
+/// All servers with their load, as [`shard_map::placement::choose`] wants them, as the caller's transaction sees them.
+pub(crate) async fn candidates(transaction: &Transaction<'_>) -> Result<Vec<Candidate>> {
+    let rows =
+        transaction.query(SELECT, &[]).await.map_err(|e| Error::from_query("server_candidates", &e))?;
+    let candidate = |row| {
+        from_json::<ServerRow>("server_candidates", row)
+            .map(|row| Candidate { server: row.server, tenants: row.tenants })
+    };
+    rows.iter().map(candidate).collect()
 }

@@ -8,6 +8,7 @@ use tokio_postgres::Transaction;
 use crate::error::{Error, Result};
 use crate::operations::{Kind, insert_operation};
 use crate::query::Catalog;
+use crate::servers::candidates;
 
 /// A tenant with what only the control plane needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -64,7 +65,8 @@ impl Catalog {
         // Two placements at once would both see the same server as the emptiest; the version's row lock is taken by
         // the insert below anyway.
         transaction.execute("SELECT FROM map_version FOR UPDATE", &[]).await.map_err(error)?;
-        let server = choose(&self.candidates().await?, wish).map_err(|e| Error::Conflict(e.to_string()))?;
+        let server =
+            choose(&candidates(&transaction).await?, wish).map_err(|e| Error::Conflict(e.to_string()))?;
         // The first epoch is the map's version: it is higher than any epoch of an earlier tenant of this name, since
         // every step of an epoch is at least one step of the map.
         const SQL: &str = "
@@ -141,7 +143,11 @@ impl Catalog {
     pub async fn expired_tenants(&self, grace: std::time::Duration) -> Result<Vec<TenantId>> {
         const SQL: &str = "
             SELECT to_jsonb(id) FROM tenant
-            WHERE state = 'deleted' AND deleted_at < now() - $1 * interval '1 second' ORDER BY deleted_at LIMIT 100";
+            WHERE state = 'deleted' AND deleted_at < now() - $1 * interval '1 second'
+                -- One that can't be removed for now is tried again, not all the time.
+                AND NOT EXISTS (SELECT FROM operation o WHERE o.tenant = tenant.id AND o.kind = 'delete'
+                    AND o.state = 'failed' AND o.updated_at > now() - interval '10 minutes')
+            ORDER BY deleted_at LIMIT 100";
         self.json("tenant_expired", SQL, &[&grace.as_secs_f64()]).await
     }
 }

@@ -12,7 +12,7 @@ use shard_map::MasterKey;
 pub struct ControlConfig {
     /// Address and port of the HTTP API and of `/metrics`.
     pub listen: String,
-    /// This instance's name in the lease. Default: the process's host and port.
+    /// This instance's name in the lease. Default: `listen`.
     pub name: Option<String>,
     /// Directory with `pg_dump` and `pg_restore`, of at least the newest major version in the fleet. Default: the
     /// newest that is installed.

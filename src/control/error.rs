@@ -98,7 +98,8 @@ impl Error {
     /// Whether the same work may succeed later without anybody doing anything.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
-            Self::ServerUnreachable { .. } | Self::Timeout(_) => true,
+            // A program's complaint is text: a server that was away for a moment can't be told from worse.
+            Self::ServerUnreachable { .. } | Self::Timeout(_) | Self::Program(_) => true,
             Self::Catalog(error) => matches!(error, catalog::Error::Unreachable(_)),
             // Lock not available, deadlock, serialization failure, object in use, too many connections, shutting
             // down or starting, cancelled by a time limit.

@@ -46,7 +46,9 @@ pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<
         .await
         .map_err(|source| Error::Io { what: format!("listen: {}", config.listen), source })?;
     migrate(&catalog).await?;
-    let name = config.name.clone().unwrap_or_else(|| format!("{}#{}", config.listen, std::process::id()));
+    // Each start is a holder of its own: a predecessor of the same name must not share its term.
+    let name = config.name.as_deref().unwrap_or(&config.listen);
+    let holder = format!("{name}/{:016x}", rand::random::<u64>());
     let context = Arc::new(Context {
         catalog,
         connector: server::Connector::new(secrets.master_key.clone()),
@@ -57,7 +59,7 @@ pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<
         term: watch::Sender::new(None),
     });
     let stop = CancellationToken::new();
-    let leader = tokio::spawn(leader::lead(context.clone(), name, stop.clone()));
+    let leader = tokio::spawn(leader::lead(context.clone(), holder, stop.clone()));
     let reconciler = tokio::spawn(reconciler::reconcile(context.clone(), stop.clone()));
     let figures = tokio::spawn(metrics::refresh(context.clone(), stop.clone()));
     let api = tokio::spawn(http::serve(listener, context, secrets.token, stop.clone()));

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use shard_map::{Server, Tenant, TenantId, TenantState};
 
 use crate::context::Work;
@@ -63,8 +63,8 @@ pub(crate) async fn create(work: &Work) -> Result<()> {
     let (id, server) = (&place.tenant.id, &place.server);
     let live = id.live_database();
 
-    work.begin("roles", "").await?;
-    registry::raise_term(&place.registry, work.term).await?;
+    claim(work, &place).await?;
+    work.begin("roles", "done").await?;
     roles::put_tenant_roles(&place.registry, &work.context.key, id, place.tenant.key_version).await?;
 
     work.begin("database", "done").await?;
@@ -72,25 +72,56 @@ pub(crate) async fn create(work: &Work) -> Result<()> {
     database::grant(&place.registry, live, id).await?;
 
     work.begin("schema", "done").await?;
-    let mut connection = work.context.connector.database(server, live).await?;
+    let connection = work.context.connector.database(server, live).await?;
     database::grant_schema(&connection, id).await?;
-    let version = fleet::apply_fleet_schema(&work.context.catalog, &mut connection, id).await?;
     connection.close().await;
+    let version = fleet::apply_fleet_schema(&work.context, server, &place.tenant).await?;
     work.context.catalog.set_schema_version(id, version).await?;
 
     work.begin("open", "done").await?;
-    // A sealed record is what an earlier tenant of this name left when it moved away.
     record(work, &place, &[None, Some("sealed")], "open", live).await?;
-    database::set_limit(&place.registry, live, -1).await?;
+    database::set_limit(&place.registry, work.term, live, -1).await?;
     work.context.catalog.set_tenant_state(id, TenantState::Open, None).await?;
     work.set_state("done", None).await
 }
 
-/// Removes what a creation that can't go on has made.
+/// Makes sure that nobody else's database or record has this name, and writes down that from now on what has it was
+/// made here: only that may be removed if the creation fails.
+async fn claim(work: &Work, place: &Place) -> Result<()> {
+    work.begin("claim", "").await?;
+    registry::raise_term(&place.registry, work.term).await?;
+    if is_claimed(work).await? {
+        return Ok(());
+    }
+    let id = &place.tenant.id;
+    let record = registry::read(&place.registry, id).await?;
+    // A sealed record is what an earlier tenant of this name left when it moved away.
+    let on_record = record.is_some_and(|record| record.state != "sealed");
+    if on_record || database::exists(&place.registry, id.live_database()).await? {
+        let message = format!("server {} has a database or a record of {id} already", place.server.name);
+        return Err(Error::refused(message, "choose another id, or find out whose it is"));
+    }
+    work.remember(&json!({ "claimed": true })).await
+}
+
+async fn is_claimed(work: &Work) -> Result<bool> {
+    let operation = work.context.catalog.operation(work.operation.id).await?;
+    Ok(operation.data.get("claimed") == Some(&json!(true)))
+}
+
+/// Removes what a creation that can't go on has made, and nothing else.
 pub(crate) async fn undo_create(work: &Work, error: &Error) -> Result<()> {
     let place = find(work).await?;
+    if place.tenant.state != TenantState::Creating {
+        // It was opened before the error came: it serves.
+        return work.set_state("done", None).await;
+    }
     work.begin("undo", &error.to_string()).await?;
-    remove(work, &place, place.tenant.id.live_database()).await?;
+    if is_claimed(work).await? {
+        remove(work, &place, place.tenant.id.live_database()).await?;
+    } else {
+        work.context.catalog.remove_tenant(&place.tenant.id).await?;
+    }
     work.set_state("failed", Some(&error.to_string())).await
 }
 
@@ -120,7 +151,7 @@ pub(crate) async fn delete(work: &Work) -> Result<()> {
     record(work, &place, &[Some("open"), Some("suspended")], "leaving", &aside).await?;
     if work.operation.input.get("now").and_then(Value::as_bool) == Some(true) {
         work.begin("drop", "done").await?;
-        moves::finish_earlier(work, id).await?;
+        moves::finish_earlier(work, id, None).await?;
         remove(work, &place, &aside).await?;
     }
     work.set_state("done", None).await
@@ -138,7 +169,7 @@ pub(crate) async fn undelete(work: &Work) -> Result<()> {
 async fn open(work: &Work, place: &Place, from: &str) -> Result<()> {
     let id = &place.tenant.id;
     record(work, place, &[Some(from)], "open", id.live_database()).await?;
-    database::set_limit(&place.registry, id.live_database(), -1).await?;
+    database::set_limit(&place.registry, work.term, id.live_database(), -1).await?;
     work.context.catalog.set_tenant_state(id, TenantState::Open, None).await?;
     work.set_state("done", None).await
 }
@@ -160,7 +191,7 @@ async fn close(work: &Work, place: &Place, state: TenantState) -> Result<()> {
     }
     work.begin("close", "done").await?;
     if database::exists(&place.registry, live).await? {
-        database::set_limit(&place.registry, live, 0).await?;
+        database::set_limit(&place.registry, work.term, live, 0).await?;
         database::terminate(&place.registry, live, None, Instant::now() + database::TERMINATE_TIMEOUT)
             .await?;
     }

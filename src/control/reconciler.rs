@@ -97,7 +97,14 @@ async fn pass(context: &Arc<Context>, term: i64, under_way: &mut UnderWay) -> Re
 
 /// Whether the limits allow one more of its kind.
 fn has_its_turn(context: &Context, operation: &Operation, under_way: &UnderWay) -> bool {
-    let same_kind = under_way.operations.values().filter(|other| other.kind == operation.kind);
+    // What has begun goes on (it may hold clients); what is to be undone does not have to wait for that.
+    if operation.step != "begin" || operation.abort_requested {
+        return true;
+    }
+    let same_kind = under_way
+        .operations
+        .values()
+        .filter(|other| other.kind == operation.kind && other.state == "running");
     match operation.kind {
         Kind::Create => same_kind.count() < context.config.provisions_max,
         Kind::Move => {

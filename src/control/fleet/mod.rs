@@ -6,22 +6,21 @@ pub(crate) mod run;
 mod tenant;
 pub(crate) mod waves;
 
-use catalog::Catalog;
-use shard_map::TenantId;
+use shard_map::{Server, Tenant};
 
+use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::server::Connection;
 use files::{Input, Migrations};
 
 /// Brings a new tenant's database to the schema that the last complete run gave the whole fleet. Returns its version.
 pub(crate) async fn apply_fleet_schema(
-    catalog: &Catalog,
-    connection: &mut Connection,
-    id: &TenantId,
+    context: &Context,
+    server: &Server,
+    tenant: &Tenant,
 ) -> Result<Option<i32>> {
-    let Some(run) = catalog.fleet_schema().await? else { return Ok(None) };
+    let Some(run) = context.catalog.fleet_schema().await? else { return Ok(None) };
     let input: Input = serde_json::from_value(run.input)
         .map_err(|e| Error::Failed(format!("migration run {} can't be read: {e}", run.id)))?;
     let migrations = Migrations::check(&input.files)?;
-    tenant::migrate(connection, id, &migrations, input.lock_timeout_ms).await
+    tenant::migrate(context, (server, tenant), &migrations, input.lock_timeout_ms).await.map(Some)
 }

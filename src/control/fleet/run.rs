@@ -26,7 +26,8 @@ const PUT_OFF: Duration = Duration::from_secs(1);
 /// Drives a run to its end.
 pub(crate) async fn drive(work: &Work) -> Result<()> {
     let run = work.operation.id;
-    let input: Input = serde_json::from_value(work.operation.input.clone())
+    let operation = work.context.catalog.operation(run).await?;
+    let input: Input = serde_json::from_value(operation.input)
         .map_err(|e| Error::Failed(format!("migration run {run} can't be read: {e}")))?;
     let migrations = Arc::new(input.check()?);
     let mut slots = Slots { per_server: input.per_server, servers: HashMap::new() };
@@ -44,6 +45,9 @@ pub(crate) async fn drive(work: &Work) -> Result<()> {
         }
         let Some(wave) = targets.iter().filter(|t| t.state == TargetState::Pending).map(|t| t.wave).min()
         else {
+            if add_newcomers(work, &input).await? > 0 {
+                continue;
+            }
             return match failed {
                 0 => work.set_state("done", None).await,
                 _ => work.set_state("failed", Some(&format!("{failed} tenants failed"))).await,
@@ -58,6 +62,13 @@ pub(crate) async fn drive(work: &Work) -> Result<()> {
         let pending = targets.into_iter().filter(|t| t.state == TargetState::Pending && t.wave == wave);
         run_wave(work, pending.collect(), &migrations, &mut slots, &input).await?;
     }
+}
+
+/// Covers tenants that were created while the run went on: they were made with the schema before it.
+async fn add_newcomers(work: &Work, input: &Input) -> Result<u64> {
+    let rows = work.context.catalog.tenants(None, &input.selector).await?.into_iter();
+    let there = rows.filter(|row| row.tenant.state != TenantState::Deleted).map(|row| row.tenant.id);
+    Ok(work.context.catalog.add_targets(work.operation.id, &there.collect::<Vec<_>>()).await?)
 }
 
 /// How many tenants of each server are worked on.
@@ -80,7 +91,7 @@ async fn run_wave(
     slots: &mut Slots,
     input: &Input,
 ) -> Result<()> {
-    let run = work.operation.id;
+    let (run, term) = (work.operation.id, work.term);
     let places: HashMap<_, _> = (work.context.catalog.tenants(None, &input.selector).await?.into_iter())
         .map(|row| (row.tenant.id, row.tenant.server))
         .collect();
@@ -104,7 +115,7 @@ async fn run_wave(
                 failures.fetch_add(1, Relaxed);
                 tracing::warn!(run, tenant = %target.tenant, error, "migration failed");
             }
-            Ok(context.catalog.set_target(run, &target.tenant, state, error.as_deref()).await?)
+            Ok(context.catalog.set_target(run, &Target { state, error, ..target }, term).await?)
         });
     }
     while let Some(ended) = tasks.join_next().await {
@@ -153,9 +164,7 @@ async fn try_target(
         return Ok(TargetState::Pending);
     }
     let server = context.server(&tenant.server).await?;
-    let mut connection = context.connector.database(&server, tenant.id.live_database()).await?;
-    let version = migrate(&mut connection, &tenant.id, migrations, lock_timeout_ms).await?;
-    connection.close().await;
-    context.catalog.set_schema_version(&tenant.id, version).await?;
+    let version = migrate(context, (&server, &tenant), migrations, lock_timeout_ms).await?;
+    context.catalog.set_schema_version(&tenant.id, Some(version)).await?;
     Ok(TargetState::Done)
 }

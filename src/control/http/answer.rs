@@ -1,7 +1,7 @@
 //! How errors are answered: one line of what is wrong, one of what to do, and a status that says whose fault it is.
 
 use axum::Json;
-use axum::extract::{FromRequest, Request, rejection::JsonRejection};
+use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
@@ -77,7 +77,6 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
         match Json::<T>::from_request(request, state).await {
             Ok(Json(value)) => Ok(Self(value)),
-            Err(JsonRejection::JsonDataError(e)) => Err(Refusal::usage(&e.body_text())),
             Err(e) => Err(Refusal::usage(&e.body_text())),
         }
     }

@@ -112,8 +112,7 @@ async fn begin(context: &Context, start: Start) -> Answer<Value> {
         verify: start.verify.unwrap_or(Verify::Count),
         keep_sealed_s: start.reverse_window_s.unwrap_or(context.config.sealed_grace.as_secs()),
     };
-    let operation =
-        context.catalog.start_operation(Kind::Move, &id, &[TenantState::Open], &json!(input)).await?;
+    let operation = context.catalog.start_move(&id, &input.from, &json!(input)).await?;
     context.nudge.notify_one();
     let Json(mut shown) = find(context, operation).await?;
     shown["findings"] = json!(found.findings);
@@ -133,13 +132,15 @@ pub(super) async fn abort(State(context): Shared, Path(id): Path<i64>) -> Answer
     let operation = find_operation(&context, id).await?;
     let phase = operation.step.parse().unwrap_or(Phase::Arm);
     if operation.state != "running" || !phase.can_abort() {
-        let message = match operation.state.as_str() {
-            "running" => format!("move {id} is in phase {phase}: too late to abort"),
-            state => format!("move {id} is {state}: nothing to abort"),
+        let (message, hint) = match operation.state.as_str() {
+            "running" => (format!("move {id} is in phase {phase}: too late to abort"), None),
+            "switched" => (
+                format!("move {id} is switched: too late to abort"),
+                Some(format!("bring the tenant back with: tenantry move reverse {id}")),
+            ),
+            state => (format!("move {id} is {state}: nothing to abort"), None),
         };
-        return Err(
-            Error::refused(message, "to bring a switched tenant back, move it to its old server").into()
-        );
+        return Err(Error::Refused { message, hint }.into());
     }
     context.catalog.request_abort(id).await?;
     find(&context, id).await

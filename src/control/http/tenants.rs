@@ -38,9 +38,7 @@ pub(super) async fn list(State(context): Shared, Query(filter): Query<Filter>) -
 pub(super) async fn show(State(context): Shared, Path(id): Path<String>) -> Answer<Value> {
     let id: TenantId = parse(&id)?;
     let mut shown = shown(&context.catalog.tenant(&id).await?);
-    let open = context.catalog.open_operations().await?;
-    shown["operation"] =
-        json!(open.into_iter().find(|o| o.tenant.as_ref() == Some(&id) && o.state == "running"));
+    shown["operation"] = json!(context.catalog.running_operation(&id).await?);
     Ok(Json(shown))
 }
 

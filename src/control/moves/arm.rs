@@ -7,12 +7,12 @@ use super::identity::{self, Changed};
 use super::{complete, guard, undo};
 use crate::error::{Error, Result};
 use crate::server::walsender::Walsender;
-use crate::server::{database, ident, registry, roles, tables};
+use crate::server::{ident, registry, roles, tables};
 
 /// Arms the source, and opens the snapshot that the copy is made from.
 pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let (work, live) = (the_move.work, the_move.id.live_database());
-    complete::finish_earlier(work, &the_move.id).await?;
+    complete::finish_earlier(work, &the_move.id, Some(&the_move.target.name)).await?;
     let source_registry = the_move.source_registry().await?;
     registry::raise_term(&source_registry, work.term).await?;
     registry::raise_term(&the_move.target_registry().await?, work.term).await?;
@@ -50,12 +50,16 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let slot = walsender.create_slot(forward, work.context.config.slot_timeout).await?;
     the_move.snapshot = Some((walsender, slot.snapshot));
 
+    // Creating the slot waited for every transaction that was open: what such a one created is seen only now.
+    let late = identity::missing(&source).await?;
+    if !late.is_empty() {
+        changed.extend(late.iter().cloned());
+        work.remember(&json!({ "identities": changed })).await?;
+        identity::set(&source, &late).await?;
+    }
     let fingerprint = tables::fingerprint(&source).await?;
     work.remember(&json!({ "fingerprint": fingerprint })).await?;
     source.close().await;
-    if !database::exists(&source_registry, live).await? {
-        return Err(Error::Failed(format!("server {} has no database {live}", the_move.source.name)));
-    }
     Ok(())
 }
 

@@ -55,7 +55,8 @@ pub(crate) async fn remove_files(the_move: &Move<'_>) {
 /// The table of contents without what the move itself put into the source's schema: the target needs no guard.
 fn without_own(list: &str) -> String {
     let own = |line: &&str| {
-        (line.contains(" EVENT TRIGGER - tenantry_guard_") || line.contains(" PUBLICATION - tenantry_move_"))
+        line.contains(" EVENT TRIGGER - tenantry_guard_")
+            || line.contains(" PUBLICATION - tenantry_move_")
             || line.contains(" PUBLICATION - tenantry_reverse_")
     };
     list.lines().filter(|line| !own(line)).map(|line| format!("{line}\n")).collect()
@@ -109,6 +110,10 @@ async fn subscribe(the_move: &Move<'_>, source: &Connection, target: &Connection
         conninfo(forward)
     );
     let name = ident(forward);
+    // The statement has the role's password in it: it must not stand in the server's log.
+    target
+        .run("SET log_statement = 'none'; SET log_min_error_statement = 'panic'; SET log_min_duration_statement = -1")
+        .await?;
     target
         .run(&format!(
             "CREATE SUBSCRIPTION {name} CONNECTION {} PUBLICATION {name} WITH (slot_name = {name}, {options})",

@@ -51,6 +51,9 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         }
         tokio::time::sleep(POLL).await;
     }
+    if source.value("SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)", &[]).await? {
+        return Err(Error::Failed("large objects were made during the move, which can't carry them".into()));
+    }
     check_fingerprint(the_move, &source).await
 }
 

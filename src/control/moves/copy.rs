@@ -47,6 +47,8 @@ struct Job {
 
 /// Copies all rows.
 pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
+    // A copy that is begun anew counts anew.
+    the_move.progress = Arc::default();
     let job = Arc::new(prepare(the_move).await?);
     let context = the_move.work.context.clone();
     let mut workers = JoinSet::new();
@@ -111,16 +113,19 @@ async fn work(job: Arc<Job>) -> Result<()> {
         job.connector.database(&job.source, &job.source_database).await?.without_statement_limit().await?;
     let target =
         job.connector.database(&job.target, &job.target_database).await?.without_statement_limit().await?;
-    source
-        .run(&format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'; {TEXT_SETTINGS}",
-            job.snapshot
-        ))
-        .await?;
+    source.run(TEXT_SETTINGS).await?;
     target.run(TEXT_SETTINGS).await?;
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'",
+        job.snapshot
+    );
     loop {
         let Some(range) = job.ranges.lock().await.pop_front() else { return Ok(()) };
+        // A transaction a range: a longer one would keep its locks on tables that are long done, and an application's
+        // TRUNCATE, with all that queues behind it, would wait for the whole copy.
+        source.run(&begin).await?;
         copy_range(&job, range, &source, &target).await?;
+        source.run("COMMIT").await?;
     }
 }
 

@@ -1,7 +1,7 @@
 //! The cutover: from the hold to the decision, within its budget. Whatever goes wrong before the decision is taken
 //! back; what happened is never remembered but looked up, in the target's registry, which decides.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, json};
 use shard_map::Epoch;
@@ -16,6 +16,9 @@ use crate::server::{Connection, database, registry, tables};
 /// Share of the budget within which transactions at the routers must have ended, in percent. The rest is for what
 /// follows; a cutover that comes late is taken back rather than hurried.
 const DRAIN_PERCENT: u32 = 60;
+
+/// How much longer than its budget a cutover may take to notice that a server does not answer.
+const STANDSTILL_MARGIN: Duration = Duration::from_secs(2);
 
 /// Sessions that are opened before the hold, so that it does not wait for logins.
 struct Sessions {
@@ -34,11 +37,18 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<Event> {
     if settled(the_move).await? {
         return Ok(Event::Done);
     }
+    if the_move.resumed {
+        // Taken back for whoever began it: whether a cutover may begin now is for the phase before to say.
+        return Ok(Event::TakenBack);
+    }
     let sessions = prepare(the_move).await?;
     let mut parts = Parts::new();
     // For whoever has to tell the hold if this controller dies in it. The fence row is the time, in microseconds.
     the_move.work.remember(&json!({ "hold_began_us": parts.fence_row, "hold_ms": null })).await?;
-    let outcome = attempt(the_move, sessions, &mut parts).await;
+    // Beside the deadline between its acts, one for an act that stands still because a server is gone.
+    let limit = the_move.max_hold() + STANDSTILL_MARGIN;
+    let attempted = tokio::time::timeout(limit, attempt(the_move, sessions, &mut parts)).await;
+    let outcome = attempted.unwrap_or_else(|_| Err(Error::Timeout("the cutover stood still".into())));
     if let Err(error) = outcome {
         if error.is_lost_lead() {
             return Err(error);
@@ -61,11 +71,11 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<Event> {
 
 /// Brings an interrupted cutover to one of its two ends. `true`: the target is open.
 async fn settled(the_move: &mut Move<'_>) -> Result<bool> {
+    open_unsealed_source(the_move).await;
     let target_registry = the_move.target_registry().await?;
     // With the term raised under the row's lock, what an earlier controller or an earlier session of this one had
     // begun to commit has ended, one way or the other, and nothing of it can begin any more.
-    registry::raise_term(&target_registry, the_move.work.term).await?;
-    take_back::end_others(&target_registry).await?;
+    take_back::end_others(the_move, &target_registry).await?;
     let record = registry::read(&target_registry, &the_move.id).await?;
     match record {
         Some(record) if record.state == "open" => {
@@ -74,7 +84,8 @@ async fn settled(the_move: &mut Move<'_>) -> Result<bool> {
             if limit == 0 && the_move.at_switch.is_none() && the_move.input.verify != Verify::None {
                 the_move.at_switch = TargetSnapshot::take(the_move).await;
             }
-            database::set_limit(&target_registry, the_move.id.live_database(), -1).await?;
+            database::set_limit(&target_registry, the_move.work.term, the_move.id.live_database(), -1)
+                .await?;
             Ok(true)
         }
         _ => {
@@ -84,17 +95,40 @@ async fn settled(the_move: &mut Move<'_>) -> Result<bool> {
     }
 }
 
+/// Lets clients go on at a source that was not sealed, without waiting for the target, which may be what died: before
+/// the seal, nothing can have been decided. Any failure here is met again, and told, where both sides are asked.
+async fn open_unsealed_source(the_move: &Move<'_>) {
+    let opened = async {
+        let source = the_move.source_registry().await?;
+        take_back::end_others(the_move, &source).await?;
+        let record = registry::read(&source, &the_move.id).await?;
+        if let Some(record) = record.filter(|record| record.state == "open") {
+            database::set_limit(&source, the_move.work.term, the_move.id.live_database(), -1).await?;
+            let catalog = &the_move.work.context.catalog;
+            catalog.place_tenant(&the_move.id, &the_move.source.name, record.epoch).await?;
+        }
+        Ok::<(), Error>(())
+    };
+    if let Err(error) = opened.await {
+        tracing::warn!(operation = the_move.work.operation.id, %error, "the source could not be asked");
+    }
+}
+
 async fn prepare(the_move: &Move<'_>) -> Result<Sessions> {
     let source = the_move.source_database().await?;
     let source_pid = source.value("SELECT pg_catalog.pg_backend_pid()", &[]).await?;
+    let target_registry = the_move.target_registry().await?;
+    let record = registry::read(&target_registry, &the_move.id).await?;
+    let arriving = record.ok_or_else(|| Error::Failed("the target has no record of the tenant".into()))?;
     Ok(Sessions {
         source_registry: the_move.source_registry().await?,
         source_pid,
         sequences: tables::sequences(&source).await?,
         source,
-        target_registry: the_move.target_registry().await?,
+        target_registry,
         target: the_move.arriving_database().await?,
-        epoch: the_move.tenant().await?.epoch.next(),
+        // A cutover that was taken back has put the target's record further.
+        epoch: the_move.tenant().await?.epoch.next().max(arriving.epoch),
     })
 }
 
@@ -140,7 +174,7 @@ async fn attempt(the_move: &mut Move<'_>, sessions: Sessions, parts: &mut Parts)
         // Before anybody is let in, so that what it sees is what was sealed.
         the_move.at_switch = TargetSnapshot::take(the_move).await;
     }
-    database::set_limit(&target_registry, the_move.id.live_database(), -1).await?;
+    database::set_limit(&target_registry, the_move.work.term, the_move.id.live_database(), -1).await?;
     release::place(the_move, epoch).await?;
     parts.end("release");
     Ok(())

@@ -16,12 +16,14 @@ use super::{arm, build, catch_up, complete, copy, cutover, release, schema, undo
 use crate::context::{Work, back_off};
 use crate::error::{Error, Result};
 use crate::server::walsender::Walsender;
-use crate::server::{Connection, MOVE_SCHEMA};
+use crate::server::{Connection, MOVE_SCHEMA, literal};
 
 /// How often a copy is begun anew before the move gives up.
 const RESTARTS_MAX: u32 = 3;
 /// Tries of a phase after the copy that meets a server which does not answer, before the move gives up.
 const TRIES_MAX: u32 = 20;
+/// How long a transaction in a registry may stand still: its controller is dead or cut off then.
+const REGISTRY_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an operator's wish to abort is looked for.
 const ABORT_POLL: Duration = Duration::from_millis(300);
 
@@ -62,6 +64,8 @@ pub(crate) struct Move<'w> {
     pub(crate) snapshot: Option<(Walsender, String)>,
     /// Holds the target's state at the switch, for the comparison.
     pub(crate) at_switch: Option<TargetSnapshot>,
+    /// Whether the phase it is in was begun by somebody else, or by an earlier try.
+    pub(crate) resumed: bool,
 }
 
 impl<'w> Move<'w> {
@@ -73,7 +77,18 @@ impl<'w> Move<'w> {
             (work.context.server(&input.from).await?, work.context.server(&input.to).await?);
         let names = Names::of(operation.id);
         let progress = Arc::new(Progress::default());
-        Ok(Self { work, input, id, source, target, names, progress, snapshot: None, at_switch: None })
+        Ok(Self {
+            work,
+            input,
+            id,
+            source,
+            target,
+            names,
+            progress,
+            snapshot: None,
+            at_switch: None,
+            resumed: operation.step != "begin",
+        })
     }
 
     /// The tenant as the catalog has it now.
@@ -82,11 +97,22 @@ impl<'w> Move<'w> {
     }
 
     pub(crate) async fn source_registry(&self) -> Result<Connection> {
-        self.work.context.connector.registry(&self.source).await
+        self.registry(&self.source).await
     }
 
     pub(crate) async fn target_registry(&self) -> Result<Connection> {
-        self.work.context.connector.registry(&self.target).await
+        self.registry(&self.target).await
+    }
+
+    /// A session in a registry that can be told from other moves', and keeps no lock when this process is gone.
+    async fn registry(&self, server: &Server) -> Result<Connection> {
+        let connection = self.work.context.connector.registry(server).await?;
+        let session = literal(&self.names.session);
+        let limit = REGISTRY_IDLE_TIMEOUT.as_millis();
+        let sql =
+            format!("SET application_name = {session}; SET idle_in_transaction_session_timeout = {limit}");
+        connection.run(&sql).await?;
+        Ok(connection)
     }
 
     /// A session in the tenant's database on the source that the guard lets through.
@@ -140,8 +166,7 @@ pub(crate) async fn drive(work: &Work) -> Result<()> {
         phase = law(phase, Event::Finish)?;
     }
     let mut ended_well = "done".to_owned();
-    let mut restarts = 0;
-    let mut tries = 0;
+    let (mut restarts, mut tries, mut begun) = (0, 0, None);
     loop {
         if let Phase::Switched | Phase::Completed | Phase::Undone = phase {
             work.begin(phase.as_str(), &ended_well).await?;
@@ -149,7 +174,10 @@ pub(crate) async fn drive(work: &Work) -> Result<()> {
                 work.context.catalog.operation(work.operation.id).await?.data.get("failure").is_some();
             return work.set_state(phase.state(failed).as_str(), None).await;
         }
-        work.begin(phase.as_str(), &ended_well).await?;
+        // A phase that is tried again is one entry of the journal.
+        if begun.replace(phase) != Some(phase) {
+            work.begin(phase.as_str(), &ended_well).await?;
+        }
         let event = match attempt(&mut the_move, phase).await {
             Ok(event) => {
                 tries = 0;
@@ -177,6 +205,7 @@ pub(crate) async fn drive(work: &Work) -> Result<()> {
             }
         };
         phase = law(phase, event)?;
+        the_move.resumed = false;
     }
 }
 
@@ -215,10 +244,14 @@ async fn attempt(the_move: &mut Move<'_>, phase: Phase) -> Result<Event> {
 }
 
 async fn abort_asked(work: &Work) -> Result<()> {
-    while !work.abort_requested().await? {
-        tokio::time::sleep(ABORT_POLL).await;
+    loop {
+        match work.abort_requested().await {
+            Ok(true) => return Ok(()),
+            // A catalog that is away for a moment costs no copy.
+            Err(error) if !error.is_transient() => return Err(error),
+            _ => tokio::time::sleep(ABORT_POLL).await,
+        }
     }
-    Ok(())
 }
 
 async fn deeds(the_move: &mut Move<'_>, phase: Phase) -> Result<Event> {

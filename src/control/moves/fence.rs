@@ -49,13 +49,17 @@ pub(crate) async fn fence(
 ) -> Result<()> {
     let live = the_move.id.live_database();
     // Not ALLOW_CONNECTIONS false: that would lock out the walsender and this program, too.
-    database::set_limit(source_registry, live, 0).await?;
+    database::set_limit(source_registry, the_move.work.term, live, 0).await?;
     database::terminate(source_registry, live, Some(spared), deadline).await
 }
 
 /// Writes the fence row with a synchronous commit, which flushes every earlier commit, and reads all sequences.
 /// Returns the statement that sets them on the target.
 pub(crate) async fn flush(source: &Connection, fence_row: i64, sequences: &[String]) -> Result<String> {
+    // Not decoded, so not on the target: some were made since the preflight.
+    if source.value("SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)", &[]).await? {
+        return Err(Error::Failed("large objects were made during the move, which can't carry them".into()));
+    }
     source.run("SET synchronous_commit = on").await?;
     source.rows("INSERT INTO tenantry.fence (id) VALUES ($1)", &[&fence_row]).await?;
     let reads: Vec<String> = sequences
@@ -67,11 +71,14 @@ pub(crate) async fn flush(source: &Connection, fence_row: i64, sequences: &[Stri
     }
     let rows = source.rows(&reads.join(" UNION ALL "), &[]).await?;
     // Exactly as they are, never MAX + 1: values given out and rolled back, or held in a cache, are not given again.
-    let sets = rows.iter().map(|row| {
+    let values = rows.iter().map(|row| {
         let (name, last_value, is_called): (&str, i64, bool) = (row.get(0), row.get(1), row.get(2));
-        format!("setval({}, {last_value}, {is_called})", literal(name))
+        format!("({}::regclass, {last_value}::bigint, {is_called})", literal(name))
     });
-    Ok(format!("SELECT {}", sets.collect::<Vec<_>>().join(", ")))
+    let values = values.collect::<Vec<_>>().join(", ");
+    Ok(format!(
+        "SELECT setval(name, last_value, is_called) FROM (VALUES {values}) v (name, last_value, is_called)"
+    ))
 }
 
 /// Waits until the fence row is on the target: then every earlier commit is.

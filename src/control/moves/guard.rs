@@ -13,7 +13,13 @@ pub(crate) const GUARD_SQLSTATE: &str = "TT002";
 pub(crate) async fn put_up(source: &Connection) -> Result<()> {
     source
         .run(&format!(
-            "CREATE SCHEMA IF NOT EXISTS tenantry;
+            "DO $$ BEGIN
+                 IF EXISTS (SELECT FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles r ON r.oid = n.nspowner
+                     WHERE nspname = 'tenantry' AND r.rolname <> 'tenantry_control') THEN
+                     RAISE EXCEPTION 'schema tenantry is the tenant''s own';
+                 END IF;
+             END $$;
+             CREATE SCHEMA IF NOT EXISTS tenantry;
              REVOKE ALL ON SCHEMA tenantry FROM PUBLIC;
              CREATE TABLE IF NOT EXISTS tenantry.fence (
                  id bigint PRIMARY KEY, written_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp());

@@ -35,8 +35,11 @@ pub(crate) async fn missing(source: &Connection) -> Result<Vec<Changed>> {
              ORDER BY i.indnkeyatts, x.relname LIMIT 1)
         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND {IS_TENANTS}
-            AND (c.relreplident = 'n' OR c.relreplident = 'd' AND NOT EXISTS (
-                SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid))
+            AND (c.relreplident = 'n'
+                OR c.relreplident = 'd' AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i
+                    WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid AND i.indimmediate)
+                OR c.relreplident = 'i' AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i
+                    WHERE i.indrelid = c.oid AND i.indisreplident AND i.indisvalid))
         ORDER BY 1, 2"
     );
     let rows = source.rows(&sql, &[]).await?;

@@ -7,6 +7,8 @@ pub(crate) struct Names {
     pub(crate) forward: String,
     /// Publication and slot of the stream back.
     pub(crate) reverse: String,
+    /// The `application_name` of its sessions in registries.
+    pub(crate) session: String,
 }
 
 impl Names {
@@ -14,6 +16,7 @@ impl Names {
         Self {
             forward: format!("tenantry_move_{operation}"),
             reverse: format!("tenantry_reverse_{operation}"),
+            session: format!("tenantry move {operation}"),
         }
     }
 }

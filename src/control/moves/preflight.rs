@@ -98,7 +98,7 @@ struct Probe {
     sql: &'static str,
 }
 
-const PROBES: [Probe; 7] = [
+const PROBES: [Probe; 10] = [
     Probe {
         level: Level::Error,
         what: "large objects are not replicated",
@@ -140,6 +140,26 @@ const PROBES: [Probe; 7] = [
         what: "a prepared transaction is open",
         remedy: "COMMIT PREPARED or ROLLBACK PREPARED it",
         sql: "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = current_database()",
+    },
+    Probe {
+        level: Level::Error,
+        what: "a schema has the name that moves use",
+        remedy: "rename it",
+        sql: "SELECT nspname::text FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles r ON r.oid = n.nspowner
+            WHERE nspname = 'tenantry' AND r.rolname <> 'tenantry_control'",
+    },
+    Probe {
+        level: Level::Error,
+        what: "a trigger fires for replicated changes, too, so its work would be done twice",
+        remedy: "ALTER TABLE … ENABLE TRIGGER …, without ALWAYS or REPLICA",
+        sql: "SELECT format('%s on %s', t.tgname, t.tgrelid::regclass) FROM pg_catalog.pg_trigger t
+            WHERE NOT t.tgisinternal AND t.tgenabled IN ('A', 'R')",
+    },
+    Probe {
+        level: Level::Error,
+        what: "an extension keeps rows of its user in tables of its own",
+        remedy: "drop the extension, and make it again after the move",
+        sql: "SELECT extname::text FROM pg_catalog.pg_extension WHERE extconfig IS NOT NULL",
     },
     Probe {
         level: Level::Warning,

@@ -30,7 +30,11 @@ impl Progress {
             #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             let rate = ((bytes - before.1) as f64 / seconds) as u64;
             before = (Instant::now(), bytes);
-            self.write(work, rate).await?;
+            match self.write(work, rate).await {
+                // The copy does not depend on anybody reading how far it is.
+                Err(error) if error.is_transient() => {}
+                outcome => outcome?,
+            }
         }
     }
 

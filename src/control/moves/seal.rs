@@ -62,17 +62,18 @@ pub(crate) async fn seal(
     record_and_rename(the_move.work, source_registry, &change, live, deadline).await
 }
 
-/// Whether the slot holds a change that the target does not have: one that was committed past the fence.
+/// Whether the slot holds a transaction that the target does not have: one that was committed past the fence.
 ///
-/// A change may begin exactly at `position`, which is the end of the last commit applied: hence "at or after".
+/// Commits are looked at, not rows: a transaction that wrote before the fence row and committed after it has rows
+/// before `position`. A commit is told at its end, as `position` is; transactions without rows are not told
+/// (PostgreSQL 15 and newer).
 pub(crate) async fn slipped_in(the_move: &Move<'_>, position: &str) -> Result<bool> {
     let connector = &the_move.work.context.connector;
     let sealed = connector.database(&the_move.source, &the_move.id.sealed_database()).await?;
-    // First bytes of pgoutput's messages that carry rows: Insert, Update, Delete, Truncate.
     const SQL: &str = "
         SELECT EXISTS (SELECT FROM pg_catalog.pg_logical_slot_peek_binary_changes($1::text::name, NULL, NULL,
                 'proto_version', '1', 'publication_names', $1)
-            WHERE lsn >= $2::text::pg_lsn AND get_byte(data, 0) IN (ascii('I'), ascii('U'), ascii('D'), ascii('T')))";
+            WHERE lsn > $2::text::pg_lsn AND get_byte(data, 0) = ascii('C'))";
     let slipped = sealed.value(SQL, &[&the_move.names.forward, &position]).await?;
     sealed.close().await;
     Ok(slipped)

@@ -2,44 +2,54 @@
 
 use std::time::Instant;
 
-use shard_map::TenantId;
+use shard_map::{Epoch, TenantId};
 
 use super::driver::Move;
 use super::seal;
 use crate::context::Work;
 use crate::error::{Error, Result};
-use crate::server::{Connection, database, ident, registry};
+use crate::server::registry::{self, Record};
+use crate::server::{Connection, database, ident};
 
-/// Ends other sessions of the control plane in this registry: one whose connection was lost may still be about to
-/// commit what it was told. The caller asks for the outcome after that.
-pub(crate) async fn end_others(registry: &Connection) -> Result<()> {
+/// Ends other sessions of this move in a registry: one whose connection was lost may still be about to commit what it
+/// was told, and holds the lock under which the term is raised. The caller asks for the outcome after that.
+pub(crate) async fn end_others(the_move: &Move<'_>, registry: &Connection) -> Result<()> {
     const SQL: &str = "
         SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
-        WHERE datname = current_database() AND usename = 'tenantry_control'
+        WHERE datname = current_database() AND application_name = $1
             AND pid <> pg_catalog.pg_backend_pid() AND state LIKE 'idle in transaction%'";
-    registry.rows(SQL, &[]).await.map(drop)
+    registry.rows(SQL, &[&the_move.names.session]).await?;
+    registry::raise_term(registry, the_move.work.term).await
 }
 
-/// Takes back, at a target that is known not to be open.
+/// Takes back, at a target that was not open when it was asked.
 pub(crate) async fn run(the_move: &Move<'_>, target_registry: &Connection) -> Result<()> {
     let (work, id) = (the_move.work, &the_move.id);
     let source_registry = the_move.source_registry().await?;
-    registry::raise_term(&source_registry, work.term).await?;
-    end_others(&source_registry).await?;
-    let epoch = unseal(work, id, &source_registry).await?;
-    // The target's record says first that it will open at a later epoch: whatever knows only the earlier one (a
-    // session that hangs, a controller that wakes up) can no longer decide.
+    end_others(the_move, &source_registry).await?;
+    let on_source = registry::read(&source_registry, id).await?;
+    let on_source =
+        on_source.ok_or_else(|| Error::Failed(format!("tenant {id} is not on record at its server")))?;
+    // The target's record first: it is put past the epoch at which whoever knows only the state before (a session
+    // that hangs, a controller that wakes up) could decide. If it decided already, the source stays sealed.
     let arriving = id.arriving_database();
-    let change = registry::Change {
-        tenant: id,
-        from: &[Some("arriving")],
-        to: "arriving",
-        database: &arriving,
-        epoch: epoch.next(),
-        moved_to: None,
-    };
-    registry::write(target_registry, work.term, &change).await?;
-    database::set_limit(&source_registry, id.live_database(), -1).await?;
+    if let Some(on_target) =
+        registry::read(target_registry, id).await?.filter(|record| record.state != "sealed")
+    {
+        let change = registry::Change {
+            tenant: id,
+            from: &[Some("arriving")],
+            to: "arriving",
+            database: &arriving,
+            epoch: on_target.epoch.max(on_source.epoch.next()).next(),
+            moved_to: None,
+        };
+        if !registry::write(target_registry, work.term, &change).await? {
+            return Err(Error::Timeout(format!("server {} decided meanwhile", the_move.target.name)));
+        }
+    }
+    let epoch = unseal(work, id, &source_registry, on_source).await?;
+    database::set_limit(&source_registry, work.term, id.live_database(), -1).await?;
     work.context.catalog.place_tenant(id, &the_move.source.name, epoch).await?;
     if database::exists(target_registry, &arriving).await? {
         let target = the_move.arriving_database().await?;
@@ -52,10 +62,7 @@ pub(crate) async fn run(the_move: &Move<'_>, target_registry: &Connection) -> Re
 }
 
 /// Opens a sealed source again, at a higher epoch. Returns the epoch at which it is open.
-async fn unseal(work: &Work, id: &TenantId, source_registry: &Connection) -> Result<shard_map::Epoch> {
-    let record = registry::read(source_registry, id).await?;
-    let record =
-        record.ok_or_else(|| Error::Failed(format!("tenant {id} is not on record at its server")))?;
+async fn unseal(work: &Work, id: &TenantId, source_registry: &Connection, record: Record) -> Result<Epoch> {
     if record.state == "open" {
         return Ok(record.epoch);
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::driver::Move;
 use super::{arm, build, guard, identity};
 use crate::error::{Error, Result};
-use crate::server::{Connection, database, ident, registry};
+use crate::server::{Connection, database, ident, registry, roles};
 
 /// How long a slot's walsender may take to end.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -15,31 +15,42 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     the_move.snapshot = None;
     build::remove_files(the_move).await;
     let work = the_move.work;
-    let (source_registry, target_registry) =
-        (the_move.source_registry().await?, the_move.target_registry().await?);
+    // The source's slot keeps all of the source's log: it goes first, even if the target can't be reached.
+    match the_move.target_registry().await {
+        Ok(target_registry) => end_subscription(the_move, &target_registry).await?,
+        Err(error) => tracing::warn!(operation = work.operation.id, %error, "the target can't be reached"),
+    }
+    let source_registry = the_move.source_registry().await?;
     registry::raise_term(&source_registry, work.term).await?;
-    registry::raise_term(&target_registry, work.term).await?;
+    drop_slot(&source_registry, &the_move.names.forward).await?;
+    if database::exists(&source_registry, the_move.id.live_database()).await? {
+        database::set_limit(&source_registry, work.term, the_move.id.live_database(), -1).await?;
+        let source = the_move.source_database().await?;
+        source.run(&format!("DROP PUBLICATION IF EXISTS {}", ident(&the_move.names.forward))).await?;
+        let changed = arm::identities_recorded(the_move).await?;
+        identity::put_back(&source, &changed).await?;
+        guard::take_down(&source).await?;
+    }
+    drop_move_role(&source_registry, the_move).await?;
 
-    // The target first: its subscription holds the slot on the source.
-    let arriving = the_move.id.arriving_database();
-    if database::exists(&target_registry, &arriving).await? {
+    let target_registry = the_move.target_registry().await?;
+    registry::raise_term(&target_registry, work.term).await?;
+    end_subscription(the_move, &target_registry).await?;
+    drop_slot(&target_registry, &the_move.names.reverse).await?;
+    database::drop(&target_registry, &the_move.id.arriving_database()).await?;
+    if registry::remove(&target_registry, work.term, &the_move.id, &["arriving"]).await? {
+        roles::drop_tenant_roles(&target_registry, &the_move.id).await?;
+    }
+    Ok(())
+}
+
+async fn end_subscription(the_move: &Move<'_>, target_registry: &Connection) -> Result<()> {
+    if database::exists(target_registry, &the_move.id.arriving_database()).await? {
         let target = the_move.arriving_database().await?;
         drop_subscription(&target, &the_move.names.forward).await?;
         target.close().await;
     }
-    drop_slot(&target_registry, &the_move.names.reverse).await?;
-    database::drop(&target_registry, &arriving).await?;
-    if registry::remove(&target_registry, work.term, &the_move.id, &["arriving"]).await? {
-        crate::server::roles::drop_tenant_roles(&target_registry, &the_move.id).await?;
-    }
-
-    drop_slot(&source_registry, &the_move.names.forward).await?;
-    let source = the_move.source_database().await?;
-    source.run(&format!("DROP PUBLICATION IF EXISTS {}", ident(&the_move.names.forward))).await?;
-    let changed = arm::identities_recorded(the_move).await?;
-    identity::put_back(&source, &changed).await?;
-    guard::take_down(&source).await?;
-    drop_move_role(&source_registry, the_move).await
+    Ok(())
 }
 
 /// Drops a subscription without touching its slot, if it is there.

@@ -1,17 +1,22 @@
 //! Compares both sides after the switch, while traffic runs on the target: the sealed source against the target as it
 //! was when it opened.
 
-use serde_json::json;
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
 
 use super::copy::TEXT_SETTINGS;
 use super::driver::{Move, Verify};
-use super::{guard, identity, undo};
+use super::{cutover, guard, identity, undo};
 use crate::error::{Error, Result};
 use crate::server::tables::{self, Table};
 use crate::server::{Connection, ident};
 
-/// The target's state at the switch: an open transaction that sees it.
-pub(crate) struct TargetSnapshot(Connection);
+/// The target's state at the switch: an open transaction that sees it, and which file each table had.
+pub(crate) struct TargetSnapshot {
+    connection: Connection,
+    files: HashMap<String, u32>,
+}
 
 impl TargetSnapshot {
     /// Takes it. A failure is told and costs the comparison, not the move: it is decided.
@@ -31,65 +36,94 @@ impl TargetSnapshot {
         let begin = "SET statement_timeout = 0; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         connection.run(begin).await?;
         // The snapshot is taken by the first query, not by BEGIN.
-        connection.rows("SELECT 1", &[]).await?;
-        Ok(Self(connection))
+        let files = tables::files(&connection).await?;
+        Ok(Self { connection, files })
+    }
+
+    /// What a table holds in it. `None`: it was truncated, rewritten or dropped since, and a snapshot can't see past
+    /// that. The table is not kept locked: an application's TRUNCATE must not wait for the whole comparison.
+    async fn summarise(&self, table: &Table, sql: &str) -> Result<Option<Summary>> {
+        self.connection.run("SAVEPOINT one_table").await?;
+        let summary = summarise(&self.connection, sql).await;
+        self.connection.run("ROLLBACK TO SAVEPOINT one_table; RELEASE SAVEPOINT one_table").await?;
+        let file: Option<u32> = self
+            .connection
+            .value("SELECT pg_relation_filenode(to_regclass($1)::oid)", &[&table.name])
+            .await?;
+        let same = file.is_some() && file == self.files.get(&table.name).copied();
+        if same { summary.map(Some) } else { Ok(None) }
     }
 }
 
-/// Compares, then removes what streams: it keeps log on both servers.
+/// Removes what streams, which keeps log on both servers; then compares, and says until when the sealed copy is kept.
 pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
-    if let Some(TargetSnapshot(target)) = the_move.at_switch.take() {
-        let connector = &the_move.work.context.connector;
-        let sealed = the_move.id.sealed_database();
-        let source = connector.database(&the_move.source, &sealed).await?.without_statement_limit().await?;
-        compare(the_move, &source, &target).await?;
-    } else {
-        // A controller died between the switch and here, or nobody asked for it: the snapshot can't be had again.
-        the_move.work.remember(&json!({ "verified": null })).await?;
-    }
+    let work = the_move.work;
     end_streams(the_move).await?;
-    let now =
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
-    the_move.work.remember(&json!({ "keep_until": now + the_move.input.keep_sealed_s })).await
+    let operation = work.context.catalog.operation(work.operation.id).await?;
+    let mut verified = operation.data.get("verified").cloned().unwrap_or_default();
+    if let Some(target) = the_move.at_switch.take() {
+        verified = compare(the_move, &target).await.unwrap_or_else(|error| {
+            tracing::error!(operation = work.operation.id, %error, "not verified");
+            json!(null)
+        });
+    }
+    // A controller that died between the switch and here took the snapshot with it: nothing is claimed then.
+    work.remember(&json!({ "verified": verified })).await?;
+    if verified != json!(false) {
+        let until =
+            cutover::now_us() / 1_000_000 + i64::try_from(the_move.input.keep_sealed_s).unwrap_or(i64::MAX);
+        work.remember(&json!({ "keep_until": until })).await?;
+    }
+    Ok(())
 }
 
-async fn compare(the_move: &Move<'_>, source: &Connection, target: &Connection) -> Result<()> {
-    let work = the_move.work;
-    let mut rows_checked = 0_i64;
-    let mut differences = Vec::new();
-    let (on_source, on_target) = (tables::list(source).await?, tables::list(target).await?);
-    for side in [source, target] {
+async fn compare(the_move: &Move<'_>, target: &TargetSnapshot) -> Result<Value> {
+    let connector = &the_move.work.context.connector;
+    let sealed = the_move.id.sealed_database();
+    let source = connector.database(&the_move.source, &sealed).await?.without_statement_limit().await?;
+    for side in [&source, &target.connection] {
         side.run(TEXT_SETTINGS).await?;
     }
-    for table in &on_source {
+    let mut rows_checked = 0_i64;
+    let (mut differences, mut not_compared) = (Vec::new(), Vec::new());
+    let tables = tables::list(&source).await?;
+    for table in &tables {
         let sql = summary_of(table, the_move.input.verify);
-        let expected = summarise(source, &sql).await?;
-        if !on_target.iter().any(|other| other.name == table.name) {
-            differences
-                .push(format!("{}: {} on the source, no such table on the target", table.name, expected.0));
+        if !target.files.contains_key(&table.name) {
+            differences.push(format!("{}: no such table on the target", table.name));
             continue;
         }
-        let found = summarise(target, &sql).await?;
-        rows_checked += expected.0;
-        if found.0 != expected.0 {
-            let (expected, found) = (expected.0, found.0);
-            differences.push(format!("{}: {expected} rows on the source, {found} on the target", table.name));
-        } else if found.1 != expected.1 {
-            differences.push(format!("{}: the rows' contents differ", table.name));
+        let expected = summarise(&source, &sql).await?;
+        match target.summarise(table, &sql).await? {
+            None => not_compared.push(format!("{}: truncated or rewritten since the switch", table.name)),
+            Some(found) if found.rows != expected.rows => {
+                let (expected, found) = (expected.rows, found.rows);
+                differences
+                    .push(format!("{}: {expected} rows on the source, {found} on the target", table.name));
+            }
+            Some(found) if found != expected => {
+                differences.push(format!("{}: the rows' contents differ", table.name));
+            }
+            Some(found) => rows_checked += found.rows,
         }
     }
     if !differences.is_empty() {
-        tracing::error!(
-            operation = work.operation.id,
-            ?differences,
-            "source and target differ; keep the sealed copy"
-        );
+        tracing::error!(operation = the_move.work.operation.id, ?differences, "source and target differ");
     }
     let found = json!({
-        "verified": differences.is_empty(), "rows_checked": rows_checked, "tables_checked": on_source.len(),
-        "differences": differences,
+        "rows_checked": rows_checked, "tables_checked": tables.len() - not_compared.len(),
+        "differences": differences, "not_compared": not_compared,
     });
-    work.remember(&found).await
+    the_move.work.remember(&found).await?;
+    Ok(json!(differences.is_empty()))
+}
+
+/// What a table holds.
+#[derive(Debug, PartialEq, Eq)]
+struct Summary {
+    rows: i64,
+    /// Of all rows, whatever their order; empty when only rows are counted.
+    hash: String,
 }
 
 /// What is asked of a table: its rows, and for a full comparison the sum of their hashes, which does not depend on
@@ -105,33 +139,38 @@ fn summary_of(table: &Table, verify: Verify) -> String {
     format!("SELECT count(*), {hash} FROM ONLY {}", table.name)
 }
 
-async fn summarise(side: &Connection, sql: &str) -> Result<(i64, String)> {
+async fn summarise(side: &Connection, sql: &str) -> Result<Summary> {
     let row = side.row(sql, &[]).await?.ok_or_else(|| Error::Failed("no answer to a count".into()))?;
-    Ok((row.get(0), row.get(1)))
+    Ok(Summary { rows: row.get(0), hash: row.get(1) })
 }
 
 /// Removes subscription, slots, publications and the guard's remains. The sealed copy stays.
 async fn end_streams(the_move: &Move<'_>) -> Result<()> {
-    let (source_registry, target_registry) =
-        (the_move.source_registry().await?, the_move.target_registry().await?);
+    let target_registry = the_move.target_registry().await?;
     let connector = &the_move.work.context.connector;
     let target = connector.database(&the_move.target, the_move.id.live_database()).await?;
     undo::drop_subscription(&target, &the_move.names.forward).await?;
-    undo::drop_slot(&source_registry, &the_move.names.forward).await?;
     undo::drop_slot(&target_registry, &the_move.names.reverse).await?;
     target.run(&format!("DROP PUBLICATION IF EXISTS {}", ident(&the_move.names.reverse))).await?;
-    // Noted refreshes that came after the last look before the cutover.
+    match end_source_stream(the_move).await {
+        // It does not keep the tenant from going on: completing the move meets it again.
+        Err(error @ Error::ServerUnreachable { .. }) => {
+            tracing::warn!(operation = the_move.work.operation.id, %error, "the source's slot is left for later");
+        }
+        outcome => outcome?,
+    }
     if target.value::<bool>("SELECT to_regclass('tenantry.refreshed') IS NOT NULL", &[]).await? {
         refresh_late(&target).await?;
     }
     guard::take_down(&target).await?;
     let changed = super::arm::identities_recorded(the_move).await?;
-    identity::put_back(&target, &changed).await?;
-    match undo::drop_move_role(&the_move.source_registry().await?, the_move).await {
-        // Its grant on the sealed database goes with that database; then the role can be dropped.
-        Err(Error::Statement { sqlstate, .. }) if sqlstate == "2BP01" => Ok(()),
-        outcome => outcome,
-    }
+    identity::put_back(&target, &changed).await
+}
+
+async fn end_source_stream(the_move: &Move<'_>) -> Result<()> {
+    let source_registry = the_move.source_registry().await?;
+    undo::drop_slot(&source_registry, &the_move.names.forward).await?;
+    undo::drop_move_role(&source_registry, the_move).await
 }
 
 /// Refreshes what was refreshed on the source just before the fence.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shard_map::{MasterKey, Server, ServerName};
+use shard_map::{Access, MasterKey, Server, ServerName, Tenant};
 use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, NoTls, Row};
@@ -47,6 +47,7 @@ impl Connector {
             .application_name("tenantry control")
             .connect_timeout(CONNECT_TIMEOUT)
             .options(session_options());
+        notice_death(&mut config);
         config
     }
 
@@ -55,10 +56,30 @@ impl Connector {
         Connection::open(&server.name, &self.config(server, database)).await
     }
 
+    /// Connects to a tenant's database as its owner role, for what must not have more rights than that.
+    pub(crate) async fn as_owner(&self, server: &Server, tenant: &Tenant) -> Result<Connection> {
+        let mut config = self.config(server, tenant.id.live_database());
+        config.user(Access::Owner.role(&tenant.id)).password(self.key.tenant_password(
+            &tenant.id,
+            Access::Owner,
+            tenant.key_version,
+        ));
+        Connection::open(&server.name, &config).await
+    }
+
     /// Connects to a server's registry.
     pub(crate) async fn registry(&self, server: &Server) -> Result<Connection> {
         self.database(server, REGISTRY_DATABASE).await
     }
+}
+
+/// A server that lost its power is noticed within seconds, not after the system's two hours.
+fn notice_death(config: &mut Config) {
+    config
+        .keepalives_idle(Duration::from_secs(5))
+        .keepalives_interval(Duration::from_secs(2))
+        .keepalives_retries(3);
+    config.tcp_user_timeout(Duration::from_secs(10));
 }
 
 /// Settings of every session: limits of its own, and none of those that an operator may have set for applications.

@@ -62,9 +62,12 @@ pub(crate) async fn limit(registry: &Connection, database: &str) -> Result<i32> 
     registry.value("SELECT datconnlimit FROM pg_catalog.pg_database WHERE datname = $1", &[&database]).await
 }
 
-/// Sets how many sessions of plain roles the database takes: -1 any number, 0 none. Superusers always get in.
-pub(crate) async fn set_limit(registry: &Connection, database: &str, limit: i32) -> Result<()> {
-    registry.run(&format!("ALTER DATABASE {} CONNECTION LIMIT {limit}", ident(database))).await
+/// Sets how many sessions of plain roles the database takes: -1 any number, 0 none. Superusers always get in. Refused
+/// by the registry, in the same transaction, if a newer controller was here.
+pub(crate) async fn set_limit(registry: &Connection, term: i64, database: &str, limit: i32) -> Result<()> {
+    let database = ident(database);
+    let sql = format!("SELECT public.check_term({term}); ALTER DATABASE {database} CONNECTION LIMIT {limit}");
+    registry.run(&sql).await
 }
 
 /// Ends all sessions of a database but walsenders and the one `spared`, and waits until they are gone.

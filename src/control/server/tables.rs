@@ -1,5 +1,7 @@
 //! What a tenant's database is made of, as a move needs to know it.
 
+use std::collections::HashMap;
+
 use super::{Connection, MOVE_SCHEMA, ident};
 use crate::error::Result;
 
@@ -31,8 +33,8 @@ pub(crate) const IS_TENANTS: &str = "
 pub(crate) async fn list(connection: &Connection) -> Result<Vec<Table>> {
     debug_assert_eq!(MOVE_SCHEMA, "tenantry");
     let sql = format!(
-        "SELECT n.nspname, c.relname, pg_relation_size(c.oid) / current_setting('block_size')::int,
-            pg_table_size(c.oid), greatest(c.reltuples, 0)::bigint,
+        "SELECT n.nspname, c.relname, coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::int,
+            coalesce(pg_table_size(c.oid), 0), greatest(c.reltuples, 0)::bigint,
             coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), '{{}}'),
             NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
@@ -52,6 +54,17 @@ pub(crate) async fn list(connection: &Connection) -> Result<Vec<Table>> {
         binary: row.get(6),
     };
     Ok(rows.iter().map(table).collect())
+}
+
+/// The file of each table that [`list`] tells, by its quoted name. TRUNCATE and rewrites give it another.
+pub(crate) async fn files(connection: &Connection) -> Result<HashMap<String, u32>> {
+    let sql = format!(
+        "SELECT n.nspname, c.relname, pg_relation_filenode(c.oid)
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND {IS_TENANTS}"
+    );
+    let rows = connection.rows(&sql, &[]).await?;
+    Ok(rows.iter().map(|row| (format!("{}.{}", ident(row.get(0)), ident(row.get(1))), row.get(2))).collect())
 }
 
 /// All sequences, quoted, with their schemas; those of identity columns included.

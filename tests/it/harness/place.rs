@@ -25,13 +25,15 @@ pub(crate) struct Place(PathBuf);
 
 impl Place {
     pub(crate) fn make() -> Result<Self, String> {
+        // Nothing new is made while somebody cleans up for good.
+        let mut places = lock(&PLACES);
         let made = || {
             let path = tempfile::Builder::new().prefix("tenantry-it-").tempdir()?.keep();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
             path.canonicalize()
         };
         let path = made().map_err(|error| format!("a temporary directory: {error}"))?;
-        lock(&PLACES).push(path.clone());
+        places.push(path.clone());
         Ok(Self(path))
     }
 
@@ -151,7 +153,7 @@ pub(super) fn watch_signals() {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
-            let places = lock(&PLACES).clone();
+            let places = lock(&PLACES);
             places.iter().for_each(|place| clear(place));
             std::process::exit(130);
         });

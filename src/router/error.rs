@@ -118,6 +118,7 @@ impl ClientError {
             message: &message,
             detail: None,
             hint: self.hint(),
+            routine: None,
         };
         fields.write_error(out);
     }

@@ -40,6 +40,8 @@ pub struct ErrorFields<'a> {
     pub detail: Option<&'a str>,
     /// What to do.
     pub hint: Option<&'a str>,
+    /// The function in the server's source that reported it.
+    pub routine: Option<&'a str>,
 }
 
 impl<'a> ErrorFields<'a> {
@@ -49,7 +51,7 @@ impl<'a> ErrorFields<'a> {
     /// [`WireError::Malformed`].
     pub fn parse(body: &'a [u8]) -> Result<Self, WireError> {
         let mut fields = Fields::new(body, "ErrorResponse");
-        let mut found = Self { severity: "", code: "", message: "", detail: None, hint: None };
+        let mut found = Self { severity: "", code: "", message: "", detail: None, hint: None, routine: None };
         loop {
             let kind = fields.u8()?;
             if kind == 0 {
@@ -64,9 +66,18 @@ impl<'a> ErrorFields<'a> {
                 b'M' => found.message = text,
                 b'D' => found.detail = Some(text),
                 b'H' => found.hint = Some(text),
+                b'R' => found.routine = Some(text),
                 _ => {}
             }
         }
+    }
+
+    /// Whether a prepared statement can't be executed any more because the types of its result have changed ("cached
+    /// plan must not change result type"). Found by the reporting function, as libpq's drivers do: the SQLSTATE
+    /// (0A000) is that of many other errors, and the message is translated.
+    #[must_use]
+    pub fn is_stale_plan(&self) -> bool {
+        self.code == "0A000" && self.routine == Some("RevalidateCachedQuery")
     }
 
     /// Whether the sender closes the connection after it.
@@ -117,6 +128,7 @@ mod tests {
             message: "going",
             detail: None,
             hint: Some("come back"),
+            routine: None,
         };
         let mut out = BytesMut::new();
         error.write_error(&mut out);

@@ -9,6 +9,8 @@ mod harness;
 
 mod config;
 mod copying;
+#[cfg(feature = "failpoints")]
+mod crashes;
 mod demo;
 mod dev;
 mod errors;
@@ -44,6 +46,8 @@ fn main() -> std::process::ExitCode {
         moves_refused::trials(),
         moves_schema::trials(),
         recovery::trials(),
+        #[cfg(feature = "failpoints")]
+        crashes::trials(),
         metrics::trials(),
         config::trials(),
         dev::trials(),

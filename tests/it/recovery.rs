@@ -17,7 +17,7 @@ trials! {
 }
 
 /// Rows that make a copy take a moment.
-async fn with_bulk(fleet: &Fleet, tenant: &str, server: &str) {
+pub(crate) async fn with_bulk(fleet: &Fleet, tenant: &str, server: &str) {
     fleet.create(tenant, &["--server", server]).await;
     let bulk = "CREATE TABLE bulk (id int PRIMARY KEY, text text);
         INSERT INTO bulk SELECT n, repeat(md5(n::text), 30) FROM generate_series(1, 30000) n;
@@ -25,7 +25,7 @@ async fn with_bulk(fleet: &Fleet, tenant: &str, server: &str) {
     fleet.connect(tenant).await.run(bulk).await;
 }
 
-async fn has_its_bulk(fleet: &Fleet, tenant: &str) {
+pub(crate) async fn has_its_bulk(fleet: &Fleet, tenant: &str) {
     let whole = "SELECT count(*) FROM bulk WHERE text = repeat(md5(id::text), 30)";
     assert_eq!(fleet.connect(tenant).await.number(whole).await, 30_000);
 }
@@ -47,20 +47,21 @@ async fn has_come_to(catalog: &Client, id: i64, phase: &str) {
 }
 
 /// Starts a move to the other one of two servers, and returns its number.
-async fn start_move(fleet: &Fleet, tenant: &str) -> i64 {
+pub(crate) async fn start_move(fleet: &Fleet, tenant: &str) -> i64 {
     let from = fleet.tenant(tenant).await["server"].as_str().unwrap().to_owned();
     let to = if from == "pg-1" { "pg-3" } else { "pg-1" };
     fleet.cli(&["move", "start", tenant, "--to", to]).await.ok()["id"].as_i64().unwrap()
 }
 
 /// Waits for a move's end, whoever drives it by now, and checks that the tenant is where it says, and only there.
-async fn ends_in_one_place(fleet: &Fleet, tenant: &str, id: i64) -> Value {
+pub(crate) async fn ends_in_one_place(fleet: &Fleet, tenant: &str, id: i64) -> Value {
     let ended = until("the move to end", async || {
         let output = fleet.cli(&["move", "show", &id.to_string()]).await;
         (output.status == 0 && output.json()["state"] != "running").then(|| output.json())
     })
     .await;
-    let place = if ended["state"] == "switched" { &ended["to"] } else { &ended["from"] };
+    let is_there = ended["state"] == "switched" || ended["state"] == "completed";
+    let place = if is_there { &ended["to"] } else { &ended["from"] };
     assert_eq!(fleet.tenant(tenant).await["server"], *place, "{ended}");
     let mut live = Vec::new();
     for server in ["pg-1", "pg-2", "pg-3"] {

@@ -131,7 +131,8 @@ async fn work(job: Arc<Job>) -> Result<()> {
 
 async fn copy_range(job: &Job, range: Range, source: &Connection, target: &Connection) -> Result<()> {
     let table = &job.tables[range.table];
-    let format = if job.same_version && table.binary { "binary" } else { "text" };
+    let format =
+        if job.same_version && table.binary && !table.columns.is_empty() { "binary" } else { "text" };
     target.run("BEGIN").await?;
     let (rows, bytes) = pipe(job, (range, table, format), source, target).await?;
     let (rows_written, bytes_written) =
@@ -152,7 +153,7 @@ async fn pipe(
     target: &Connection,
 ) -> Result<(u64, u64)> {
     let out = source.client().copy_out(&range.copy_out(table, format)).await.map_err(|e| source.error(&e))?;
-    let into = format!("COPY {} ({}) FROM STDIN (FORMAT {format})", table.name, table.columns.join(", "));
+    let into = format!("COPY {}{} FROM STDIN (FORMAT {format})", table.name, table.column_list());
     let sink = target.client().copy_in::<_, Bytes>(&into).await.map_err(|e| target.error(&e))?;
     tokio::pin!(out, sink);
     let mut bytes = 0;

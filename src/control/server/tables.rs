@@ -23,6 +23,14 @@ pub(crate) struct Table {
     pub(crate) binary: bool,
 }
 
+impl Table {
+    /// Its columns in parentheses. Nothing for a table that stores none (it still has rows): an empty list is no SQL,
+    /// and means the same.
+    pub(crate) fn column_list(&self) -> String {
+        if self.columns.is_empty() { String::new() } else { format!(" ({})", self.columns.join(", ")) }
+    }
+}
+
 /// The condition for a table that belongs to the tenant: not the system's, a move's, an extension's or temporary.
 pub(crate) const IS_TENANTS: &str = "
     n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'tenantry') AND n.nspname NOT LIKE 'pg\\_temp\\_%'

@@ -201,7 +201,14 @@ mod tests {
     #[test]
     fn what_a_server_says_tells_where_the_fault_is() {
         let of = |code, message| {
-            ConnectError::of(&ErrorFields { severity: "FATAL", code, message, detail: None, hint: None })
+            ConnectError::of(&ErrorFields {
+                severity: "FATAL",
+                code,
+                message,
+                detail: None,
+                hint: None,
+                routine: None,
+            })
         };
         assert!(matches!(of("3D000", "database \"x\" does not exist"), ConnectError::NotHere(_)));
         assert!(matches!(of("53300", "too many connections for database \"x\""), ConnectError::NotHere(_)));

@@ -63,13 +63,11 @@ impl Tenant {
             && matches!(*self.gate.borrow(), Gate::Open)
             && !self.worker.closing.get();
         if usable {
-            if self.waiting.borrow().is_empty() {
-                connection.set_idle(true);
-                self.idle.borrow_mut().push(connection);
-                return;
-            }
             connection.set_idle(true);
             self.idle.borrow_mut().push(connection);
+            if self.waiting.borrow().is_empty() {
+                return;
+            }
         } else {
             connection.close();
         }

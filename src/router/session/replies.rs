@@ -251,6 +251,10 @@ impl Session {
                 self.server_said_so = true;
             }
             self.tenant.worker.shared.metrics.error(error.code);
+            if error.is_stale_plan() {
+                // Other clients' statements of that text, and this one's next, are to be planned anew.
+                self.tenant.renew_connections();
+            }
         }
         self.failed = true;
         self.copying_in = false;

@@ -69,6 +69,7 @@ impl Fleet {
                     dev.env_remove(&name);
                 }
             }
+            dev.env("TENANTRY_FAILPOINT_FILE", path.join("failpoint"));
             dev.stdin(std::process::Stdio::null()).stdout(out).stderr(log);
         });
         *lock(&self.dev) = Some(child.map_err(failed)?);

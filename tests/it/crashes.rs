@@ -1,0 +1,55 @@
+//! The control plane dies at each point of a move where it has just done something, as by `kill -9`; its successor
+//! finds what is on record, and ends the move. No client sees an error, and nothing is lost.
+
+use crate::harness::ledger::Ledger;
+use crate::harness::{Fleet, trials, until};
+use crate::recovery::{ends_in_one_place, has_its_bulk, start_move, with_bulk};
+
+trials! {
+    own a_move_ends_well_wherever_before_its_cutover_the_control_plane_dies,
+    own a_cutover_ends_well_wherever_before_its_seal_the_control_plane_dies,
+    own a_cutover_ends_well_wherever_after_its_seal_the_control_plane_dies,
+}
+
+/// The beginnings of a move's phases.
+const PHASES: [&str; 9] =
+    ["arm", "schema", "copy", "build", "catch_up", "cutover", "verify", "switched", "complete"];
+/// The ends of a cutover's acts, in their order.
+const UNSEALED: [&str; 5] = ["drain", "fence", "apply", "sequences", "detach"];
+const SEALED: [&str; 5] = ["seal", "check", "advance", "decide", "release"];
+
+async fn a_move_ends_well_wherever_before_its_cutover_the_control_plane_dies(fleet: &mut Fleet) {
+    dies_at(fleet, &PHASES).await;
+}
+
+async fn a_cutover_ends_well_wherever_before_its_seal_the_control_plane_dies(fleet: &mut Fleet) {
+    dies_at(fleet, &UNSEALED).await;
+}
+
+async fn a_cutover_ends_well_wherever_after_its_seal_the_control_plane_dies(fleet: &mut Fleet) {
+    dies_at(fleet, &SEALED).await;
+}
+
+async fn dies_at(fleet: &mut Fleet, points: &[&str]) {
+    with_bulk(fleet, "mortal", "pg-1").await;
+    let ledger = Ledger::start(fleet, "mortal", 4).await;
+    for point in points {
+        let failpoint = fleet.path().join("failpoint");
+        std::fs::write(&failpoint, point).unwrap();
+        let id = start_move(fleet, "mortal").await;
+        if *point == "complete" {
+            ends_in_one_place(fleet, "mortal", id).await;
+            // The answer may be lost with the process that was to give it.
+            fleet.cli(&["move", "complete", &id.to_string()]).await;
+        }
+        until("the failpoint to be reached", async || (!failpoint.exists()).then_some(())).await;
+        let ended = ends_in_one_place(fleet, "mortal", id).await;
+        let well = ended["state"] == "switched" || *point == "complete" && ended["state"] == "completed";
+        assert!(well, "died at {point}: {ended}");
+        assert_ne!(ended["verified"], false, "{ended}");
+        ledger.goes_on().await;
+        assert!(ledger.errors().is_empty(), "after {point} a client saw {:?}", ledger.errors());
+    }
+    ledger.reckon(fleet).await;
+    has_its_bulk(fleet, "mortal").await;
+}

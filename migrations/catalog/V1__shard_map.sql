@@ -1,6 +1,13 @@
 -- The shard map: what routers need to serve. Every change of these tables is written to the change log by a trigger,
 -- in the same transaction, so no code path can forget to tell the routers.
 
+-- Which fleet this is: servers' registries carry the same, so that no server is taken into two.
+CREATE TABLE fleet (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    id  text NOT NULL DEFAULT gen_random_uuid()
+);
+INSERT INTO fleet DEFAULT VALUES;
+
 CREATE TABLE server (
     name            text PRIMARY KEY,
     host            text NOT NULL,

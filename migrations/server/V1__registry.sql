@@ -2,6 +2,12 @@
 -- Every write carries the term of the controller that makes it, and a term lower than the last one seen is refused,
 -- so a controller that lost its lease without noticing can change nothing here.
 
+-- The fleet that this server belongs to, as its catalog has it.
+CREATE TABLE fleet (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    id  text NOT NULL
+);
+
 CREATE TABLE controller_term (
     one  boolean PRIMARY KEY DEFAULT true CHECK (one),
     term bigint NOT NULL

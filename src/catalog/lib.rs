@@ -24,5 +24,5 @@ pub use migration_runs::{NewTarget, Target, TargetState};
 pub use operations::{Kind, Operation, Step};
 pub use query::Catalog;
 pub use routers::{Report, RouterRow};
-pub use servers::ServerRow;
+pub use servers::{Identity, ServerRow};
 pub use tenants::TenantRow;

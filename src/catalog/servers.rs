@@ -24,7 +24,27 @@ const SELECT: &str = "
     SELECT to_jsonb(s) || jsonb_build_object('tenants', (SELECT count(*) FROM tenant t WHERE t.server = s.name))
     FROM server s";
 
+/// What tells this fleet, and its catalog's own Postgres cluster, from others.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The fleet's id, which servers' registries carry, too.
+    pub fleet: String,
+    /// The system identifier of the cluster that holds the catalog.
+    pub catalog_system: i64,
+}
+
 impl Catalog {
+    /// Which fleet this is.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached or read.
+    pub async fn identity(&self) -> Result<Identity> {
+        const SQL: &str = "SELECT id, (SELECT system_identifier FROM pg_control_system()) FROM fleet";
+        let row = self.row("fleet_identity", SQL, &[]).await?;
+        row.map(|row| Identity { fleet: row.get(0), catalog_system: row.get(1) })
+            .ok_or_else(|| Error::NotFound("the catalog does not say which fleet it is of".to_owned()))
+    }
+
     /// All servers, by name.
     ///
     /// # Errors

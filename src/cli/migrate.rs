@@ -176,7 +176,9 @@ async fn finish(api: &Api, format: Format, run: i64, timeout: Duration) -> anyho
             "migration run {id}: {failed} of {} tenants failed",
             number(&run, "total")
         ))
-        .hint(format!("mend the cause, then: tenantry migrate resume {id}"))
+        .hint(format!(
+            "mend the data, then: tenantry migrate resume {id}; or the files, then: tenantry migrate run"
+        ))
         .into());
     }
     match text(&run, "state") {

@@ -36,7 +36,7 @@ enum MoveCommand {
         /// The move
         id: i64,
     },
-    /// Give a move up before its cutover; the tenant stays where it is
+    /// Give a move up; the tenant stays where it is. In the cutover, which ends by itself, it may come too late
     #[command(after_help = "Example:\n  tenantry move abort 12 --wait")]
     Abort(Change),
     /// Move the tenant back to its old server, with all that was written since: a move of its own, with its own copy
@@ -63,7 +63,7 @@ struct Start {
     /// Only check whether it could be moved, and say what is in the way; exits 4 if anything is
     #[arg(long)]
     dry_run: bool,
-    /// Longest time that new transactions may be held at the cutover; beyond it, it is tried again later
+    /// Longest time that new transactions may be held at the cutover, 50ms to 60s; beyond it, it is tried again later
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = values::duration)]
     max_hold: Duration,
     /// How both sides are compared [default: the control plane's]
@@ -172,9 +172,20 @@ async fn run_change(api: &Api, format: Format, change: &Change, verb: Verb<'_>) 
     }
     // A reverse is a move of its own: what is followed is the one in the answer.
     let id = answer.get("id").and_then(Value::as_i64).unwrap_or(change.id);
-    let over = |state: &str| goal.contains(&state) || state == "failed" || state == "aborted";
+    let over = |state: &str| {
+        goal.contains(&state)
+            || state == "failed"
+            || state == "aborted"
+            || verb == "abort" && state != "running"
+    };
     let ended = wait_until(api, id, change.timeout, &over).await?;
     print(format, &ended)?;
+    if verb == "abort" && ["switched", "completed"].contains(&text(&ended, "state")) {
+        // Asked in the cutover, which ends by itself: this time with the decision.
+        let message = format!("move {id} is switched: the wish to abort came too late");
+        let hint = format!("bring the tenant back with: tenantry move reverse {id}");
+        return Err(Failure::new(Exit::Refused, message).hint(hint).into());
+    }
     judge(&ended, goal)
 }
 

@@ -39,7 +39,7 @@ pub(crate) struct RouterArgs {
     role: RoleArgs,
 }
 
-/// Run one control-plane instance: API, page and workers
+/// Run one control-plane instance: API and workers
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  tenantry control --config /etc/tenantry/control.toml")]
 pub(crate) struct ControlArgs {

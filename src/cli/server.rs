@@ -42,9 +42,9 @@ struct Add {
     /// How the control plane reaches it as a superuser, once; better given in the environment, as it has a password
     #[arg(long, env = "TENANTRY_SERVER_URL", hide_env_values = true)]
     url: String,
-    /// What it is for
-    #[arg(long, value_enum, default_value_t = Class::Shared)]
-    class: Class,
+    /// What it is for [default: shared]
+    #[arg(long, value_enum)]
+    class: Option<Class>,
     /// Server connections that all routers together may open there [default: what the server allows, less a reserve]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: Option<u32>,
@@ -76,9 +76,13 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let format = args.connection.output;
     match args.command {
         ServerCommand::Add(add) => {
-            let mut body = json!({
-                "name": add.name, "url": add.url, "class": add.class.as_str(), "labels": values::labels(&add.labels),
-            });
+            let mut body = json!({ "name": add.name, "url": add.url });
+            if let Some(class) = add.class {
+                body["class"] = class.as_str().into();
+            }
+            if !add.labels.is_empty() {
+                body["labels"] = values::labels(&add.labels);
+            }
             if let Some(max_connections) = add.max_connections {
                 body["max_connections"] = max_connections.into();
             }

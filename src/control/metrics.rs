@@ -50,7 +50,7 @@ impl Metrics {
             hold_seconds: Histogram::with_opts(
                 HistogramOpts::new(
                     "tenantry_move_hold_duration_seconds",
-                    "Time from hold to release of cutovers.",
+                    "Time from hold to release of cutovers, those taken back included.",
                 )
                 .buckets(vec![0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.0, 5.0]),
             )?,

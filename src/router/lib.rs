@@ -1,8 +1,8 @@
 //! The router: tells clients and tenants' servers apart from one another by nothing but the shard map.
 //!
-//! A connection's life: [`listener`] accepts it, [`login`] finds out who it is and which tenant it wants, and the
-//! tenant's [`worker`] runs its [`session`]: each transaction on a connection of the tenant's [`pool`], while the tenant's
-//! [`gate`] is open. Beside that, [`follower`] keeps the map up to date and [`report`] tells the catalog about it.
+//! A connection's life: `listener` accepts it, `login` finds out who it is and which tenant it wants, and the
+//! tenant's `worker` runs its `session`: each transaction on a connection of the tenant's `pool`, while the tenant's
+//! `gate` is open. Beside that, `follower` keeps the map up to date and `report` tells the catalog about it.
 //!
 //! A tenant belongs to one worker, a thread with its own runtime, so that the path of a query takes no lock. What it does
 //! not do: change the map, or anything on a server.

@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::harness::{Fleet, Sql as _, trials, until};
 
 trials! {
+    shared a_database_that_was_there_before_is_neither_adopted_nor_dropped,
     shared a_new_tenant_serves_when_create_returns,
     shared a_tenant_is_shown_and_listed_with_its_place,
     shared a_tenants_roles_can_neither_administer_the_server_nor_lift_a_fence,
@@ -147,4 +148,16 @@ async fn without_a_control_plane_commands_exit_5(fleet: &Fleet) {
     assert!(error.contains("127.0.0.1:1"), "{error}");
     let output = fleet.cli(&["move", "start", "x", "--to", "pg-3", "--api", elsewhere]).await.exits(5);
     assert!(output.hint().contains("--api"), "{}", output.stderr);
+}
+
+async fn a_database_that_was_there_before_is_neither_adopted_nor_dropped(fleet: &Fleet) {
+    let admin = fleet.direct("pg-2", "postgres").await;
+    admin.run("CREATE DATABASE legacy").await;
+    fleet.direct("pg-2", "legacy").await.run("CREATE TABLE treasure AS SELECT 7 AS value").await;
+    let error = fleet.cli(&["tenant", "create", "legacy", "--server", "pg-2", "--wait"]).await.error(1);
+    assert!(error.contains("already"), "{error}");
+    let value = "SELECT value::bigint FROM treasure";
+    assert_eq!(fleet.direct("pg-2", "legacy").await.number(value).await, 7);
+    fleet.cli(&["tenant", "show", "legacy"]).await.error(3);
+    admin.run("DROP DATABASE legacy").await;
 }

@@ -8,6 +8,37 @@ trials! {
     shared a_server_that_does_not_answer_is_not_added,
     shared an_address_is_in_the_map_once,
     shared an_account_that_may_not_arm_it_is_refused,
+    shared the_catalogs_own_server_takes_no_tenants,
+    own a_server_of_another_fleet_is_not_taken_over,
+    shared what_is_not_said_again_of_a_server_stays_as_it_is,
+}
+
+async fn the_catalogs_own_server_takes_no_tenants(fleet: &Fleet) {
+    let url = fleet.variable("TENANTRY_CATALOG_URL");
+    let error = fleet.cli(&["server", "add", "both", "--url", url]).await.error(4);
+    assert!(error.contains("holds this fleet's catalog"), "{error}");
+}
+
+async fn a_server_of_another_fleet_is_not_taken_over(fleet: &mut Fleet) {
+    fleet.create("owned", &["--server", "pg-1"]).await;
+    // The same servers, as a fleet with another catalog would see them.
+    let catalog = connect_url(fleet.variable("TENANTRY_CATALOG_URL"), "tenantry_catalog").await;
+    catalog.run("UPDATE fleet SET id = 'another'").await;
+    let error = fleet.cli(&["server", "add", "pg-1", "--url", &fleet.server_url("pg-1")]).await.error(4);
+    assert!(error.contains("belongs to another fleet"), "{error}");
+    assert_eq!(fleet.connect("owned").await.number("SELECT 1::bigint").await, 1, "it serves as before");
+}
+
+async fn what_is_not_said_again_of_a_server_stays_as_it_is(fleet: &Fleet) {
+    let before = fleet.cli(&["server", "show", "pg-3"]).await.ok();
+    let after = fleet.cli(&["server", "add", "pg-3", "--url", &fleet.server_url("pg-3")]).await.ok();
+    for key in ["class", "max_connections", "labels"] {
+        assert_eq!(after[key], before[key], "{key}");
+    }
+    let url = fleet.server_url("pg-3");
+    let error =
+        fleet.cli(&["server", "add", "pg-3", "--url", &url, "--max-connections", "99999"]).await.error(2);
+    assert!(error.contains("max_connections"), "{error}");
 }
 
 async fn servers_are_shown_as_they_are_just_now(fleet: &Fleet) {

@@ -39,8 +39,10 @@ pub(crate) async fn drive(work: &Work) -> Result<()> {
         let targets = work.context.catalog.run_targets(run).await?;
         let failed = targets.iter().filter(|target| target.state == TargetState::Failed).count();
         if failed > input.max_failures {
-            let why =
-                format!("{failed} tenants failed, {} may: no further wave was begun", input.max_failures);
+            let why = format!(
+                "failed tenants: {failed}, allowed: {}; no further one was begun",
+                input.max_failures
+            );
             return work.set_state("failed", Some(&why)).await;
         }
         let Some(wave) = targets.iter().filter(|t| t.state == TargetState::Pending).map(|t| t.wave).min()
@@ -50,7 +52,7 @@ pub(crate) async fn drive(work: &Work) -> Result<()> {
             }
             return match failed {
                 0 => work.set_state("done", None).await,
-                _ => work.set_state("failed", Some(&format!("{failed} tenants failed"))).await,
+                _ => work.set_state("failed", Some(&format!("failed tenants: {failed}"))).await,
             };
         };
         if wave_begun.replace(wave) == Some(wave) {

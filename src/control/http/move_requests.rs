@@ -182,9 +182,10 @@ fn shown(operation: &Operation, steps: &[Step]) -> Value {
         "rows_total": data("rows_total"), "bytes_copied": counted("bytes_copied"), "bytes_total": data("bytes_total"),
         "bytes_per_second": data("bytes_per_second"), "lag_bytes": data("lag_bytes"),
         "waiting_for": data("waiting_for"), "taken_back": counted("taken_back"), "last_cutover": data("last_cutover"),
+        "last_cutover_ms": data("last_cutover_ms"), "last_cutover_parts_ms": data("last_cutover_parts_ms"),
         "hold_ms": data("hold_ms"), "hold_parts_ms": data("hold_parts_ms"), "verified": data("verified"),
         "rows_checked": data("rows_checked"), "tables_checked": data("tables_checked"),
-        "differences": data("differences"), "error": error, "abort_requested": operation.abort_requested,
+        "differences": data("differences"), "not_compared": data("not_compared"), "error": error, "abort_requested": operation.abort_requested,
         "steps": steps, "created_at": operation.created_at, "updated_at": operation.updated_at,
     })
 }

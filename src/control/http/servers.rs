@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shard_map::selector::Labels;
-use shard_map::{Server, ServerClass, ServerName, ServerState};
+use shard_map::{Server, ServerClass, ServerName};
 
 use super::Shared;
 use super::answer::{Answer, Body, Refusal, parse};
@@ -41,43 +41,44 @@ async fn look(context: &Context, server: &Server) -> Result<(String, String)> {
 pub(super) struct Add {
     name: String,
     url: String,
-    #[serde(default)]
-    class: ServerClass,
+    class: Option<ServerClass>,
     max_connections: Option<u32>,
-    #[serde(default)]
-    labels: Labels,
+    labels: Option<Labels>,
 }
 
-/// Checks, arms and records a server. The URL's password is used now and kept nowhere.
+/// Checks, arms and records a server. The URL's password is used now and kept nowhere. Of a server that is in the map
+/// already, what is not given stays as it is.
 pub(super) async fn add(State(context): Shared, Body(add): Body<Add>) -> Answer<catalog::ServerRow> {
     let name: ServerName = parse(&add.name)?;
     let config: tokio_postgres::Config =
         add.url.parse().map_err(|e| Refusal::usage(&format!("url: {}", describe(&e))))?;
     let (host, port) = arm::address(&config)?;
     let term = context.leading_term()?;
-    if add.max_connections == Some(0) {
-        return Err(Refusal::usage("max_connections: 0 is not allowed, use 1 or more"));
-    }
+    let known: Vec<Server> = context.catalog.servers().await?.into_iter().map(|row| row.server).collect();
+    let before = known.iter().find(|server| server.name == name);
     let mut server = Server {
         name,
         host,
         port,
-        class: add.class,
-        max_connections: add.max_connections.unwrap_or(1),
-        labels: add.labels,
-        state: ServerState::Active,
+        class: add.class.or(before.map(|server| server.class)).unwrap_or_default(),
+        max_connections: 0,
+        labels: add.labels.or(before.map(|server| server.labels.clone())).unwrap_or_default(),
+        state: before.map(|server| server.state).unwrap_or_default(),
     };
-    let known = context.catalog.servers().await?;
-    if let Some(other) =
-        known.iter().find(|k| k.server.address() == server.address() && k.server.name != server.name)
-    {
-        let what =
-            format!("the server at {} is already in the map as {}", server.address(), other.server.name);
+    if let Some(other) = known.iter().find(|k| k.address() == server.address() && k.name != server.name) {
+        let what = format!("the server at {} is already in the map as {}", server.address(), other.name);
         return Err(catalog::Error::Conflict(what).into());
     }
-    let armed = arm::arm(&config, &server, &context.key, term).await?;
-    if add.max_connections.is_none() {
-        server.max_connections = armed.connections_proposed;
+    let identity = context.catalog.identity().await?;
+    let armed = arm::arm(&config, &server, (&context.key, term), &identity).await?;
+    let most = armed.connections_max;
+    server.max_connections =
+        add.max_connections.or(before.map(|server| server.max_connections)).unwrap_or(most);
+    if !(1..=most).contains(&server.max_connections) {
+        let given = server.max_connections;
+        let what =
+            format!("max_connections: {given} is not allowed, the server takes 1 to {most} from routers");
+        return Err(Refusal::usage(&what));
     }
     context.catalog.put_server(&server, armed.system_identifier).await?;
     Ok(Json(context.catalog.server(&server.name).await?))

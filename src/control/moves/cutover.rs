@@ -59,7 +59,8 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<Event> {
         }
         let metrics = &the_move.work.context.metrics;
         metrics.cutovers.with_label_values(&["taken_back"]).inc();
-        remember_taken_back(the_move, &error).await?;
+        metrics.hold_seconds.observe(parts.begun.elapsed().as_secs_f64());
+        remember_taken_back(the_move, &error, &parts).await?;
         return Ok(Event::TakenBack);
     }
     the_move.work.remember(&json!({ "hold_ms": parts.total_ms(), "hold_parts_ms": parts.parts })).await?;
@@ -180,10 +181,16 @@ async fn attempt(the_move: &mut Move<'_>, sessions: Sessions, parts: &mut Parts)
     Ok(())
 }
 
-async fn remember_taken_back(the_move: &Move<'_>, error: &Error) -> Result<()> {
+async fn remember_taken_back(the_move: &Move<'_>, error: &Error, parts: &Parts) -> Result<()> {
     let operation = the_move.work.context.catalog.operation(the_move.work.operation.id).await?;
     let before = operation.data.get("taken_back").and_then(serde_json::Value::as_i64).unwrap_or(0);
-    the_move.work.remember(&json!({ "taken_back": before + 1, "last_cutover": error.to_string() })).await
+    // How long clients were held in vain, and which part took it.
+    let held_ms = milliseconds(parts.begun.elapsed());
+    let found = json!({
+        "taken_back": before + 1, "last_cutover": error.to_string(),
+        "last_cutover_ms": held_ms, "last_cutover_parts_ms": parts.parts,
+    });
+    the_move.work.remember(&found).await
 }
 
 /// How long each part of the hold took.

@@ -71,7 +71,8 @@ impl Programs<'_> {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         let complaint = String::from_utf8_lossy(&output.stderr);
-        let lines: Vec<&str> = complaint.lines().take(COMPLAINT_LINES).collect();
+        let lines: Vec<&str> =
+            complaint.lines().take(COMPLAINT_LINES).flat_map(str::split_whitespace).collect();
         Err(Error::Program(format!("{shown}: {}", lines.join(" "))))
     }
 

@@ -1,5 +1,6 @@
 //! Checks a server that an operator adds, and arms it: the control plane's roles, and the registry.
 
+use catalog::Identity;
 use shard_map::{MasterKey, Server};
 use tokio_postgres::config::Host;
 
@@ -38,27 +39,28 @@ pub(crate) fn address(config: &tokio_postgres::Config) -> Result<(String, u16)> 
 /// What was found out about a server.
 pub(crate) struct Armed {
     pub(crate) system_identifier: i64,
-    /// Connections that routers may open, if the operator gave no number.
-    pub(crate) connections_proposed: u32,
+    /// Connections that routers may open at most: what the server allows, less a reserve.
+    pub(crate) connections_max: u32,
 }
 
 /// Checks the server, as the superuser of the operator's URL, and makes what tenantry needs there.
 pub(crate) async fn arm(
     config: &tokio_postgres::Config,
     server: &Server,
-    key: &MasterKey,
-    term: i64,
+    (key, term): (&MasterKey, i64),
+    identity: &Identity,
 ) -> Result<Armed> {
     let mut config = config.clone();
     config.options(super::connect::session_options()).application_name("tenantry control");
     let admin = Connection::open(&server.name, &config).await?;
-    let Missing { what, remedies } = check(&admin).await?;
+    let Missing { what, remedies } = check(&admin, identity).await?;
     if !what.is_empty() {
         return Err(Error::refused(
             format!("server {}: {}", server.name, what.join("; ")),
             remedies.join("; "),
         ));
     }
+    check_fleet(&admin, &config, server, identity).await?;
     let system_identifier =
         admin.value("SELECT system_identifier FROM pg_catalog.pg_control_system()", &[]).await?;
     let connections: i32 = admin.value("SELECT current_setting('max_connections')::int", &[]).await?;
@@ -81,9 +83,39 @@ pub(crate) async fn arm(
     let mut connection = Connector::new(key.clone()).registry(server).await?;
     registry::migrate(&mut connection).await?;
     connection.run(&format!("GRANT SELECT ON public.tenant TO {REGISTRY_READER_ROLE}")).await?;
+    let ours = "INSERT INTO public.fleet (id) VALUES ($1) ON CONFLICT DO NOTHING";
+    connection.rows(ours, &[&identity.fleet]).await?;
     registry::raise_term(&connection, term).await?;
-    let connections_proposed = u32::try_from((connections - CONNECTIONS_RESERVED).max(1)).unwrap_or(1);
-    Ok(Armed { system_identifier, connections_proposed })
+    let connections_max = u32::try_from((connections - CONNECTIONS_RESERVED).max(1)).unwrap_or(1);
+    Ok(Armed { system_identifier, connections_max })
+}
+
+/// Refuses a server that another fleet works with, before anything of it is touched.
+async fn check_fleet(
+    admin: &Connection,
+    config: &tokio_postgres::Config,
+    server: &Server,
+    identity: &Identity,
+) -> Result<()> {
+    if !database::exists(admin, REGISTRY_DATABASE).await? {
+        return Ok(());
+    }
+    let mut config = config.clone();
+    config.dbname(REGISTRY_DATABASE);
+    let registry = Connection::open(&server.name, &config).await?;
+    let is_registry = "SELECT to_regclass('public.fleet') IS NOT NULL";
+    let fleet = match registry.value(is_registry, &[]).await? {
+        true => registry.row("SELECT id FROM public.fleet", &[]).await?.map(|row| row.get::<_, String>(0)),
+        false => Some(String::new()),
+    };
+    // No row: an earlier attempt to add it ended between making the registry and signing it.
+    if fleet.is_none_or(|fleet| fleet == identity.fleet) {
+        return Ok(());
+    }
+    Err(Error::refused(
+        format!("server {} belongs to another fleet: its database {REGISTRY_DATABASE} says so", server.name),
+        format!("if that fleet is gone for good, drop database {REGISTRY_DATABASE} there first"),
+    ))
 }
 
 /// What a server lacks, and what to do about it.
@@ -100,17 +132,21 @@ impl Missing {
     }
 }
 
-async fn check(admin: &Connection) -> Result<Missing> {
+async fn check(admin: &Connection, identity: &Identity) -> Result<Missing> {
     const SQL: &str = "
         SELECT current_setting('server_version_num')::int, pg_catalog.pg_is_in_recovery(),
             (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user),
-            current_setting('wal_level'), current_setting('server_version')";
+            current_setting('wal_level'), current_setting('server_version'),
+            (SELECT system_identifier FROM pg_catalog.pg_control_system())";
     let row = admin.row(SQL, &[]).await?.ok_or_else(|| Error::Failed("no answer to a plain query".into()))?;
     let (version, standby, superuser): (i32, bool, bool) = (row.get(0), row.get(1), row.get(2));
     let (wal_level, version_text): (String, String) = (row.get(3), row.get(4));
     let mut missing = Missing::default();
     if version < POSTGRES_VERSION_MIN {
         missing.add(format!("PostgreSQL {version_text} is too old"), "use PostgreSQL 15 or newer");
+    }
+    if row.get::<_, i64>(5) == identity.catalog_system {
+        missing.add("it holds this fleet's catalog", "give tenants servers of their own");
     }
     if standby {
         missing.add("it is a standby", "give the primary's address");

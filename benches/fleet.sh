@@ -24,7 +24,7 @@ start_fleet() {
     done
     # shellcheck disable=SC1091
     source "$dir/fleet/env"
-    "$tenantry" tenant create bench --server pg-1 --wait >/dev/null
+    "$tenantry" tenant create bench --server pg-1 --wait >/dev/null 2>&1
     PGPASSWORD=$TENANTRY_PASSWORD "$pg_bin/pgbench" -q -i -s 10 -h "$TENANTRY_ROUTER_HOST" -p "$TENANTRY_ROUTER_PORT" \
         -U "$TENANTRY_USER" bench >/dev/null 2>&1
 }

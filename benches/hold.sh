@@ -8,7 +8,7 @@ for _ in $(seq "$((rounds * 2))"); do
     through_router -c 16 -j 2 -T 20 --log --log-prefix="$dir/stall" >"$dir/pgbench" 2>&1 &
     load=$!
     sleep 1
-    "$tenantry" -o json move start bench --to $target --wait 2>/dev/null |
+    "$tenantry" move start bench --to $target --wait -o json 2>/dev/null |
         sed -n 's/.*"hold_ms": *\([0-9.]*\).*/\1/p' >>"$dir/holds"
     kill -INT $load 2>/dev/null || true
     wait $load 2>/dev/null || true

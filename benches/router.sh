@@ -6,12 +6,13 @@ cpu_us() {
     awk -v hz="$(getconf CLK_TCK)" '{ sub(/.*\) /, ""); printf "%d", ($12 + $13) * 1000000 / hz }' "/proc/$1/stat"
 }
 
-router_pid=$(pgrep -f "tenantry router .*$dir" | head -1)
+router_pid=$(pgrep -f "^[^ ]*tenantry router --config $dir/" | head -1)
 endpoints=(direct tenantry)
 # shellcheck disable=SC2154
 superuser=$TENANTRY_SERVER_1_URL
 
-if command -v pgbouncer >/dev/null; then
+# Prepared statements in transaction mode came with 1.21; an older one is left out.
+if command -v pgbouncer >/dev/null && [ "$(pgbouncer --version | sed -n "s/^PgBouncer 1\.\([0-9]*\).*/\1/p")" -ge 21 ]; then
     endpoints+=(pgbouncer)
     mkdir "$dir/pgbouncer"
     authority=${superuser#*://}

@@ -61,7 +61,11 @@ pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>, stop: impl F
                 continue;
             }
         };
-        let Ok(turn) = under_way.clone().acquire_owned().await else { break };
+        let turn = tokio::select! {
+            () = &mut stop => break,
+            turn = under_way.clone().acquire_owned() => turn,
+        };
+        let Ok(turn) = turn else { break };
         let (shared, places, secret) = (shared.clone(), places.clone(), mock_secret.clone());
         logins.spawn(async move {
             admit(stream, &shared, places, secret.as_slice()).await;

@@ -326,7 +326,7 @@ impl SessionState {
         if failed { self.rolled_back(applied) } else { self.committed() }
     }
 
-    /// Takes account of DISCARD ALL that the router itself ran.
+    /// Whether it has statements made by SQL.
     pub(crate) fn has_sql_statements(&self) -> bool {
         self.pins.contains(PinReason::PreparedStatement)
     }

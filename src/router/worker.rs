@@ -144,6 +144,10 @@ impl Worker {
         if self.closing.get() {
             client.end(End::ShuttingDown);
         }
+        // Dropped while it logged in: the message about that found no client here.
+        if !self.shared.map.read().users.contains_key(&client.user) {
+            client.end(End::UserDropped);
+        }
         let worker = self.clone();
         self.spawn(async move {
             session::run(new, client.clone(), tenant.clone()).await;

@@ -95,7 +95,13 @@ pub(crate) async fn connect(
     };
     side.rest(&tenant.worker.buffers);
     let (process_id, key) = login.key;
-    let cancel = CancelTarget { address: side.peer()?, process_id, key, under_way: Cell::new(0) };
+    let cancel = CancelTarget {
+        address: side.peer()?,
+        process_id,
+        key,
+        under_way: Cell::new(0),
+        spoiled: Cell::new(false),
+    };
     Ok(Box::new(ServerConnection {
         params: tenant.intern(login.params),
         side,

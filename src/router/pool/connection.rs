@@ -42,6 +42,8 @@ pub(crate) struct CancelTarget {
     pub(crate) key: Box<[u8]>,
     /// Requests under way. While there is one, the connection must not go to another client, who would be hit.
     pub(crate) under_way: Cell<u32>,
+    /// Whether a request that was sent may still arrive: the connection never goes to another client then.
+    pub(crate) spoiled: Cell<bool>,
 }
 
 /// Counts a connection with its tenant and server for as long as it lives.

@@ -32,8 +32,10 @@ pub(crate) async fn open(tenant: Rc<Tenant>) {
     let opening = Opening(tenant.clone());
     let changed = tenant.changed.notified();
     let opened = tokio::select! {
-        opened = attempts(&tenant) => opened,
+        // A change first: what is ready beside it was opened for the place before.
+        biased;
         () = changed => None,
+        opened = attempts(&tenant) => opened,
     };
     drop(opening);
     match opened {

@@ -60,6 +60,7 @@ impl Tenant {
         connection.side.rest(&self.worker.buffers);
         let usable = connection.generation == self.generation.get()
             && connection.cancel.under_way.get() == 0
+            && !connection.cancel.spoiled.get()
             && matches!(*self.gate.borrow(), Gate::Open)
             && !self.worker.closing.get();
         if usable {

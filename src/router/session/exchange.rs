@@ -46,7 +46,9 @@ impl Session {
         let server_takes =
             self.connection.as_ref().is_none_or(|connection| connection.side.output.len() < OUTPUT_BYTES_MAX);
         let wanted = self.wanted.max(INPUT_BYTES_MAX);
-        if server_takes && !self.said_goodbye && self.side.input.len() < wanted {
+        // Answers that are made here pile up, too, for a client that does not read.
+        let client_takes = self.side.output.len() < OUTPUT_BYTES_MAX;
+        if server_takes && client_takes && !self.said_goodbye && self.side.input.len() < wanted {
             match self.side.poll_read(buffers, cx) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Over::Vanished)),
                 Poll::Ready(Ok(count)) => {

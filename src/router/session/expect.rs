@@ -86,6 +86,11 @@ impl Expected {
         })
     }
 
+    /// Whether the end of a stretch is among them, where what is not in a transaction is committed.
+    pub(crate) fn ends_stretch(&self) -> bool {
+        self.0.iter().any(|expect| matches!(expect, Expect::Query(_) | Expect::Sync | Expect::FunctionCall))
+    }
+
     /// Whether an error now makes the server skip to a Sync.
     pub(crate) fn skips_after_error(&self) -> bool {
         !matches!(self.0.front(), None | Some(Expect::Query(_) | Expect::FunctionCall | Expect::Sync))

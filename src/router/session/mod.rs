@@ -317,8 +317,9 @@ impl Session {
                 self.tenant.discard(connection);
             } else if self.can_clean(&connection) {
                 let in_transaction = self.status != TransactionStatus::Idle || self.unsynced;
-                let pinned = self.state.is_pinned();
-                if reset::clean(&mut connection, &worker.buffers, in_transaction, pinned).await {
+                // In session mode, functions may have left state that no text shows.
+                let discard = self.state.is_pinned() || self.mode == PoolMode::Session;
+                if reset::clean(&mut connection, &worker.buffers, in_transaction, discard).await {
                     self.tenant.release(connection);
                 } else {
                     self.tenant.discard(connection);

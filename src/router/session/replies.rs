@@ -44,6 +44,8 @@ impl Session {
         self.tenant.discard(connection);
         outcome?;
         if nothing_lost {
+            // What is left of a message that nobody takes any more; it must not be read as messages.
+            self.side.skip += std::mem::take(&mut self.side.pass);
             self.server_gone = false;
             return Ok(());
         }

@@ -98,11 +98,27 @@ impl Session {
         }
     }
 
+    /// Whether a new stretch that comes behind unanswered ones has to wait for them: they tell whether a transaction is
+    /// open. If none is, what is to be done between transactions is done then. A client that pipelines without a pause
+    /// would otherwise never be at rest.
+    fn waits_behind_answers(&self, connection: &crate::pool::ServerConnection) -> bool {
+        let behind = !self.unsynced && !self.copying_in && !self.expected.is_empty();
+        behind
+            && (self.tenant.is_held()
+                || connection.generation != self.tenant.generation.get()
+                || self.me.ending().is_some()
+                || self.tenant.refusal().is_some()
+                || replay(&connection.applied, &self.state.settings).is_some())
+    }
+
     /// Whether a request can be sent now; what it needs, if not.
     pub(super) fn begin(&mut self) -> Option<Need> {
         let Some(connection) = &self.connection else {
             return Some(Need::Server);
         };
+        if self.waits_behind_answers(connection) {
+            return Some(Need::Answers);
+        }
         if self.is_quiet() {
             if self.tenant.is_held() {
                 return Some(Need::Answers);
@@ -288,7 +304,9 @@ impl Session {
 
     /// What a client is told whose connection to the server is lost.
     pub(super) fn loss(&self) -> ClientError {
-        if self.expected.commits() { ClientError::CommitUnknown } else { ClientError::ServerLost }
+        // Outside a transaction, each answer that is missing is that of a commit.
+        let implicit = self.status == TransactionStatus::Idle && self.expected.ends_stretch();
+        if implicit || self.expected.commits() { ClientError::CommitUnknown } else { ClientError::ServerLost }
     }
 }
 

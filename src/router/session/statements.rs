@@ -309,6 +309,11 @@ impl Session {
                 || name.starts_with(NAME_PREFIX.as_bytes())
                 || (self.connection.is_none() && !name.is_empty()));
         if local {
+            if self.connection.is_some()
+                && let Some(need) = self.begin()
+            {
+                return Ok(Some(need));
+            }
             if self.statements.get(&name).is_some_and(|n| n.unsure.is_some_and(|s| s != self.segment)) {
                 return Ok(Some(Need::Answers));
             }

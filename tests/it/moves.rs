@@ -2,15 +2,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use futures_util::future::join_all;
 use serde_json::Value;
+use tokio_postgres::Client;
 
 use crate::harness::ledger::Ledger;
 use crate::harness::programs::{pgbench, pgbench_initialize};
 use crate::harness::{Fleet, Sql as _, trials, until};
 
 trials! {
+    shared a_client_that_pipelines_without_a_pause_is_moved_too,
     shared pgbench_goes_on_through_moves,
     shared pgbench_with_prepared_statements_goes_on_through_moves,
     shared every_acknowledged_write_is_there_once_after_moves,
@@ -206,4 +209,32 @@ async fn several_tenants_move_at_once(fleet: &Fleet) {
     for name in names {
         assert_eq!(fleet.connect(name).await.number("SELECT sum(n) FROM t").await, 12_502_500);
     }
+}
+
+async fn a_client_that_pipelines_without_a_pause_is_moved_too(fleet: &Fleet) {
+    fleet.create("restless", &["--server", "pg-1"]).await;
+    let client = Rc::new(fleet.connect("restless").await);
+    client.run("CREATE TABLE hits (number bigint NOT NULL)").await;
+    let stop = Rc::new(Cell::new(false));
+    // On one connection, which the driver pipelines: some answer is outstanding at any time.
+    let write = |task: i64, client: Rc<Client>, stop: Rc<Cell<bool>>| async move {
+        let mut written = 0;
+        while !stop.get() {
+            let number = task * 1_000_000 + written;
+            client.execute("INSERT INTO hits VALUES ($1)", &[&number]).await.unwrap();
+            written += 1;
+        }
+        written
+    };
+    let tasks: Vec<_> =
+        (0..8).map(|task| tokio::task::spawn_local(write(task, client.clone(), stop.clone()))).collect();
+    let ended = fleet.cli(&["move", "start", "restless", "--to", "pg-2", "--wait"]).await.ok();
+    stop.set(true);
+    let mut written = 0;
+    for task in tasks {
+        written += task.await.unwrap();
+    }
+    assert_eq!((&ended["state"], &ended["verified"]), (&"switched".into(), &true.into()), "{ended}");
+    let there = "SELECT count(DISTINCT number) FROM hits HAVING count(*) = count(DISTINCT number)";
+    assert_eq!(fleet.direct("pg-2", "restless").await.number(there).await, written);
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use catalog::Feed;
 use shard_map::{Entry, ShardMap};
@@ -15,30 +15,13 @@ const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
 /// Follows the map for as long as the router runs.
 pub(crate) struct Follower {
     shared: Arc<Shared>,
-    snapshot: Snapshot,
     /// Whether the outage that is going on was logged.
     outage_told: bool,
 }
 
 impl Follower {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let snapshot =
-            Snapshot { file: shared.config.snapshot_file.clone(), written: None, written_at: Instant::now() };
-        Self { shared, snapshot, outage_told: false }
-    }
-
-    /// Loads the snapshot file, if there is a sound one.
-    pub(crate) fn load_snapshot(&mut self) {
-        if let Some(map) = self.snapshot.load() {
-            tracing::info!(
-                version = map.version,
-                tenants = map.tenants.len(),
-                "loaded the map from its snapshot"
-            );
-            self.snapshot.written = Some(map.version);
-            self.shared.metrics.map_version.set(map.version);
-            self.shared.map.replace(map);
-        }
+        Self { shared, outage_told: false }
     }
 
     /// Follows the catalog, without end.
@@ -68,7 +51,6 @@ impl Follower {
             tracing::info!("the map is followed again");
         }
         loop {
-            self.snapshot.write(&self.shared).await;
             feed.wait(poll).await;
             let version = self.shared.map.read().version;
             match feed.changes_since(version).await? {
@@ -130,13 +112,36 @@ impl Follower {
 }
 
 /// The map's copy on disk.
-struct Snapshot {
+pub(crate) struct Snapshot {
     file: Option<PathBuf>,
     written: Option<i64>,
-    written_at: Instant,
 }
 
 impl Snapshot {
+    pub(crate) fn new(shared: &Shared) -> Self {
+        Self { file: shared.config.snapshot_file.clone(), written: None }
+    }
+
+    /// Puts the file's map in force, if there is a sound one.
+    pub(crate) fn restore(&mut self, shared: &Shared) {
+        if let Some(map) = self.load() {
+            let (version, tenants) = (map.version, map.tenants.len());
+            tracing::info!(version, tenants, "loaded the map from its snapshot");
+            self.written = Some(version);
+            shared.metrics.map_version.set(version);
+            shared.map.replace(map);
+        }
+    }
+
+    /// Keeps the file up to date, without end. Apart from the follower: what was applied last is written although the
+    /// catalog has stopped answering just then.
+    pub(crate) async fn keep(mut self, shared: Arc<Shared>) {
+        loop {
+            tokio::time::sleep(SNAPSHOT_INTERVAL).await;
+            self.write(&shared).await;
+        }
+    }
+
     fn load(&self) -> Option<ShardMap> {
         let file = self.file.as_ref()?;
         let bytes = match std::fs::read(file) {
@@ -159,22 +164,20 @@ impl Snapshot {
         }
     }
 
-    /// Writes the map, if it has changed and it is time. Not during a hold: that waits for nothing.
+    /// Writes the map, if it has changed.
     async fn write(&mut self, shared: &Arc<Shared>) {
         let Some(file) = self.file.clone() else {
             return;
         };
         let map = {
             let map = shared.map.read();
-            let due = self.written_at.elapsed() >= SNAPSHOT_INTERVAL || self.written.is_none();
-            if self.written == Some(map.version) || !due || !map.holds.is_empty() {
+            if self.written == Some(map.version) || !shared.map.is_loaded() {
                 return;
             }
             map.clone()
         };
         let version = map.version;
         let written = tokio::task::spawn_blocking(move || write_file(&file, &map.encode())).await;
-        self.written_at = Instant::now();
         match written {
             Ok(Ok(())) => self.written = Some(version),
             Ok(Err(error)) => tracing::warn!(%error, "the map's snapshot can't be written"),
@@ -213,7 +216,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("tenantry-snapshot-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let file = folder.join("map");
-        let snapshot = Snapshot { file: Some(file.clone()), written: None, written_at: Instant::now() };
+        let snapshot = Snapshot { file: Some(file.clone()), written: None };
         assert!(snapshot.load().is_none(), "no file is no fault");
         let map = ShardMap { version: 5, ..ShardMap::default() };
         write_file(&file, &map.encode()).unwrap();

@@ -41,7 +41,7 @@ use tokio_util::task::TaskTracker;
 pub use config::{InvalidConfig, RouterConfig};
 pub use error::RouterError;
 
-use crate::follower::Follower;
+use crate::follower::{Follower, Snapshot};
 use crate::gate::HoldReady;
 use crate::worker::{INBOX_MAX, Shared, WorkerMessage};
 
@@ -65,8 +65,8 @@ pub async fn run(
     let listener = listener::bind(config.listen)?;
     let http_listener = http::bind(config.metrics_listen).await?;
     let (shared, inboxes, holds) = share(config, master_key, &metrics)?;
-    let mut follower = Follower::new(shared.clone());
-    follower.load_snapshot();
+    let mut snapshot = Snapshot::new(&shared);
+    snapshot.restore(&shared);
     let workers = start_workers(&shared, inboxes)?;
     tracing::info!(name = shared.name, listen = %shared.config.listen, workers = workers.len(), "router up");
 
@@ -76,7 +76,8 @@ pub async fn run(
     tasks.spawn(http::run(http_listener, metrics, shared.clone(), until(&stopping)));
     // These have no end of their own.
     let endless = [
-        tokio::spawn(follower.run()),
+        tokio::spawn(Follower::new(shared.clone()).run()),
+        tokio::spawn(snapshot.keep(shared.clone())),
         tokio::spawn(report::acknowledge(shared.clone(), catalog.clone(), holds)),
         tokio::spawn(reports(shared.clone(), catalog.clone())),
     ];

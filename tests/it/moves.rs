@@ -216,12 +216,12 @@ async fn a_client_that_pipelines_without_a_pause_is_moved_too(fleet: &Fleet) {
     let client = Rc::new(fleet.connect("restless").await);
     client.run("CREATE TABLE hits (number bigint NOT NULL)").await;
     let stop = Rc::new(Cell::new(false));
-    // On one connection, which the driver pipelines: some answer is outstanding at any time.
+    // On one connection, which the driver pipelines; each takes a moment, so some answer is outstanding at any time.
     let write = |task: i64, client: Rc<Client>, stop: Rc<Cell<bool>>| async move {
         let mut written = 0;
         while !stop.get() {
             let number = task * 1_000_000 + written;
-            client.execute("INSERT INTO hits VALUES ($1)", &[&number]).await.unwrap();
+            client.execute("INSERT INTO hits SELECT $1 FROM pg_sleep(0.005)", &[&number]).await.unwrap();
             written += 1;
         }
         written

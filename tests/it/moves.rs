@@ -212,8 +212,8 @@ async fn several_tenants_move_at_once(fleet: &Fleet) {
 }
 
 async fn a_client_that_pipelines_without_a_pause_is_moved_too(fleet: &Fleet) {
-    fleet.create("restless", &["--server", "pg-1"]).await;
-    let client = Rc::new(fleet.connect("restless").await);
+    fleet.create("hurried", &["--server", "pg-1"]).await;
+    let client = Rc::new(fleet.connect("hurried").await);
     client.run("CREATE TABLE hits (number bigint NOT NULL)").await;
     let stop = Rc::new(Cell::new(false));
     // On one connection, which the driver pipelines; each takes a moment, so some answer is outstanding at any time.
@@ -228,7 +228,7 @@ async fn a_client_that_pipelines_without_a_pause_is_moved_too(fleet: &Fleet) {
     };
     let tasks: Vec<_> =
         (0..8).map(|task| tokio::task::spawn_local(write(task, client.clone(), stop.clone()))).collect();
-    let ended = fleet.cli(&["move", "start", "restless", "--to", "pg-2", "--wait"]).await.ok();
+    let ended = fleet.cli(&["move", "start", "hurried", "--to", "pg-2", "--wait"]).await.ok();
     stop.set(true);
     let mut written = 0;
     for task in tasks {
@@ -236,5 +236,5 @@ async fn a_client_that_pipelines_without_a_pause_is_moved_too(fleet: &Fleet) {
     }
     assert_eq!((&ended["state"], &ended["verified"]), (&"switched".into(), &true.into()), "{ended}");
     let there = "SELECT count(DISTINCT number) FROM hits HAVING count(*) = count(DISTINCT number)";
-    assert_eq!(fleet.direct("pg-2", "restless").await.number(there).await, written);
+    assert_eq!(fleet.direct("pg-2", "hurried").await.number(there).await, written);
 }

@@ -47,7 +47,7 @@ async fn has_come_to(catalog: &Client, id: i64, phase: &str) {
 }
 
 /// Starts a move to the other one of two servers, and returns its number.
-pub(crate) async fn start_move(fleet: &Fleet, tenant: &str) -> i64 {
+async fn start_move(fleet: &Fleet, tenant: &str) -> i64 {
     let from = fleet.tenant(tenant).await["server"].as_str().unwrap().to_owned();
     let to = if from == "pg-1" { "pg-3" } else { "pg-1" };
     fleet.cli(&["move", "start", tenant, "--to", to]).await.ok()["id"].as_i64().unwrap()

@@ -26,10 +26,10 @@ impl Follower {
 
     /// Follows the catalog, without end.
     pub(crate) async fn run(mut self) {
-        let Some(url) = self.shared.config.catalog_url.clone() else {
+        let Some(url) = self.shared.config().catalog_url.clone() else {
             return std::future::pending().await;
         };
-        let pause = self.shared.config.poll_interval;
+        let pause = self.shared.config().poll_interval;
         loop {
             let outcome = self.follow(&url, pause).await;
             self.shared.map.set_followed(false);
@@ -119,7 +119,7 @@ pub(crate) struct Snapshot {
 
 impl Snapshot {
     pub(crate) fn new(shared: &Shared) -> Self {
-        Self { file: shared.config.snapshot_file.clone(), written: None }
+        Self { file: shared.config().snapshot_file.clone(), written: None }
     }
 
     /// Puts the file's map in force, if there is a sound one.

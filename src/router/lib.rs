@@ -24,6 +24,7 @@ mod relay;
 mod report;
 mod session;
 mod state;
+mod stream;
 mod tenant;
 mod worker;
 
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use catalog::Catalog;
 use prometheus::Registry;
 use shard_map::MasterKey;
@@ -68,7 +70,7 @@ pub async fn run(
     let mut snapshot = Snapshot::new(&shared);
     snapshot.restore(&shared);
     let workers = start_workers(&shared, inboxes)?;
-    tracing::info!(name = shared.name, listen = %shared.config.listen, workers = workers.len(), "router up");
+    tracing::info!(name = shared.name, listen = %shared.config().listen, workers = workers.len(), "router up");
 
     let stopping = CancellationToken::new();
     let tasks = TaskTracker::new();
@@ -119,7 +121,7 @@ fn share(
         budgets: pool::Budgets::default(),
         workers,
         holds,
-        config,
+        config: ArcSwap::from_pointee(config),
     };
     Ok((Arc::new(shared), inboxes, ready))
 }
@@ -157,7 +159,7 @@ async fn drain(shared: &Shared, workers: Vec<JoinHandle<()>>) {
         }
     };
     tell_all(|| WorkerMessage::Shutdown).await;
-    let time = shared.config.shutdown_timeout;
+    let time = shared.config().shutdown_timeout;
     let mut ended = tokio::task::spawn_blocking(move || workers.into_iter().for_each(|w| drop(w.join())));
     if tokio::time::timeout(time, &mut ended).await.is_err() {
         tracing::warn!(?time, "transactions still run after shutdown_timeout; they end now");

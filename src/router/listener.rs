@@ -45,7 +45,7 @@ pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, RouterError> {
 pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>, stop: impl Future<Output = ()>) {
     let logins = TaskTracker::new();
     let under_way = Arc::new(Semaphore::new(LOGINS_MAX));
-    let places = Arc::new(Semaphore::new(shared.config.clients_max));
+    let places = Arc::new(Semaphore::new(shared.config().clients_max));
     let mock_secret: Arc<[u8; 32]> = Arc::new(login::mock_secret(&shared.master_key));
     let mut stop = std::pin::pin!(stop);
     loop {
@@ -80,7 +80,7 @@ pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>, stop: impl F
 async fn admit(mut stream: TcpStream, shared: &Arc<Shared>, places: Arc<Semaphore>, secret: &[u8]) {
     // Without it, small answers wait for the client's acknowledgements.
     drop(stream.set_nodelay(true));
-    let time = shared.config.login_timeout;
+    let time = shared.config().login_timeout;
     let mut early = BytesMut::new();
     let arrival = login::receive(&mut stream, &mut early, shared, &places, secret);
     let arrival =

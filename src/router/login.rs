@@ -193,7 +193,8 @@ async fn discover(tenant: &str, shared: &Shared) -> Result<(), Refused> {
         if map.tenants.contains_key(&id) {
             return Ok(());
         }
-        let declared = shared.config.servers.iter().filter(|(name, _)| !map.servers.contains_key(*name));
+        let config = shared.config();
+        let declared = config.servers.iter().filter(|(name, _)| !map.servers.contains_key(*name));
         let declared = declared.filter_map(|(name, address)| unknown_server(name, Some(address)));
         map.servers.values().cloned().chain(declared).collect()
     };

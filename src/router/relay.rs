@@ -6,12 +6,13 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use tokio::net::TcpStream;
 use wire::HEADER_BYTES;
+
+use crate::stream::Stream;
 
 /// What a read asks for.
 const READ_BYTES: usize = 16 * 1024;
@@ -50,7 +51,7 @@ impl Buffers {
 
 /// A socket with its buffers.
 pub(crate) struct Side {
-    stream: TcpStream,
+    stream: Stream,
     /// Read, and not yet dealt with.
     pub(crate) input: BytesMut,
     /// To be written.
@@ -63,49 +64,42 @@ pub(crate) struct Side {
 }
 
 impl Side {
-    pub(crate) fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: Stream) -> Self {
         Self { stream, input: BytesMut::new(), output: BytesMut::new(), pass: 0, skip: 0, bulk: false }
     }
 
     /// Reads once into `input`; 0 is the end.
     pub(crate) fn poll_read(&mut self, buffers: &Buffers, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            if self.input.capacity() == 0 {
-                self.input = buffers.take();
-            }
-            let wanted = if self.bulk { READ_BYTES_BULK } else { READ_BYTES };
-            if self.input.capacity() - self.input.len() < wanted {
-                self.input.reserve(wanted);
-            }
-            let room = self.input.capacity() - self.input.len();
-            match self.stream.try_read_buf(&mut self.input) {
-                Ok(count) => {
-                    self.bulk = count == room;
-                    return Poll::Ready(Ok(count));
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Poll::Ready(Err(e)),
-            }
+        ready!(self.stream.poll_read_ready(cx))?;
+        if self.input.capacity() == 0 {
+            self.input = buffers.take();
         }
+        let wanted = if self.bulk { READ_BYTES_BULK } else { READ_BYTES };
+        if self.input.capacity() - self.input.len() < wanted {
+            self.input.reserve(wanted);
+        }
+        let room = self.input.capacity() - self.input.len();
+        let outcome = self.stream.poll_read(cx, &mut self.input);
+        if let Poll::Ready(Ok(count)) = outcome {
+            self.bulk = count == room;
+        } else if self.input.is_empty() {
+            buffers.give(std::mem::take(&mut self.input));
+        }
+        outcome
     }
 
     /// Writes as much of `output` as the socket takes; gives the number of bytes.
     pub(crate) fn poll_write(&mut self, buffers: &Buffers, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut written = 0;
         while !self.output.is_empty() {
-            match self.stream.poll_write_ready(cx) {
-                Poll::Ready(outcome) => outcome?,
-                Poll::Pending if written > 0 => return Poll::Ready(Ok(written)),
-                Poll::Pending => return Poll::Pending,
-            }
-            match self.stream.try_write(&self.output) {
-                Ok(count) => {
+            match self.stream.poll_write(cx, &self.output) {
+                Poll::Ready(Ok(count)) => {
                     self.output.advance(count);
                     written += count;
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Poll::Ready(Err(e)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending if written > 0 => return Poll::Ready(Ok(written)),
+                Poll::Pending => return Poll::Pending,
             }
         }
         if self.output.capacity() > 0 {
@@ -131,28 +125,23 @@ impl Side {
         }
     }
 
-    /// Takes what has arrived without waiting, for a connection that nobody watched; `Ok(0)` when nothing has.
-    pub(crate) fn take_arrived(&mut self) -> io::Result<usize> {
-        let mut piece = [0_u8; 4096];
-        match self.stream.try_read(&mut piece) {
-            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => {
-                self.input.extend_from_slice(&piece[..count]);
-                Ok(count)
-            }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            Err(e) => Err(e),
+    /// Takes what has arrived without waiting, for a connection that nobody watches; `Ok(0)` when nothing has.
+    pub(crate) fn take_arrived(&mut self, buffers: &Buffers) -> io::Result<usize> {
+        match self.poll_read(buffers, &mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(0)) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => Ok(0),
         }
     }
 
     /// Writes a few bytes if the socket takes them at once; for a last word.
-    pub(crate) fn try_write(&self, bytes: &[u8]) {
+    pub(crate) fn try_write(&mut self, bytes: &[u8]) {
         // If it does not, the peer finds out by the end of the connection.
-        drop(self.stream.try_write(bytes));
+        let _ = self.stream.poll_write(&mut Context::from_waker(Waker::noop()), bytes);
     }
 
     pub(crate) fn peer(&self) -> io::Result<std::net::SocketAddr> {
-        self.stream.peer_addr()
+        self.stream.peer()
     }
 
     /// Writes all of `output`.

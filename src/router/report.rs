@@ -36,13 +36,14 @@ pub(crate) async fn announce(shared: &Shared, catalog: &Catalog) {
 
 async fn send(shared: &Shared, catalog: &Catalog, report: &Report) -> catalog::Result<()> {
     let version = shared.map.read().version;
-    let address = shared.config.advertise.as_deref().unwrap_or(&shared.name);
+    let config = shared.config();
+    let address = config.advertise.as_deref().unwrap_or(&shared.name);
     catalog.report_router(&shared.name, address, version, report).await
 }
 
 /// Reports at intervals, without end.
 pub(crate) async fn run(shared: Arc<Shared>, catalog: Catalog) {
-    let mut interval = tokio::time::interval(shared.config.report_interval);
+    let mut interval = tokio::time::interval(shared.config().report_interval);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut before: HashMap<String, (u64, f64)> = HashMap::new();
     let mut failing = false;

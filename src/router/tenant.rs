@@ -188,7 +188,7 @@ impl Tenant {
         }
         let (mut kept, mut closed) = (Vec::with_capacity(idle.len()), 0);
         for mut connection in idle {
-            if connection.idle_since < limit || !connection.is_alive() {
+            if connection.idle_since < limit || !connection.is_alive(&self.worker.buffers) {
                 connection.close();
                 closed += 1;
             } else {

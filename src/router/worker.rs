@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::{ArcSwap, Guard};
 use shard_map::{MasterKey, Route, ServerName, TenantId};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
@@ -28,7 +29,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What all threads of a router share.
 pub(crate) struct Shared {
-    pub(crate) config: RouterConfig,
+    /// As it is now: a reload puts another in its place.
+    pub(crate) config: ArcSwap<RouterConfig>,
     pub(crate) name: String,
     pub(crate) map: SharedMap,
     pub(crate) metrics: Metrics,
@@ -39,6 +41,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// The configuration as it is now.
+    pub(crate) fn config(&self) -> Guard<Arc<RouterConfig>> {
+        self.config.load()
+    }
+
     /// The worker that a tenant belongs to.
     pub(crate) fn worker_of(&self, tenant: &TenantId) -> usize {
         let mut hasher = DefaultHasher::new();
@@ -163,7 +170,7 @@ impl Worker {
         if let Some(target) = client.filter(|client| client.has_key(key)).and_then(|client| client.running())
         {
             self.shared.metrics.cancels.inc();
-            self.spawn(crate::cancel::cancel(target, self.shared.config.connect_timeout));
+            self.spawn(crate::cancel::cancel(target, self.shared.config().connect_timeout));
         }
     }
 
@@ -253,7 +260,7 @@ impl Worker {
 
     fn sweep(self: &Rc<Self>) {
         let tenants: Vec<_> = self.tenants.borrow().values().cloned().collect();
-        let limit = Instant::now().checked_sub(self.shared.config.idle_server_timeout);
+        let limit = Instant::now().checked_sub(self.shared.config().idle_server_timeout);
         for tenant in tenants {
             if let Some(limit) = limit {
                 tenant.sweep(limit);

@@ -18,6 +18,7 @@ use crate::pool::connection::{CancelTarget, Place, ServerConnection, Slot};
 use crate::prepared::Prepared;
 use crate::relay::{Side, limited};
 use crate::state::{Params, note_parameter};
+use crate::stream::Stream;
 use crate::tenant::Tenant;
 
 /// Longest message of a login.
@@ -68,14 +69,14 @@ pub(crate) async fn connect(
     access: Access,
     permit: Permit,
 ) -> Result<Box<ServerConnection>, ConnectError> {
-    let time = tenant.worker.shared.config.connect_timeout;
+    let time = tenant.worker.shared.config().connect_timeout;
     let slot = Slot::new(tenant, place.metrics.clone());
     let mut login = Login { tenant, access, place, params: Rc::default(), key: (0, Box::default()) };
     let mut refusal = None;
     let side = limited(time, "connecting", async {
         let stream = TcpStream::connect((place.server.host.as_str(), place.server.port)).await?;
         stream.set_nodelay(true)?;
-        let mut side = Side::new(stream);
+        let mut side = Side::new(Stream::Plain(stream));
         match login.run(&mut side).await {
             Ok(()) => Ok(side),
             Err(ConnectError::Down(message)) => Err(io::Error::other(message)),

@@ -13,7 +13,7 @@ use wire::frontend;
 use crate::metrics::ServerMetrics;
 use crate::pool::budget::{Budget, Permit};
 use crate::prepared::Prepared;
-use crate::relay::Side;
+use crate::relay::{Buffers, Side};
 use crate::state::{Params, Settings, note_parameter};
 use crate::tenant::Tenant;
 
@@ -112,9 +112,9 @@ impl ServerConnection {
     }
 
     /// Whether it can be used, having been left alone for a while: looks at what the server said meanwhile.
-    pub(crate) fn is_alive(&mut self) -> bool {
+    pub(crate) fn is_alive(&mut self, buffers: &Buffers) -> bool {
         loop {
-            match self.side.take_arrived() {
+            match self.side.take_arrived(buffers) {
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(_) => return false,
@@ -137,12 +137,13 @@ impl ServerConnection {
             }
         }
         let alive = self.side.input.is_empty();
-        self.side.input = bytes::BytesMut::new();
+        self.side.input.clear();
+        self.side.rest(buffers);
         alive
     }
 
     /// Says goodbye.
-    pub(crate) fn close(self: Box<Self>) {
+    pub(crate) fn close(mut self: Box<Self>) {
         let mut goodbye = bytes::BytesMut::new();
         frontend::write_terminate(&mut goodbye);
         self.side.try_write(&goodbye);

@@ -37,7 +37,7 @@ impl Tenant {
                 idle.remove(at)
             };
             // The borrow is over here: a dead connection may be dropped.
-            if connection.is_alive() {
+            if connection.is_alive(&self.worker.buffers) {
                 connection.set_idle(false);
                 return Some(connection);
             }
@@ -46,7 +46,7 @@ impl Tenant {
 
     /// Waits in the queue.
     pub(crate) fn enqueue(self: &Rc<Self>, access: Access) -> Result<oneshot::Receiver<Grant>, ClientError> {
-        if self.waiting.borrow().len() >= self.worker.shared.config.queue_max {
+        if self.waiting.borrow().len() >= self.worker.shared.config().queue_max {
             return Err(ClientError::QueueFull);
         }
         let (sender, receiver) = oneshot::channel();
@@ -132,7 +132,7 @@ impl Tenant {
     }
 
     fn start_openers(self: &Rc<Self>) {
-        let most = self.worker.shared.config.connections_per_tenant_max;
+        let most = self.worker.shared.config().connections_per_tenant_max;
         let wanted = self.waiting.borrow().len();
         if wanted == 0 {
             return;

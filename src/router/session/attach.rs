@@ -109,7 +109,7 @@ impl Session {
         granted: &mut oneshot::Receiver<Grant>,
     ) -> Result<Box<ServerConnection>, Over> {
         let tenant = Rc::clone(&self.tenant);
-        let time = tenant.worker.shared.config.queue_timeout;
+        let time = tenant.worker.shared.config().queue_timeout;
         let mut deadline = Instant::now() + time;
         loop {
             tokio::select! {

@@ -17,7 +17,7 @@ impl Session {
     pub(super) async fn exchange(&mut self) -> Result<(), Over> {
         self.side.rest(&self.tenant.worker.buffers);
         let idle_in_transaction = self.status != TransactionStatus::Idle && self.expected.is_empty();
-        let limit = self.tenant.worker.shared.config.idle_transaction_timeout;
+        let limit = self.tenant.worker.shared.config().idle_transaction_timeout;
         let progress = poll_fn(|cx| self.poll_exchange(cx));
         match limit.filter(|_| idle_in_transaction) {
             None => progress.await,

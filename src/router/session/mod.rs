@@ -28,6 +28,7 @@ use crate::relay::Side;
 use crate::session::client::Client;
 use crate::session::expect::{Expected, Named};
 use crate::state::{APPLICATION_NAME, Deeds, Params, SessionState, startup_settings};
+use crate::stream::Stream;
 use crate::tenant::Tenant;
 
 /// What a login found out.
@@ -138,7 +139,7 @@ pub(crate) async fn run(new: Box<NewClient>, me: Rc<Client>, tenant: Rc<Tenant>)
     };
     let shared = tenant.worker.shared.clone();
     shared.metrics.clients.inc();
-    let mut session = Session::new(&login, Side::new(stream), me, tenant);
+    let mut session = Session::new(&login, Side::new(Stream::Plain(stream)), me, tenant);
     session.side.input.extend_from_slice(&early);
     let over = match session.greet(&login).await {
         Ok(()) => session.serve().await,
@@ -312,7 +313,7 @@ impl Session {
             if !self.expected.is_empty() {
                 worker.spawn(crate::cancel::cancel(
                     connection.cancel.clone(),
-                    worker.shared.config.connect_timeout,
+                    worker.shared.config().connect_timeout,
                 ));
                 self.tenant.discard(connection);
             } else if self.can_clean(&connection) {

@@ -33,7 +33,7 @@ impl Session {
             if self.connection.as_ref().is_some_and(|c| c.side.output.len() >= OUTPUT_BYTES_MAX) {
                 return Ok(Need::Answers);
             }
-            let most = self.tenant.worker.shared.config.message_bytes_max;
+            let most = self.tenant.worker.shared.config().message_bytes_max;
             let Some(header) = wire::header(&self.side.input, most)? else {
                 return Ok(Need::Input);
             };
@@ -148,7 +148,7 @@ impl Session {
 
     /// Drops the request at the head of the input, whose error was told.
     pub(super) fn drop_request(&mut self) -> Result<(), Over> {
-        let most = self.tenant.worker.shared.config.message_bytes_max;
+        let most = self.tenant.worker.shared.config().message_bytes_max;
         let Some(header) = wire::header(&self.side.input, most)? else {
             return Ok(());
         };

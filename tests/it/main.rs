@@ -15,6 +15,7 @@ mod demo;
 mod dev;
 mod errors;
 mod lifecycle;
+mod limits;
 mod metrics;
 mod migrations;
 mod migrations_refused;
@@ -33,6 +34,7 @@ fn main() -> std::process::ExitCode {
     harness::run(vec![
         provisioning::trials(),
         lifecycle::trials(),
+        limits::trials(),
         servers::trials(),
         users::trials(),
         prepared::trials(),

@@ -268,7 +268,7 @@ impl Drop for Fleet {
     }
 }
 
-fn pid_of(child: &Child) -> Pid {
+pub(super) fn pid_of(child: &Child) -> Pid {
     Pid::from_child(child)
 }
 
@@ -278,12 +278,12 @@ pub(crate) fn signal(pid: Pid, signal: Signal) {
 }
 
 /// The first of a row of ports that nobody uses, and that no other fleet of this process was given.
-struct Ports(u16);
+pub(super) struct Ports(pub(super) u16);
 
 static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 
 impl Ports {
-    fn take() -> Result<Self, String> {
+    pub(super) fn take() -> Result<Self, String> {
         // Below those from which the kernel takes the ports of outgoing connections.
         const ROWS: u16 = 2_000;
         let mut taken = lock(&TAKEN);

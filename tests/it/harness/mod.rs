@@ -9,6 +9,7 @@ mod metrics;
 mod place;
 pub(crate) mod programs;
 pub(crate) mod raw;
+mod router;
 mod sql;
 mod wait;
 
@@ -22,6 +23,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 pub(crate) use cli::{Output, tenantry};
 pub(crate) use fleet::{Fleet, signal};
 pub(crate) use place::{Place, leftovers};
+pub(crate) use router::Router;
 pub(crate) use sql::{Sql, code, connect, connect_url, message};
 pub(crate) use wait::{DEADLINE, until};
 

@@ -29,6 +29,7 @@ mod tenant;
 mod worker;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -119,6 +120,7 @@ fn share(
         metrics: metrics::Metrics::new(metrics)?,
         master_key,
         budgets: pool::Budgets::default(),
+        routers_live: AtomicUsize::new(1),
         workers,
         holds,
         config: ArcSwap::from_pointee(config),

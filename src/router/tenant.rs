@@ -97,7 +97,7 @@ impl Tenant {
             });
             let place = server.map(|(server, key_version)| {
                 Rc::new(Place {
-                    budget: shared.budgets.get(&server.name, server.max_connections),
+                    budget: shared.budgets.get(&server.name, shared.share_of(server.max_connections)),
                     metrics: shared.metrics.server(server.name.as_str()),
                     server,
                     key_version,

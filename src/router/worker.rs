@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) master_key: MasterKey,
     pub(crate) budgets: Budgets,
+    /// Routers that live at present, this one included: a server's connections are divided among them.
+    pub(crate) routers_live: AtomicUsize,
     pub(crate) workers: Vec<mpsc::Sender<WorkerMessage>>,
     pub(crate) holds: mpsc::Sender<HoldReady>,
 }
@@ -44,6 +47,12 @@ impl Shared {
     /// The configuration as it is now.
     pub(crate) fn config(&self) -> Guard<Arc<RouterConfig>> {
         self.config.load()
+    }
+
+    /// This router's share of a server's connections.
+    pub(crate) fn share_of(&self, max_connections: u32) -> u32 {
+        let routers = u32::try_from(self.routers_live.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+        (max_connections / routers.max(1)).max(1)
     }
 
     /// The worker that a tenant belongs to.

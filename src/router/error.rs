@@ -25,13 +25,15 @@ pub(crate) enum ClientError {
     #[error("startup option {0} is not supported by the router")]
     Option(String),
     /// A limit that an operator set.
-    #[error("too many clients already")]
-    TooManyClients,
+    #[error("too many clients{whose} already ({key} = {max})")]
+    TooManyClients { key: &'static str, whose: &'static str, max: usize },
+    #[error("a message of {length} bytes is too long (message_bytes_max = {max})")]
+    MessageTooLong { length: usize, max: usize },
     #[error("no server connection became free within {0:?}")]
     QueueTimeout(Duration),
     #[error("too many transactions of this database wait already")]
     QueueFull,
-    #[error("login took longer than {0:?}")]
+    #[error("login took longer than login_timeout = {0:?}")]
     LoginTimeout(Duration),
     #[error("terminating connection because it was idle in a transaction for longer than {0:?}")]
     IdleTransaction(Duration),
@@ -71,7 +73,8 @@ impl ClientError {
             Self::Password(_) => "28P01",
             Self::NoTenant(_) => "3D000",
             Self::Replication | Self::Option(_) => "0A000",
-            Self::TooManyClients | Self::QueueTimeout(_) | Self::QueueFull => "53300",
+            Self::TooManyClients { .. } | Self::QueueTimeout(_) | Self::QueueFull => "53300",
+            Self::MessageTooLong { .. } => "54000",
             Self::LoginTimeout(_) => "57P05",
             Self::IdleTransaction(_) => "25P03",
             Self::ShuttingDown | Self::UserDropped(_) => "57P01",
@@ -85,6 +88,19 @@ impl ClientError {
             Self::CommitUnknown => "08007",
             Self::Setting { code, .. } => code,
         }
+    }
+
+    /// The key in the configuration of the limit that was hit, if one was.
+    pub(crate) fn limit(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::TooManyClients { key, .. } => key,
+            Self::MessageTooLong { .. } => "message_bytes_max",
+            Self::QueueTimeout(_) => "queue_timeout",
+            Self::QueueFull => "queue_max",
+            Self::LoginTimeout(_) => "login_timeout",
+            Self::IdleTransaction(_) => "idle_transaction_timeout",
+            _ => return None,
+        })
     }
 
     pub(crate) fn refusal(refusal: Refusal, tenant: &str) -> Self {

@@ -103,7 +103,7 @@ async fn admit(mut stream: TcpStream, shared: &Arc<Shared>, places: Arc<Semaphor
             let outcome =
                 if matches!(error, ClientError::Password(_)) { "wrong_password" } else { "refused" };
             shared.metrics.logins.with_label_values(&[outcome]).inc();
-            shared.metrics.error(error.sqlstate());
+            shared.metrics.refused(&error);
             tracing::debug!(%error, sqlstate = error.sqlstate(), "login refused");
             let mut out = BytesMut::new();
             error.write(&mut out, Severity::Fatal);

@@ -78,7 +78,8 @@ pub(crate) async fn receive(
         }
     };
     let Ok(place) = places.clone().try_acquire_owned() else {
-        return Err(Some(ClientError::TooManyClients));
+        let max = shared.config().clients_max;
+        return Err(Some(ClientError::TooManyClients { key: "clients_max", whose: "", max }));
     };
     if startup.needs_negotiation() {
         let mut out = BytesMut::new();

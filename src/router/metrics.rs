@@ -4,6 +4,8 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::error::ClientError;
+
 /// The SQLSTATEs that are counted by themselves; the rest by class, or as "other".
 const SQLSTATES: [&str; 40] = [
     "08006", "08007", "08P01", "0A000", "21000", "22001", "22003", "22007", "22012", "22023", "22P02",
@@ -27,6 +29,7 @@ pub(crate) struct Metrics {
     pub(crate) pool_hits: IntCounter,
     pub(crate) pool_misses: IntCounter,
     errors: IntCounterVec,
+    limits: IntCounterVec,
     pub(crate) hold_duration: Histogram,
     pub(crate) holds: IntGauge,
     pub(crate) pins: IntCounterVec,
@@ -128,6 +131,11 @@ impl Metrics {
                 "Errors that clients got, by SQLSTATE, its class (two characters), or other.",
                 &["sqlstate"],
             )?,
+            limits: make.counters(
+                "tenantry_router_limits_total",
+                "Times that a limit was hit, by its key in the configuration.",
+                &["limit"],
+            )?,
             hold_duration: make
                 .histogram("tenantry_router_hold_duration_seconds", "How long holds lasted.")?,
             holds: make.gauge("tenantry_router_holds", "Tenants with clients here that are held.")?,
@@ -152,6 +160,19 @@ impl Metrics {
             .or_else(|| CLASSES.iter().find(|class| sqlstate.starts_with(**class)))
             .unwrap_or(&"other");
         self.errors.with_label_values(&[label]).inc();
+    }
+
+    /// Counts a refusal of the router's own, and the limit behind it.
+    pub(crate) fn refused(&self, error: &ClientError) {
+        self.error(error.sqlstate());
+        if let Some(limit) = error.limit() {
+            self.limit(limit);
+        }
+    }
+
+    /// Counts that a limit was hit; `limit` is its key in the configuration.
+    pub(crate) fn limit(&self, limit: &'static str) {
+        self.limits.with_label_values(&[limit]).inc();
     }
 
     /// The metrics of one server.

@@ -75,7 +75,11 @@ impl From<ClientError> for Over {
 
 impl From<WireError> for Over {
     fn from(error: WireError) -> Self {
-        Self::Refused(error.into())
+        Self::Refused(match error {
+            // The one limit that a session has for lengths.
+            WireError::TooLong { length, max } => ClientError::MessageTooLong { length, max },
+            error => error.into(),
+        })
     }
 }
 
@@ -295,7 +299,7 @@ impl Session {
 
     /// Answers a request that can't be carried out, and goes on with the next.
     fn refuse_request(&mut self, error: &ClientError) -> Result<(), Over> {
-        self.tenant.worker.shared.metrics.error(error.sqlstate());
+        self.tenant.worker.shared.metrics.refused(error);
         error.write(self.side.out(&self.tenant.worker.buffers), Severity::Error);
         self.drop_request()
     }
@@ -304,7 +308,7 @@ impl Session {
     async fn finish(&mut self, over: Over) {
         let worker = self.tenant.worker.clone();
         if let Over::Refused(error) = &over {
-            worker.shared.metrics.error(error.sqlstate());
+            worker.shared.metrics.refused(error);
             error.write(self.side.out(&worker.buffers), Severity::Fatal);
         }
         if let Some(mut connection) = self.connection.take() {

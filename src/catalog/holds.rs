@@ -10,8 +10,8 @@ use crate::query::Catalog;
 /// A router says: new transactions of the tenant wait here, and none is running any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HoldAck {
-    /// Who says it.
-    pub router: String,
+    /// The process that says it.
+    pub process: String,
     /// Sessions there that keep their server connection; the fence will end them.
     pub pinned: i32,
 }
@@ -46,11 +46,11 @@ impl Catalog {
     ///
     /// # Errors
     /// When the catalog can't be reached.
-    pub async fn ack_hold(&self, router: &str, hold: i64, pinned: i32) -> Result<()> {
+    pub async fn ack_hold(&self, process: &str, hold: i64, pinned: i32) -> Result<()> {
         const SQL: &str = "
-            INSERT INTO hold_ack (router, hold, pinned) VALUES ($1, $2, $3)
-            ON CONFLICT (hold, router) DO UPDATE SET pinned = excluded.pinned, at = now()";
-        self.execute("hold_ack", SQL, &[&router, &hold, &pinned]).await.map(drop)
+            INSERT INTO hold_ack (process, hold, pinned) VALUES ($1, $2, $3)
+            ON CONFLICT (hold, process) DO UPDATE SET pinned = excluded.pinned, at = now()";
+        self.execute("hold_ack", SQL, &[&process, &hold, &pinned]).await.map(drop)
     }
 
     /// Who acknowledged.
@@ -58,8 +58,8 @@ impl Catalog {
     /// # Errors
     /// When the catalog can't be reached.
     pub async fn hold_acks(&self, hold: i64) -> Result<Vec<HoldAck>> {
-        const SQL: &str = "SELECT router, pinned FROM hold_ack WHERE hold = $1";
+        const SQL: &str = "SELECT process, pinned FROM hold_ack WHERE hold = $1";
         let rows = self.rows("hold_acks", SQL, &[&hold]).await?;
-        Ok(rows.iter().map(|row| HoldAck { router: row.get(0), pinned: row.get(1) }).collect())
+        Ok(rows.iter().map(|row| HoldAck { process: row.get(0), pinned: row.get(1) }).collect())
     }
 }

@@ -23,6 +23,6 @@ pub use lease::Lease;
 pub use migration_runs::{NewTarget, Target, TargetState};
 pub use operations::{Kind, Operation, Step};
 pub use query::Catalog;
-pub use routers::{Report, RouterRow};
+pub use routers::{Report, Reporter, RouterRow};
 pub use servers::{Identity, ServerRow};
 pub use tenants::TenantRow;

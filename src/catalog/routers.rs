@@ -1,4 +1,4 @@
-//! What routers report of themselves.
+//! What routers report of themselves. A router is a process: while one takes over from another, both have one name.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::query::Catalog;
+use crate::query::{Catalog, Params};
 
 /// What a router measures and can't say by its map version.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -21,13 +21,34 @@ pub struct Report {
     pub transaction_us: BTreeMap<String, u64>,
 }
 
-/// A router that reported lately.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct RouterRow {
+/// A router, as it says who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reporter {
+    /// What no other process has.
+    pub process: String,
     /// Its name.
     pub name: String,
     /// Where clients reach it.
     pub address: String,
+    /// The host at which other routers reach it; by default the one that the catalog sees it at.
+    pub cancel_host: Option<String>,
+    /// The port for cancel requests from other routers.
+    pub cancel_port: u16,
+}
+
+/// A router that reported lately.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RouterRow {
+    /// What no other process has.
+    pub process: String,
+    /// Its name.
+    pub name: String,
+    /// Where clients reach it.
+    pub address: String,
+    /// Which router a process id names; none while all numbers are taken.
+    pub number: Option<u16>,
+    /// Where it takes cancel requests from other routers.
+    pub cancel_address: String,
     /// The map version that it serves by.
     pub map_version: i64,
     /// Its last report.
@@ -39,27 +60,33 @@ impl Catalog {
     ///
     /// # Errors
     /// When the catalog can't be reached.
-    pub async fn report_router(
-        &self,
-        name: &str,
-        address: &str,
-        map_version: i64,
-        report: &Report,
-    ) -> Result<()> {
-        const SQL: &str = "
-            INSERT INTO router (name, address, map_version, report, started_at) VALUES ($1, $2, $3, $4, now())
-            ON CONFLICT (name) DO UPDATE SET address = excluded.address, map_version = excluded.map_version,
-                report = excluded.report, seen_at = now()";
+    pub async fn report_router(&self, me: &Reporter, map_version: i64, report: &Report) -> Result<()> {
+        const AGAIN: &str = "
+            UPDATE router SET address = $2, map_version = $3, report = $4, seen_at = now() WHERE process = $1";
+        // An address is told as `host:port`, IPv6 in brackets; a socket on the catalog's own host has none.
+        const FIRST: &str = "
+            INSERT INTO router (process, name, address, map_version, report, cancel_address, number, started_at)
+            SELECT $1, $5, $2, $3, $4, regexp_replace(host, '^(.*:.*)$', '[\\1]') || ':' || $7::text,
+                free_router_number(), now()
+            FROM coalesce($6, host(inet_client_addr()), '127.0.0.1') host";
         let report = serde_json::json!(report);
-        self.execute("router_report", SQL, &[&name, &address, &map_version, &report]).await.map(drop)
+        let (process, address) = (&me.process, &me.address);
+        let again = self.execute("router_report", AGAIN, &[process, address, &map_version, &report]).await?;
+        if again == 0 {
+            let port = me.cancel_port.to_string();
+            let first: Params<'_> =
+                &[process, address, &map_version, &report, &me.name, &me.cancel_host, &port];
+            self.execute("router_first_report", FIRST, first).await?;
+        }
+        Ok(())
     }
 
     /// Takes a router off the list when it shuts down, so that no hold waits for it.
     ///
     /// # Errors
     /// When the catalog can't be reached.
-    pub async fn remove_router(&self, name: &str) -> Result<()> {
-        self.execute("router_remove", "DELETE FROM router WHERE name = $1", &[&name]).await.map(drop)
+    pub async fn remove_router(&self, process: &str) -> Result<()> {
+        self.execute("router_remove", "DELETE FROM router WHERE process = $1", &[&process]).await.map(drop)
     }
 
     /// Routers that reported within this time.
@@ -68,7 +95,8 @@ impl Catalog {
     /// When the catalog can't be reached.
     pub async fn live_routers(&self, within: Duration) -> Result<Vec<RouterRow>> {
         const SQL: &str = "
-            SELECT to_jsonb(r) FROM router r WHERE seen_at > now() - $1 * interval '1 second' ORDER BY name";
+            SELECT to_jsonb(r) FROM router r WHERE seen_at > now() - $1 * interval '1 second'
+            ORDER BY name, started_at";
         self.json("router_live", SQL, &[&within.as_secs_f64()]).await
     }
 }

@@ -1,4 +1,5 @@
-//! Passes a cancel request on to the server that runs the statement.
+//! Passes a cancel request on: to the worker of the session, and from there to the server that runs the statement, or to
+//! the router that the session is on.
 
 use std::io;
 use std::rc::Rc;
@@ -7,9 +8,40 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 
+use crate::peers;
 use crate::pool::CancelTarget;
 use crate::relay::limited;
+use crate::worker::{Shared, WorkerMessage};
+
+/// How long who asked to cancel is kept waiting.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// To a worker: cancel what the client with this key is running.
+pub(crate) struct CancelRequest {
+    pub(crate) process_id: u32,
+    pub(crate) key: Vec<u8>,
+    /// It comes from another router.
+    pub(crate) is_passed_on: bool,
+    /// Dropped when what could be done has been done.
+    pub(crate) done: oneshot::Sender<()>,
+}
+
+/// Sees to a cancel request; ends when what could be done has been done. Who asked is told by the end of its connection,
+/// and may only then use the session again without its next statement being hit.
+pub(crate) async fn request(shared: &Shared, process_id: u32, key: Vec<u8>, is_passed_on: bool) {
+    let (done, ended) = oneshot::channel();
+    let worker = peers::local_part(process_id) as usize % shared.workers.len();
+    let request = CancelRequest { process_id, key, is_passed_on, done };
+    let carried_out = async {
+        // A worker that is gone runs nothing.
+        if shared.workers[worker].send(WorkerMessage::Cancel(request)).await.is_ok() {
+            drop(ended.await);
+        }
+    };
+    drop(tokio::time::timeout(REQUEST_TIMEOUT, carried_out).await);
+}
 
 struct UnderWay(Rc<CancelTarget>);
 

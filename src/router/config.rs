@@ -16,6 +16,8 @@ pub struct RouterConfig {
     pub listen: SocketAddr,
     /// Where Prometheus and health checks connect.
     pub metrics_listen: SocketAddr,
+    /// Where other routers pass cancel requests on to; by default any free port at the address of `listen`.
+    pub cancel_listen: Option<SocketAddr>,
     /// The router's name in the catalog; by default the host's name and the port that it listens on.
     pub name: Option<String>,
     /// The address at which clients reach it, as shown to operators; by default its name.
@@ -69,6 +71,7 @@ impl Default for RouterConfig {
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 6432)),
             metrics_listen: SocketAddr::from(([127, 0, 0, 1], 9632)),
+            cancel_listen: None,
             name: None,
             advertise: None,
             workers: None,
@@ -168,6 +171,12 @@ impl RouterConfig {
             let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
             format!("{host}:{}", self.listen.port())
         })
+    }
+
+    /// Where other routers pass cancel requests on to.
+    #[must_use]
+    pub fn cancel_listen(&self) -> SocketAddr {
+        self.cancel_listen.unwrap_or_else(|| SocketAddr::new(self.listen.ip(), 0))
     }
 
     /// Number of worker threads.

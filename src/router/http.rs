@@ -1,6 +1,5 @@
 //! `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever watches the process.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -11,22 +10,12 @@ use axum::routing::get;
 use prometheus::{Encoder as _, Registry, TextEncoder};
 use tokio::net::TcpListener;
 
-use crate::error::RouterError;
 use crate::worker::Shared;
 
 #[derive(Clone)]
 struct Watched {
     registry: Registry,
     shared: Arc<Shared>,
-}
-
-/// Binds the port for metrics.
-pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, RouterError> {
-    TcpListener::bind(address).await.map_err(|source| RouterError::Listen {
-        key: "metrics_listen",
-        address,
-        source,
-    })
 }
 
 /// Answers until `stop` ends.

@@ -17,6 +17,8 @@ mod listener;
 mod login;
 mod map;
 mod metrics;
+mod peers;
+mod places;
 mod pool;
 mod prepared;
 mod registry;
@@ -28,6 +30,7 @@ mod stream;
 mod tenant;
 mod worker;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
@@ -65,9 +68,10 @@ pub async fn run(
 ) -> Result<(), RouterError> {
     config.validate()?;
     let catalog = config.catalog_url.as_deref().map(|url| Catalog::new(url, &metrics)).transpose()?;
-    let listener = listener::bind(config.listen)?;
-    let http_listener = http::bind(config.metrics_listen).await?;
-    let (shared, inboxes, holds) = share(config, master_key, &metrics)?;
+    let listener = listener::bind("listen", config.listen)?;
+    let http_listener = listener::bind("metrics_listen", config.metrics_listen)?;
+    let (peer_listener, cancel_address) = peers::bind(config.cancel_listen()).await?;
+    let (shared, inboxes, holds) = share(config, master_key, &metrics, cancel_address)?;
     let mut snapshot = Snapshot::new(&shared);
     snapshot.restore(&shared);
     let workers = start_workers(&shared, inboxes)?;
@@ -81,6 +85,7 @@ pub async fn run(
     let endless = [
         tokio::spawn(Follower::new(shared.clone()).run()),
         tokio::spawn(snapshot.keep(shared.clone())),
+        tokio::spawn(peers::run(peer_listener, shared.clone())),
         tokio::spawn(report::acknowledge(shared.clone(), catalog.clone(), holds)),
         tokio::spawn(reports(shared.clone(), catalog.clone())),
     ];
@@ -111,16 +116,20 @@ fn share(
     config: RouterConfig,
     master_key: MasterKey,
     metrics: &Registry,
+    cancel_address: SocketAddr,
 ) -> Result<(Arc<Shared>, Inboxes, mpsc::Receiver<HoldReady>), RouterError> {
     let (workers, inboxes) = (0..config.workers()).map(|_| mpsc::channel(INBOX_MAX)).unzip();
     let (holds, ready) = mpsc::channel(INBOX_MAX);
+    let name = config.name();
     let shared = Shared {
-        name: config.name(),
+        peers: peers::Peers::new(&name, cancel_address),
+        places: places::Places::default(),
+        routers_live: AtomicUsize::new(1),
+        name,
         map: map::SharedMap::default(),
         metrics: metrics::Metrics::new(metrics)?,
         master_key,
         budgets: pool::Budgets::default(),
-        routers_live: AtomicUsize::new(1),
         workers,
         holds,
         config: ArcSwap::from_pointee(config),
@@ -172,7 +181,7 @@ async fn drain(shared: &Shared, workers: Vec<JoinHandle<()>>) {
 
 /// Takes the router off the catalog's list, so that no hold waits for it.
 async fn farewell(shared: &Shared, catalog: &Catalog) {
-    match tokio::time::timeout(FAREWELL_TIMEOUT, catalog.remove_router(&shared.name)).await {
+    match tokio::time::timeout(FAREWELL_TIMEOUT, catalog.remove_router(&shared.peers.process)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             tracing::warn!(%error, "the router stays on the catalog's list until its report is old");

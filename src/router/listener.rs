@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use wire::Severity;
 
+use crate::cancel;
 use crate::error::{ClientError, RouterError};
 use crate::login::{self, Arrival};
 use crate::session::NewClient;
@@ -24,8 +25,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a refused client may take to read why.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Binds the port for clients.
-pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, RouterError> {
+/// Binds a port that a second process may have, too.
+pub(crate) fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, RouterError> {
     let listen = || -> io::Result<TcpListener> {
         let socket = socket2::Socket::new(
             socket2::Domain::for_address(address),
@@ -33,19 +34,20 @@ pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, RouterError> {
             Some(socket2::Protocol::TCP),
         )?;
         socket.set_reuse_address(true)?;
+        // A process that takes over is there before this one leaves.
+        socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         TcpListener::from_std(socket.into())
     };
-    listen().map_err(|source| RouterError::Listen { key: "listen", address, source })
+    listen().map_err(|source| RouterError::Listen { key, address, source })
 }
 
 /// Accepts until `stop` ends; then waits for the logins under way.
 pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>, stop: impl Future<Output = ()>) {
     let logins = TaskTracker::new();
     let under_way = Arc::new(Semaphore::new(LOGINS_MAX));
-    let places = Arc::new(Semaphore::new(shared.config().clients_max));
     let mock_secret: Arc<[u8; 32]> = Arc::new(login::mock_secret(&shared.master_key));
     let mut stop = std::pin::pin!(stop);
     loop {
@@ -66,9 +68,9 @@ pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>, stop: impl F
             turn = under_way.clone().acquire_owned() => turn,
         };
         let Ok(turn) = turn else { break };
-        let (shared, places, secret) = (shared.clone(), places.clone(), mock_secret.clone());
+        let (shared, secret) = (shared.clone(), mock_secret.clone());
         logins.spawn(async move {
-            admit(stream, &shared, places, secret.as_slice()).await;
+            admit(stream, &shared, secret.as_slice()).await;
             drop(turn);
         });
     }
@@ -77,25 +79,23 @@ pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>, stop: impl F
     logins.wait().await;
 }
 
-async fn admit(mut stream: TcpStream, shared: &Arc<Shared>, places: Arc<Semaphore>, secret: &[u8]) {
+async fn admit(mut stream: TcpStream, shared: &Arc<Shared>, secret: &[u8]) {
     // Without it, small answers wait for the client's acknowledgements.
     drop(stream.set_nodelay(true));
     let time = shared.config().login_timeout;
     let mut early = BytesMut::new();
-    let arrival = login::receive(&mut stream, &mut early, shared, &places, secret);
+    let arrival = login::receive(&mut stream, &mut early, shared, secret);
     let arrival =
         tokio::time::timeout(time, arrival).await.unwrap_or(Err(Some(ClientError::LoginTimeout(time))));
     match arrival {
         Ok(Arrival::Cancel { process_id, key }) => {
-            let worker = process_id as usize % shared.workers.len();
-            // A worker that is gone runs nothing.
-            drop(shared.workers[worker].send(WorkerMessage::Cancel { process_id, key }).await);
+            cancel::request(shared, process_id, key, false).await;
         }
-        Ok(Arrival::Client(login, permit)) => {
+        Ok(Arrival::Client(login, place)) => {
             let worker = shared.worker_of(&login.tenant);
             let Ok(stream) = stream.into_std() else { return };
             shared.metrics.logins.with_label_values(&["ok"]).inc();
-            let client = NewClient { stream, early: early.to_vec(), login, permit };
+            let client = NewClient { stream, early: early.to_vec(), login, place };
             // A worker that is gone has shut down: the client finds its connection closed.
             drop(shared.workers[worker].send(WorkerMessage::Client(Box::new(client))).await);
         }

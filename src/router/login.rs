@@ -4,7 +4,6 @@
 //! after the same work.
 
 use std::io;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::{Buf as _, BytesMut};
@@ -13,7 +12,6 @@ use shard_map::{
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wire::backend;
 use wire::frontend::{self, tag};
 use wire::scram::{SCRAM_SHA_256, ScramError, ServerExchange, Verifier};
@@ -22,6 +20,7 @@ use wire::{HEADER_BYTES, WireError};
 
 use crate::error::ClientError;
 use crate::map::unknown_server;
+use crate::places::Place;
 use crate::pool::connect::nonce;
 use crate::registry::{self, Record};
 use crate::session::Login;
@@ -39,7 +38,7 @@ pub(crate) enum Arrival {
     /// Somebody who wants a statement cancelled.
     Cancel { process_id: u32, key: Vec<u8> },
     /// A client, logged in.
-    Client(Login, OwnedSemaphorePermit),
+    Client(Login, Place),
 }
 
 /// An error to be told, or none when there is nobody to tell.
@@ -67,7 +66,6 @@ pub(crate) async fn receive(
     stream: &mut TcpStream,
     input: &mut BytesMut,
     shared: &Shared,
-    places: &Arc<Semaphore>,
     secret: &[u8],
 ) -> Result<Arrival, Refused> {
     let startup = match initial(stream, input).await? {
@@ -77,8 +75,8 @@ pub(crate) async fn receive(
             return Err(Some(ClientError::ProtocolOrder("too many encryption requests")));
         }
     };
-    let Ok(place) = places.clone().try_acquire_owned() else {
-        let max = shared.config().clients_max;
+    let max = shared.config().clients_max;
+    let Some(place) = shared.places.take(max) else {
         return Err(Some(ClientError::TooManyClients { key: "clients_max", whose: "", max }));
     };
     if startup.needs_negotiation() {

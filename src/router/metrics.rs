@@ -37,6 +37,7 @@ pub(crate) struct Metrics {
     pub(crate) bytes_in: IntCounter,
     pub(crate) bytes_out: IntCounter,
     pub(crate) cancels: IntCounter,
+    pub(crate) cancels_passed_on: IntCounterVec,
 }
 
 /// What is counted for one server, looked up once.
@@ -149,6 +150,11 @@ impl Metrics {
             bytes_out: bytes.with_label_values(&["out"]),
             cancels: make
                 .counter("tenantry_router_cancels_total", "Cancel requests passed on to a server.")?,
+            cancels_passed_on: make.counters(
+                "tenantry_router_cancels_passed_on_total",
+                "Cancel requests passed on to the router of their session.",
+                &["outcome"],
+            )?,
         })
     }
 

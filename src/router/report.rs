@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use catalog::{Catalog, Report};
+use catalog::{Catalog, Report, Reporter};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::gate::HoldReady;
@@ -34,11 +35,26 @@ pub(crate) async fn announce(shared: &Shared, catalog: &Catalog) {
     }
 }
 
+/// Reports that a router may miss, and the shortest time, before it counts as gone.
+const REPORTS_MISSED_MAX: u32 = 3;
+const LIVE_TIME_LEAST: Duration = Duration::from_secs(5);
+
 async fn send(shared: &Shared, catalog: &Catalog, report: &Report) -> catalog::Result<()> {
     let version = shared.map.read().version;
-    let config = shared.config();
-    let address = config.advertise.as_deref().unwrap_or(&shared.name);
-    catalog.report_router(&shared.name, address, version, report).await
+    let (config, peers) = (shared.config(), &shared.peers);
+    let me = Reporter {
+        process: peers.process.clone(),
+        name: shared.name.clone(),
+        address: config.advertise.as_ref().unwrap_or(&shared.name).clone(),
+        cancel_host: peers.cancel_host.clone(),
+        cancel_port: peers.cancel_port,
+    };
+    catalog.report_router(&me, version, report).await?;
+    // Without the catalog, the last that was known stays.
+    let within = (config.report_interval * REPORTS_MISSED_MAX).max(LIVE_TIME_LEAST);
+    let live = peers.learn(&catalog.live_routers(within).await?);
+    shared.routers_live.store(live, Ordering::Relaxed);
+    Ok(())
 }
 
 /// Reports at intervals, without end.
@@ -108,7 +124,7 @@ pub(crate) async fn acknowledge(
     };
     while let Some(ready) = holds.recv().await {
         for _ in 0..ACKNOWLEDGE_ATTEMPTS_MAX {
-            match catalog.ack_hold(&shared.name, ready.hold, ready.pinned).await {
+            match catalog.ack_hold(&shared.peers.process, ready.hold, ready.pinned).await {
                 Ok(()) => break,
                 Err(error) => {
                     tracing::warn!(tenant = %ready.tenant, hold = ready.hold, %error, "a hold can't be acknowledged");

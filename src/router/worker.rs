@@ -13,10 +13,13 @@ use shard_map::{MasterKey, Route, ServerName, TenantId};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
+use crate::cancel::CancelRequest;
 use crate::config::RouterConfig;
 use crate::gate::HoldReady;
 use crate::map::SharedMap;
 use crate::metrics::Metrics;
+use crate::peers::{self, Peers};
+use crate::places::Places;
 use crate::pool::{Budgets, ServerConnection};
 use crate::relay::Buffers;
 use crate::session::client::{Client, End};
@@ -41,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) routers_live: AtomicUsize,
     pub(crate) workers: Vec<mpsc::Sender<WorkerMessage>>,
     pub(crate) holds: mpsc::Sender<HoldReady>,
+    pub(crate) peers: Peers,
+    pub(crate) places: Places,
 }
 
 impl Shared {
@@ -68,8 +73,8 @@ impl Shared {
 pub(crate) enum WorkerMessage {
     /// A client that has logged in.
     Client(Box<NewClient>),
-    /// Somebody asks to cancel what the client with this key is running.
-    Cancel { process_id: u32, key: Vec<u8> },
+    /// Somebody asks to cancel what a client is running.
+    Cancel(CancelRequest),
     /// The map has something new about a tenant.
     Tenant(TenantId),
     /// The map has something new about everything.
@@ -138,23 +143,29 @@ impl Worker {
         tenant
     }
 
-    /// A process id that no client of this router has: its remainder by the number of workers is this worker.
-    fn fresh_id(&self) -> u32 {
-        let workers = self.shared.workers.len();
-        let most = (i32::MAX as usize / workers - 1) as u32;
-        loop {
+    /// A process id that no client of this router has, if one is left: the remainder of its local part by the number of
+    /// workers is this worker.
+    fn fresh_id(&self) -> Option<u32> {
+        let workers = self.shared.workers.len() as u32;
+        let most = peers::LOCAL_MAX / workers - 1;
+        for _ in 0..most {
             let next = self.next_id.get() % most + 1;
             self.next_id.set(next);
-            let id = next * workers as u32 + self.index as u32;
+            let id = self.shared.peers.process_id(next * workers + self.index as u32);
             if !self.clients.borrow().contains_key(&id) {
-                return id;
+                return Some(id);
             }
         }
+        None
     }
 
     fn begin(self: &Rc<Self>, new: Box<NewClient>) {
+        let Some(id) = self.fresh_id() else {
+            tracing::warn!("a worker has a client for each process id: one more is sent away");
+            return;
+        };
         let tenant = self.tenant(&new.login.tenant);
-        let client = Rc::new(Client::new(self.fresh_id(), &new.login));
+        let client = Rc::new(Client::new(id, &new.login));
         self.clients.borrow_mut().insert(client.id, client.clone());
         tenant.clients.borrow_mut().insert(client.id, client.clone());
         if self.closing.get() {
@@ -174,12 +185,24 @@ impl Worker {
         });
     }
 
-    fn cancel(&self, process_id: u32, key: &[u8]) {
+    fn cancel(&self, request: CancelRequest) {
+        let CancelRequest { process_id, key, is_passed_on, done } = request;
         let client = self.clients.borrow().get(&process_id).cloned();
-        if let Some(target) = client.filter(|client| client.has_key(key)).and_then(|client| client.running())
-        {
-            self.shared.metrics.cancels.inc();
-            self.spawn(crate::cancel::cancel(target, self.shared.config().connect_timeout));
+        if let Some(client) = client {
+            if let Some(target) = client.running().filter(|_| client.has_key(&key)) {
+                self.shared.metrics.cancels.inc();
+                let cancelled = crate::cancel::cancel(target, self.shared.config().connect_timeout);
+                self.spawn(async move {
+                    cancelled.await;
+                    drop(done);
+                });
+            }
+        } else if !is_passed_on {
+            let passed_on = peers::pass_on(self.shared.clone(), process_id, key);
+            self.spawn(async move {
+                passed_on.await;
+                drop(done);
+            });
         }
     }
 
@@ -296,7 +319,7 @@ impl Worker {
     fn handle(self: &Rc<Self>, message: WorkerMessage) {
         match message {
             WorkerMessage::Client(new) => self.begin(new),
-            WorkerMessage::Cancel { process_id, key } => self.cancel(process_id, &key),
+            WorkerMessage::Cancel(request) => self.cancel(request),
             WorkerMessage::Tenant(id) => self.tenant_changed(&id),
             WorkerMessage::Everything => self.everything_changed(),
             WorkerMessage::NoUser(name) => {

@@ -7,6 +7,7 @@
 
 mod harness;
 
+mod cancels;
 mod config;
 mod copying;
 #[cfg(feature = "failpoints")]
@@ -40,6 +41,7 @@ fn main() -> std::process::ExitCode {
         prepared::trials(),
         sessions::trials(),
         errors::trials(),
+        cancels::trials(),
         copying::trials(),
         pooling::trials(),
         migrations::trials(),

@@ -23,9 +23,9 @@ pub(crate) async fn hold(the_move: &Move<'_>, deadline: Instant) -> Result<()> {
         // Looked up each time: a router may come up, or die, meanwhile.
         let live = context.catalog.live_routers(context.config.router_timeout).await?;
         let acks = context.catalog.hold_acks(hold).await?;
-        let acked: HashSet<&str> = acks.iter().map(|ack| ack.router.as_str()).collect();
-        let missing: Vec<&str> =
-            live.iter().map(|router| router.name.as_str()).filter(|name| !acked.contains(name)).collect();
+        let acked: HashSet<&str> = acks.iter().map(|ack| ack.process.as_str()).collect();
+        let missing = live.iter().filter(|router| !acked.contains(router.process.as_str()));
+        let missing: Vec<&str> = missing.map(|router| router.name.as_str()).collect();
         if missing.is_empty() {
             return Ok(());
         }

@@ -16,12 +16,12 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use shard_map::{Access, PoolMode, TenantId};
-use tokio::sync::OwnedSemaphorePermit;
 use wire::backend::{self, TransactionStatus};
 use wire::sql::Pins;
 use wire::{Severity, WireError};
 
 use crate::error::ClientError;
+use crate::places::Place;
 use crate::pool::{ServerConnection, reset};
 use crate::prepared::Statement;
 use crate::relay::Side;
@@ -51,7 +51,7 @@ pub(crate) struct NewClient {
     pub(crate) early: Vec<u8>,
     pub(crate) login: Login,
     /// Its place among all clients; held for its drop.
-    pub(crate) permit: OwnedSemaphorePermit,
+    pub(crate) place: Place,
 }
 
 /// Why a session is over.
@@ -133,7 +133,7 @@ struct Session {
 
 /// Runs a session to its end.
 pub(crate) async fn run(new: Box<NewClient>, me: Rc<Client>, tenant: Rc<Tenant>) {
-    let NewClient { stream, early, login, permit } = *new;
+    let NewClient { stream, early, login, place } = *new;
     let stream = match tokio::net::TcpStream::from_std(stream) {
         Ok(stream) => stream,
         Err(error) => {
@@ -151,7 +151,7 @@ pub(crate) async fn run(new: Box<NewClient>, me: Rc<Client>, tenant: Rc<Tenant>)
     };
     session.finish(over).await;
     shared.metrics.clients.dec();
-    drop(permit);
+    drop(place);
 }
 
 impl Session {

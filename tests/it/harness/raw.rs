@@ -18,6 +18,18 @@ pub(crate) struct Raw {
     stream: TcpStream,
     received: BytesMut,
     to_send: BytesMut,
+    /// What it takes to cancel its statements: process id and key.
+    pub(crate) cancel_key: (i32, i32),
+}
+
+/// Sends a cancel request to a port of this host, and waits until whoever took it has closed the connection.
+pub(crate) async fn cancel(port: u16, (process_id, key): (i32, i32)) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let mut request = BytesMut::new();
+    frontend::cancel_request(process_id, key, &mut request);
+    stream.write_all(&request).await.unwrap();
+    let closed = tokio::time::timeout(DEADLINE, stream.read_u8()).await.expect("it is closed");
+    assert!(closed.is_err(), "a cancel request has no answer");
 }
 
 impl Raw {
@@ -31,7 +43,7 @@ impl Raw {
         let Host::Tcp(host) = &config.get_hosts()[0] else { panic!("a TCP host") };
         let stream = TcpStream::connect((host.as_str(), config.get_ports()[0])).await.unwrap();
         let (received, to_send) = (BytesMut::new(), BytesMut::new());
-        let mut raw = Self { stream, received, to_send };
+        let mut raw = Self { stream, received, to_send, cancel_key: (0, 0) };
         let own = [("user", config.get_user().unwrap()), ("database", config.get_dbname().unwrap())];
         let all = own.into_iter().chain(parameters.iter().copied());
         frontend::startup_message(all, &mut raw.to_send).unwrap();
@@ -54,6 +66,7 @@ impl Raw {
                     self.flush().await;
                 }
                 Message::AuthenticationSaslFinal(body) => scram.finish(body.data()).unwrap(),
+                Message::BackendKeyData(body) => self.cancel_key = (body.process_id(), body.secret_key()),
                 Message::ReadyForQuery(_) => return Ok(()),
                 Message::ErrorResponse(body) => return Err(error_code(body.fields())),
                 _ => {}

@@ -50,12 +50,15 @@ pub(super) fn ends_at(sql: &[u8], mut at: usize) -> bool {
 fn confirm(sql: &[u8], at: usize) -> bool {
     match sql[at].to_ascii_lowercase() {
         b'&' => holds(sql, at, 1, b"u&\""),
-        b'v' => holds(sql, at, 2, b"advisory"),
-        b'm' => holds(sql, at, 2, b"temp"),
+        b'v' => {
+            holds(sql, at, 2, b"advisory") || holds(sql, at, 4, b"currval") || holds(sql, at, 4, b"lastval")
+        }
+        b'm' => holds(sql, at, 2, b"temp") || holds(sql, at, 6, b"set_limit"),
         b'k' => holds(sql, at, 5, b"dblink"),
         b'd' => holds(sql, at, 6, b"setseed"),
         _ => {
             holds(sql, at, 9, b"set_config")
+                || holds(sql, at, 1, b"pg_settings")
                 || holds(sql, at, 1, b"pg_replication_origin")
                 || holds(sql, at, 1, b"pg_create_")
                 || holds(sql, at, 1, b"pg_copy_")

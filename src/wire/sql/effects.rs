@@ -25,22 +25,28 @@ pub enum PinReason {
     PreparedStatement,
     /// LOAD of a library.
     Load,
-    /// `set_config` that is not plainly local to the transaction.
+    /// `set_config` that is neither plainly local to the transaction nor all there is in its statement, with its values
+    /// in the text; or an update of `pg_settings`, which calls it.
     SetConfig,
     /// A parameter changed (or a statement deallocated) where it can't be replayed: among other statements, in a DO
     /// block, or in a form not understood.
     HiddenSet,
-    /// `standard_conforming_strings` turned off: texts can't be read reliably any more.
+    /// `standard_conforming_strings` turned off, or an encoding in which a backslash may be part of a character: texts
+    /// can't be read reliably any more.
     StringSyntax,
     /// A function that leaves something in the backend: a dblink connection, a random seed, a replication origin.
     SessionFunction,
     /// A name written with Unicode escapes, which may be any function.
     Unreadable,
+    /// `currval` or `lastval`, whose answer depends on what the session did before.
+    Sequence,
+    /// A function called by its number, which may be any.
+    FunctionCall,
 }
 
 impl PinReason {
     /// Every reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Listen,
         Self::TemporaryObject,
         Self::TemporarySchema,
@@ -53,6 +59,8 @@ impl PinReason {
         Self::StringSyntax,
         Self::SessionFunction,
         Self::Unreadable,
+        Self::Sequence,
+        Self::FunctionCall,
     ];
 
     /// The reason as a metric label.
@@ -71,6 +79,8 @@ impl PinReason {
             Self::StringSyntax => "string_syntax",
             Self::SessionFunction => "session_function",
             Self::Unreadable => "unreadable",
+            Self::Sequence => "sequence",
+            Self::FunctionCall => "function_call",
         }
     }
 }
@@ -87,7 +97,8 @@ impl Pins {
     pub const DISCARDED: Self = Self::all()
         .without(PinReason::Load)
         .without(PinReason::SessionFunction)
-        .without(PinReason::Unreadable);
+        .without(PinReason::Unreadable)
+        .without(PinReason::FunctionCall);
 
     const fn all() -> Self {
         Self((1 << PinReason::ALL.len()) - 1)

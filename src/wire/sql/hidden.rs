@@ -63,7 +63,7 @@ fn verb(token: Token<'_>, cursor: &mut Cursor<'_>, pins: &mut Pins) {
 }
 
 /// The text that a string stands for; none when it holds escapes or is made of several parts.
-fn content(token: Token<'_>) -> Option<Cow<'_, str>> {
+pub(super) fn content(token: Token<'_>) -> Option<Cow<'_, str>> {
     let text = token.text;
     match token.kind {
         TokenKind::DollarString => {

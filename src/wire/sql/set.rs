@@ -5,10 +5,9 @@
 
 use super::effects::{Change, Effects, PinReason};
 use super::scan::Token;
+use super::setting::{canonical, is_of_transaction, pins_of_setting, plain};
 use super::statement::Cursor;
 use std::borrow::Cow;
-
-const TEMPORARY_SCHEMA: &str = "pg_temp";
 
 /// Reads what follows SET.
 pub(super) fn set<'a>(text: &'a str, cursor: &mut Cursor<'a>, effects: &mut Effects<'a>) {
@@ -30,14 +29,9 @@ pub(super) fn set<'a>(text: &'a str, cursor: &mut Cursor<'a>, effects: &mut Effe
         }
         return;
     };
-    if parameter == "standard_conforming_strings" && !is_on_or_default(value) {
-        effects.pins.insert(PinReason::StringSyntax);
-    }
-    if parameter == "search_path" && may_name_temporary_schema(text) {
-        effects.pins.insert(PinReason::TemporarySchema);
-    }
-    if parameter == "seed" {
-        effects.pins.insert(PinReason::SessionFunction);
+    let values = value.into_iter().chain(std::iter::from_fn(|| cursor.next()));
+    for value in values.filter(|value| !value.is_symbol(",")) {
+        effects.pins.add(pins_of_setting(&parameter, plain(value).as_deref()));
     }
     if local || is_of_transaction(&parameter) {
         return;
@@ -113,34 +107,11 @@ fn qualified_name<'a>(cursor: &mut Cursor<'a>) -> Option<Cow<'a, str>> {
         whole.push('.');
         whole.push_str(&part);
     }
-    Some(match name.as_ref() {
-        // Former names that the server still takes (`map_old_guc_names` in `guc.c`).
-        "sort_mem" => Cow::Borrowed("work_mem"),
-        "vacuum_mem" => Cow::Borrowed("maintenance_work_mem"),
-        "force_parallel_mode" => Cow::Borrowed("debug_parallel_query"),
-        _ => name,
-    })
+    Some(canonical(name))
 }
 
 fn lower(name: Cow<'_, str>) -> Cow<'_, str> {
     if name.bytes().any(|b| b.is_ascii_uppercase()) { Cow::Owned(name.to_ascii_lowercase()) } else { name }
-}
-
-/// These belong to the transaction whatever the form of the SET.
-fn is_of_transaction(parameter: &str) -> bool {
-    matches!(parameter, "transaction_isolation" | "transaction_read_only" | "transaction_deferrable")
-}
-
-fn is_on_or_default(value: Option<Token<'_>>) -> bool {
-    let text = value.map_or("", |token| token.text).trim_matches('\'');
-    ["on", "true", "yes", "1", "default"].iter().any(|on| text.eq_ignore_ascii_case(on))
-}
-
-/// Escapes, and strings in several parts, may say anything.
-fn may_name_temporary_schema(text: &str) -> bool {
-    let sought = TEMPORARY_SCHEMA.as_bytes();
-    text.contains(['\\', '&', '\n', '\r'])
-        || text.as_bytes().windows(sought.len()).any(|found| found.eq_ignore_ascii_case(sought))
 }
 
 /// `AS TRANSACTION mode [[,] mode …]`: each mode is a parameter of its own, and is said again as such.

@@ -3,7 +3,7 @@
 use super::classify::{KEYWORD_BYTES_MAX, fold};
 use super::effects::{Change, Effects, PinReason, Pins, Transaction};
 use super::scan::{Scanner, Token};
-use super::{danger, hidden, set, watch};
+use super::{danger, hidden, set, set_config, watch};
 use std::iter::Peekable;
 
 /// The tokens of a statement, with a look ahead.
@@ -77,6 +77,8 @@ pub(super) fn effects(text: &str) -> Effects<'_> {
         b"close" => close(&mut cursor, &mut effects),
         b"load" => effects.pins.insert(PinReason::Load),
         b"do" => hidden::look(text, &mut effects.pins),
+        // Nothing but such calls: there is nothing to look for beside them.
+        b"select" if set_config::select(cursor.clone(), &mut effects) => return effects,
         b"select" => unlock_all(&mut cursor, &mut effects),
         keyword => effects.transaction = transaction(keyword, &mut cursor),
     }
@@ -119,6 +121,7 @@ fn discard(cursor: &mut Cursor<'_>, effects: &mut Effects<'_>) {
         effects.changes.push(Change::DiscardPlans);
     } else if cursor.take("SEQUENCES") {
         effects.changes.push(Change::DiscardSequences);
+        effects.unpins = Pins::of(PinReason::Sequence);
     }
 }
 

@@ -102,11 +102,24 @@ fn pinning_statements() {
         ("PREPARE transaction AS SELECT 1", "prepared_statement"),
         ("PREPARE p (int) AS SELECT $1", "prepared_statement"),
         ("LOAD 'auto_explain'", "load"),
-        ("SELECT set_config('a.b', '1', false)", "set_config"),
+        ("SELECT set_config('a.b', '1', 'f')", "set_config"),
+        ("SELECT set_config('a.b', '1', false), set_config('a.c', $1, false)", "set_config"),
+        ("SELECT set_config('a.b', '1', false) FROM t", "set_config"),
+        ("SELECT set_config(E'a\\x62', '1', false)", "set_config"),
+        ("SELECT set_config('standard_conforming_strings', (SELECT 'off'), true)", "set_config"),
+        ("UPDATE pg_settings SET setting = '5MB' WHERE name = 'work_mem'", "set_config"),
+        ("WITH a AS (UPDATE ONLY \"pg_catalog\".pg_settings s SET setting = 1) SELECT 1", "set_config"),
         ("SELECT set_config($1, $2, $3)", "set_config"),
         ("SELECT set_config('a', 'b', true OR false)", "set_config"),
         ("SELECT set_config('a', f(1, 2, true), false)", "set_config"),
-        ("SELECT set_config('search_path', 'pg_temp', true)", "set_config"),
+        ("SELECT set_config('search_path', 'pg_temp', true)", "temporary_schema"),
+        ("SELECT set_config('search_path', f('pg_temp'), true)", "set_config"),
+        ("SELECT set_config('client_encoding', 'GBK', true)", "string_syntax"),
+        ("CREATE EXTENSION x SCHEMA pg_temp", "temporary_object"),
+        ("IMPORT FOREIGN SCHEMA a FROM SERVER b INTO pg_temp", "temporary_object"),
+        ("SELECT lastval()", "sequence"),
+        ("INSERT INTO t VALUES (pg_catalog.currval('s'))", "sequence"),
+        ("SELECT set_limit(0.5)", "session_function"),
         ("SELECT dblink_connect('x', 'y')", "session_function"),
         ("SELECT setseed(0.1)", "session_function"),
         ("SELECT U&\"pg_\\0061dvisory_lock\"(1)", "unreadable"),
@@ -116,6 +129,11 @@ fn pinning_statements() {
         assert_eq!(pins(sql), [expected], "{sql}");
         assert_eq!(pins(&format!("/* a; */ {sql} ; -- b")), [expected], "{sql}");
     }
+    plain("CREATE TEMP TABLE t (a int) ON COMMIT DROP");
+    plain("CREATE TEMPORARY TABLE t ON COMMIT DROP AS SELECT 1");
+    plain("SELECT nextval('s'), currval('s')");
+    plain("SELECT setting FROM pg_settings WHERE name = 'update'");
+    plain("UPDATE pg_settings_copy SET a = 1");
     plain("DECLARE c CURSOR WITHOUT HOLD FOR SELECT 1");
     plain("DECLARE c CURSOR FOR SELECT 1 AS with_hold");
     plain("SELECT set_config('a', f(1, 2), TRUE)");

@@ -107,7 +107,36 @@ fn settings_that_also_pin() {
     set("SET search_path = pg_temp, public", "search_path");
     assert_eq!(pins("SET search_path = 'PG_TEMP'"), ["temporary_schema"]);
     assert_eq!(pins("SET standard_conforming_strings = off"), ["string_syntax"]);
+    assert_eq!(pins("SET search_path = a, U&'x' UESCAPE '!'"), ["temporary_schema"]);
+    assert_eq!(pins("SET search_path = 'a'\n'b'"), ["temporary_schema"], "in parts it may say anything");
+    assert_eq!(pins("SET search_path =\n  a, 'b'"), [""; 0]);
     assert_eq!(pins("SET seed = 0.5"), ["session_function"]);
+    for encoding in ["gbk", "'Shift_JIS_2004'", "BIG5", "'windows-949'", "E'\\x47BK'"] {
+        assert_eq!(pins(&format!("SET client_encoding TO {encoding}")), ["string_syntax"], "{encoding}");
+    }
+    for encoding in ["utf8", "'UTF-8'", "latin1", "'EUC_JP'", "WIN1252", "SQL_ASCII", "DEFAULT"] {
+        assert_eq!(pins(&format!("SET client_encoding = {encoding}")), [""; 0], "{encoding}");
+    }
+}
+
+#[test]
+fn a_call_of_set_config_is_a_set() {
+    let text = "SELECT pg_catalog.set_config('TimeZone', 'UTC', false)";
+    let expected = Change::Set { parameter: "timezone".into(), text: text.into() };
+    for sql in [
+        "SELECT set_config('TimeZone', 'UTC', false)",
+        "select pg_catalog.SET_CONFIG ('TimeZone','UTC',FALSE) AS done;",
+    ] {
+        let effects = classify(sql);
+        assert_eq!(effects.changes, [expected.clone()], "{sql}");
+        assert!(effects.pins.is_empty(), "{sql}");
+    }
+    let two = "SELECT set_config('a.b', $$c$$, false), set_config('search_path', '', false), set_config('d', 'e', true)";
+    let names: Vec<_> = classify(two).changes.into_iter().map(|change| format!("{change:?}")).collect();
+    assert_eq!(names.len(), 2);
+    assert!(names[0].contains("set_config('a.b', $$c$$, false)"), "{names:?}");
+    plain("SELECT set_config('transaction_isolation', 'serializable', false)");
+    assert_eq!(pins("SELECT set_config('a', 'b', false); SELECT 1"), ["hidden_set"]);
 }
 
 #[test]
@@ -123,7 +152,7 @@ fn releases() {
     check("DISCARD TEMP", Change::DiscardTemp, of(PinReason::TemporaryObject));
     check("discard temporary", Change::DiscardTemp, of(PinReason::TemporaryObject));
     check("DISCARD PLANS", Change::DiscardPlans, Pins::NONE);
-    check("DISCARD SEQUENCES", Change::DiscardSequences, Pins::NONE);
+    check("DISCARD SEQUENCES", Change::DiscardSequences, of(PinReason::Sequence));
     check("UNLISTEN *", Change::UnlistenAll, of(PinReason::Listen));
     check("UNLISTEN Chan", Change::Unlisten("chan".into()), Pins::NONE);
     check("DEALLOCATE ALL", Change::DeallocateAll, of(PinReason::PreparedStatement));

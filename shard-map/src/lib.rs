@@ -22,6 +22,6 @@ pub use keys::MasterKey;
 pub use route::{Refusal, Route};
 pub use selector::Selector;
 pub use server::{Server, ServerClass, ServerState};
-pub use snapshot::{Change, Entry, ShardMap};
+pub use snapshot::{Change, Entry, ShardMap, SnapshotEncoder};
 pub use tenant::{Hold, Tenant, TenantState};
 pub use user::{Access, PoolMode, User};

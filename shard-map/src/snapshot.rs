@@ -110,7 +110,11 @@ impl ShardMap {
     pub fn insert(&mut self, entry: Entry) {
         match entry {
             Entry::Server(server) => drop(self.servers.insert(server.name.clone(), server)),
-            Entry::Tenant(tenant) => {
+            Entry::Tenant(mut tenant) => {
+                // One copy of a server's name for all its tenants: there may be 100,000.
+                if let Some((name, _)) = self.servers.get_key_value(&tenant.server) {
+                    tenant.server = name.clone();
+                }
                 let newer = self.tenants.get(&tenant.id).is_none_or(|known| known.epoch <= tenant.epoch);
                 if newer {
                     self.tenants.insert(tenant.id.clone(), tenant);
@@ -131,19 +135,11 @@ impl ShardMap {
     /// The map as a snapshot file's contents. Holds are left out: they are leases of seconds, the file is for outages.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut body = Vec::with_capacity(self.tenants.len() * 160 + 4096);
-        let entries = (self.servers.values().cloned().map(Entry::Server))
-            .chain(self.users.values().cloned().map(Entry::User))
-            .chain(self.tenants.values().cloned().map(Entry::Tenant));
-        for entry in entries {
-            // Entries are plain structs with string keys: their JSON can't fail, and a Vec takes every write.
-            if serde_json::to_writer(&mut body, &entry).is_ok() {
-                body.push(b'\n');
-            }
-        }
-        let mut file = format!("{MAGIC} {} {}\n", self.version, checksum(self.version, &body)).into_bytes();
-        file.extend_from_slice(&body);
-        file
+        let mut file = SnapshotEncoder::new(self.version);
+        self.servers.values().for_each(|server| file.server(server));
+        self.users.values().for_each(|user| file.user(user));
+        self.tenants.values().for_each(|tenant| file.tenant(tenant));
+        file.finish()
     }
 
     /// Reads a snapshot file's contents.
@@ -171,6 +167,59 @@ impl ShardMap {
             map.insert(entry);
         }
         Ok(map)
+    }
+}
+
+/// Makes a snapshot file entry by entry, so that whoever shares the map need not keep it still, or copy it, for as long as
+/// that takes. An entry that is newer than the version does no harm: the changes after that version bring it once more.
+pub struct SnapshotEncoder {
+    version: i64,
+    body: Vec<u8>,
+}
+
+/// An entry as a line of the file, read by [`Entry`].
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Line<'a> {
+    Server(&'a Server),
+    User(&'a User),
+    Tenant(&'a Tenant),
+}
+
+impl SnapshotEncoder {
+    /// Begins a file of a map at this version.
+    #[must_use]
+    pub fn new(version: i64) -> Self {
+        Self { version, body: Vec::new() }
+    }
+
+    /// Adds a server.
+    pub fn server(&mut self, server: &Server) {
+        self.line(&Line::Server(server));
+    }
+
+    /// Adds a user.
+    pub fn user(&mut self, user: &User) {
+        self.line(&Line::User(user));
+    }
+
+    /// Adds a tenant.
+    pub fn tenant(&mut self, tenant: &Tenant) {
+        self.line(&Line::Tenant(tenant));
+    }
+
+    fn line(&mut self, line: &Line<'_>) {
+        // Entries are plain structs with string keys: their JSON can't fail, and a Vec takes every write.
+        if serde_json::to_writer(&mut self.body, line).is_ok() {
+            self.body.push(b'\n');
+        }
+    }
+
+    /// The file's contents.
+    #[must_use]
+    pub fn finish(self) -> Vec<u8> {
+        let header = format!("{MAGIC} {} {}\n", self.version, checksum(self.version, &self.body));
+        [header.into_bytes(), self.body].concat()
     }
 }
 

@@ -4,17 +4,22 @@
 //! when it breaks, the caller makes a new feed and goes on at the version it has.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::TryStreamExt as _;
 use shard_map::{Change, Entry, ShardMap};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
 use crate::error::{Error, Result};
 use crate::query::{CONNECT_TIMEOUT, STATEMENT_TIMEOUT, config, from_json};
 
+/// Name of the query for the whole map.
+const LOAD: &str = "feed_load";
 /// Changes taken at once.
 const BATCH_MAX: i64 = 10_000;
 
@@ -63,17 +68,22 @@ impl Feed {
     pub async fn load(&mut self) -> Result<ShardMap> {
         // All parts in one statement, so from one snapshot.
         const SQL: &str = "
-            SELECT jsonb_build_object('server', to_jsonb(s)), NULL::bigint FROM server s
-            UNION ALL SELECT jsonb_build_object('user', to_jsonb(u)), NULL FROM router_user u
-            UNION ALL SELECT jsonb_build_object('tenant', to_jsonb(t)), NULL FROM tenant t
-            UNION ALL SELECT jsonb_build_object('hold', to_jsonb(h)), NULL FROM hold h
+            SELECT jsonb_build_object('server', to_jsonb(s))::text, NULL::bigint FROM server s
+            UNION ALL SELECT jsonb_build_object('user', to_jsonb(u))::text, NULL FROM router_user u
+            UNION ALL SELECT jsonb_build_object('tenant', to_jsonb(t))::text, NULL FROM tenant t
+            UNION ALL SELECT jsonb_build_object('hold', to_jsonb(h))::text, NULL FROM hold h
             UNION ALL SELECT NULL, version FROM map_version";
-        let rows = self.limited(self.client.query(SQL, &[]), "feed_load").await?;
+        const NO_PARAMETERS: [&(dyn ToSql + Sync); 0] = [];
+        let unreadable =
+            |e: serde_json::Error| Error::Query { name: LOAD, message: e.to_string(), sqlstate: None };
+        // Row by row: all of them at once would be several times the map.
+        let rows = self.limited(self.client.query_raw(SQL, NO_PARAMETERS), LOAD).await?;
+        let mut rows = pin!(rows);
         let mut map = ShardMap::default();
-        for row in &rows {
+        while let Some(row) = self.limited(rows.try_next(), LOAD).await? {
             match row.get::<_, Option<i64>>(1) {
                 Some(version) => map.version = version,
-                None => map.insert(from_json::<Entry>("feed_load", row)?),
+                None => map.insert(serde_json::from_str::<Entry>(row.get(0)).map_err(unreadable)?),
             }
         }
         Ok(map)

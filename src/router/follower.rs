@@ -5,12 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catalog::Feed;
-use shard_map::{Entry, ShardMap};
+use shard_map::{Entry, ShardMap, SnapshotEncoder};
 
+use crate::map::SharedMap;
 use crate::worker::{Shared, WorkerMessage};
 
 /// Shortest time between two writes of the snapshot file.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Tenants that are encoded under one lock.
+const TENANTS_PER_SLICE: usize = 1000;
 
 /// Follows the map for as long as the router runs.
 pub(crate) struct Follower {
@@ -169,21 +173,34 @@ impl Snapshot {
         let Some(file) = self.file.clone() else {
             return;
         };
-        let map = {
-            let map = shared.map.read();
-            if self.written == Some(map.version) || !shared.map.is_loaded() {
-                return;
-            }
-            map.clone()
-        };
-        let version = map.version;
-        let written = tokio::task::spawn_blocking(move || write_file(&file, &map.encode())).await;
+        let version = shared.map.read().version;
+        if self.written == Some(version) || !shared.map.is_loaded() {
+            return;
+        }
+        let shared = shared.clone();
+        let written = tokio::task::spawn_blocking(move || write_file(&file, &encode(&shared.map))).await;
         match written {
             Ok(Ok(())) => self.written = Some(version),
             Ok(Err(error)) => tracing::warn!(%error, "the map's snapshot can't be written"),
             Err(error) => tracing::warn!(%error, "the map's snapshot was not written"),
         }
     }
+}
+
+/// The map as a snapshot file, encoded in slices: no worker waits for the lock while a large map is gone through.
+fn encode(shared: &SharedMap) -> Vec<u8> {
+    let (mut file, ids) = {
+        let map = shared.read();
+        let mut file = SnapshotEncoder::new(map.version);
+        map.servers.values().for_each(|server| file.server(server));
+        map.users.values().for_each(|user| file.user(user));
+        (file, map.tenants.keys().cloned().collect::<Vec<_>>())
+    };
+    for slice in ids.chunks(TENANTS_PER_SLICE) {
+        let map = shared.read();
+        slice.iter().filter_map(|id| map.tenants.get(id)).for_each(|tenant| file.tenant(tenant));
+    }
+    file.finish()
 }
 
 fn beside(file: &Path, suffix: &str) -> PathBuf {

@@ -50,6 +50,12 @@ pub struct RouterConfig {
     /// After how long an unused server connection is closed.
     #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub idle_server_timeout: Duration,
+    /// How long a server may take to answer a client's request, before it is cancelled; for ever, if not given.
+    #[serde(deserialize_with = "shard_map::duration::deserialize_some")]
+    pub query_timeout: Option<Duration>,
+    /// How long a transaction may take, before its client is disconnected; for ever, if not given.
+    #[serde(deserialize_with = "shard_map::duration::deserialize_some")]
+    pub transaction_timeout: Option<Duration>,
     /// After how long a client that is idle in a transaction is disconnected; never, if not given.
     #[serde(deserialize_with = "shard_map::duration::deserialize_some")]
     pub idle_transaction_timeout: Option<Duration>,
@@ -86,6 +92,8 @@ impl Default for RouterConfig {
             login_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             idle_server_timeout: Duration::from_secs(60),
+            query_timeout: None,
+            transaction_timeout: None,
             idle_transaction_timeout: None,
             message_bytes_max: 1 << 30,
             poll_interval: Duration::from_secs(1),
@@ -139,6 +147,8 @@ impl RouterConfig {
             ("login_timeout", Some(self.login_timeout)),
             ("connect_timeout", Some(self.connect_timeout)),
             ("idle_server_timeout", Some(self.idle_server_timeout)),
+            ("query_timeout", self.query_timeout),
+            ("transaction_timeout", self.transaction_timeout),
             ("idle_transaction_timeout", self.idle_transaction_timeout),
             ("poll_interval", Some(self.poll_interval)),
             ("report_interval", Some(self.report_interval)),

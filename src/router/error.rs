@@ -35,7 +35,13 @@ pub(crate) enum ClientError {
     QueueFull,
     #[error("login took longer than login_timeout = {0:?}")]
     LoginTimeout(Duration),
-    #[error("terminating connection because it was idle in a transaction for longer than {0:?}")]
+    #[error("canceling statement because it took longer than query_timeout = {0:?}")]
+    QueryTimeout(Duration),
+    #[error("terminating connection because its transaction took longer than transaction_timeout = {0:?}")]
+    TransactionTimeout(Duration),
+    #[error(
+        "terminating connection because it was idle in a transaction for longer than idle_transaction_timeout = {0:?}"
+    )]
     IdleTransaction(Duration),
     /// The operator's doing.
     #[error("database \"{0}\" is suspended")]
@@ -76,6 +82,8 @@ impl ClientError {
             Self::TooManyClients { .. } | Self::QueueTimeout(_) | Self::QueueFull => "53300",
             Self::MessageTooLong { .. } => "54000",
             Self::LoginTimeout(_) => "57P05",
+            Self::QueryTimeout(_) => "57014",
+            Self::TransactionTimeout(_) => "25P04",
             Self::IdleTransaction(_) => "25P03",
             Self::ShuttingDown | Self::UserDropped(_) => "57P01",
             Self::Suspended(_)
@@ -98,6 +106,8 @@ impl ClientError {
             Self::QueueTimeout(_) => "queue_timeout",
             Self::QueueFull => "queue_max",
             Self::LoginTimeout(_) => "login_timeout",
+            Self::QueryTimeout(_) => "query_timeout",
+            Self::TransactionTimeout(_) => "transaction_timeout",
             Self::IdleTransaction(_) => "idle_transaction_timeout",
             _ => return None,
         })

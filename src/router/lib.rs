@@ -28,6 +28,7 @@ mod session;
 mod state;
 mod stream;
 mod tenant;
+mod time_limits;
 mod worker;
 
 use std::net::SocketAddr;

@@ -108,7 +108,7 @@ pub(crate) struct Worker {
     /// Told when a client is gone.
     gone: Notify,
     tenants: RefCell<HashMap<TenantId, Rc<Tenant>>>,
-    clients: RefCell<HashMap<u32, Rc<Client>>>,
+    pub(crate) clients: RefCell<HashMap<u32, Rc<Client>>>,
     next_id: Cell<u32>,
     tasks: TaskTracker,
 }
@@ -340,8 +340,10 @@ impl Worker {
 pub(crate) async fn run(index: usize, shared: Arc<Shared>, mut inbox: mpsc::Receiver<WorkerMessage>) {
     let worker = Worker::new(index, shared);
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+    let mut time_limits = std::pin::pin!(worker.clone().watch_time_limits());
     loop {
         tokio::select! {
+            () = &mut time_limits => {}
             message = inbox.recv() => match message {
                 Some(message) => worker.handle(message),
                 None => break,

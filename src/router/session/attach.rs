@@ -58,7 +58,7 @@ impl Session {
             let out = self.side.out(&self.tenant.worker.buffers);
             tell_differences(&mut self.told, &connection.params, out);
             self.me.set_target(Some(connection.cancel.clone()));
-            self.began = Some(Instant::now());
+            self.me.began.set(Some(Instant::now()));
             self.status = TransactionStatus::Idle;
             self.failed = false;
             self.server_gone = false;
@@ -71,7 +71,7 @@ impl Session {
     /// Gives the connection back.
     pub(super) fn detach(&mut self, connection: Box<ServerConnection>) {
         self.me.set_target(None);
-        self.began = None;
+        self.me.began.set(None);
         self.tenant.release(connection);
     }
 

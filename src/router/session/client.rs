@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
 
 use shard_map::TenantId;
 use subtle::ConstantTimeEq as _;
@@ -11,14 +12,28 @@ use wire::sql::Pins;
 use crate::error::ClientError;
 use crate::pool::CancelTarget;
 use crate::session::Login;
+use crate::time_limits::Doing;
 
-/// Why a session must end at its next quiet point.
+/// Why a session must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     /// The router stops.
     ShuttingDown,
     /// Its user is gone.
     UserDropped,
+    /// A query took longer than this, and its server did not heed the request to cancel it.
+    QueryTimeout(Duration),
+    /// Its transaction took longer than this.
+    TransactionTimeout(Duration),
+    /// It was idle in a transaction for longer than this.
+    IdleTransaction(Duration),
+}
+
+impl End {
+    /// Whether it does not wait for the end of the transaction.
+    fn is_at_once(self) -> bool {
+        matches!(self, Self::QueryTimeout(_) | Self::TransactionTimeout(_) | Self::IdleTransaction(_))
+    }
 }
 
 /// A session, as others see it.
@@ -31,7 +46,13 @@ pub(crate) struct Client {
     /// Keeps a server connection and runs nothing.
     pub(crate) parked: Cell<bool>,
     /// Runs something on its connection.
-    pub(crate) busy: Cell<bool>,
+    busy: Cell<bool>,
+    /// Since when it does, or does not.
+    since: Cell<Instant>,
+    /// When its transaction began.
+    pub(crate) began: Cell<Option<Instant>>,
+    /// The time limit that what it runs is over, once that is being cancelled.
+    pub(crate) overdue: Cell<Option<Duration>>,
     target: RefCell<Option<Rc<CancelTarget>>>,
     end: Cell<Option<End>>,
     woken: Cell<bool>,
@@ -55,6 +76,9 @@ impl Client {
             pins: Cell::new(Pins::NONE),
             parked: Cell::new(false),
             busy: Cell::new(false),
+            since: Cell::new(Instant::now()),
+            began: Cell::new(None),
+            overdue: Cell::new(None),
             target: RefCell::default(),
             end: Cell::new(None),
             woken: Cell::new(false),
@@ -71,6 +95,20 @@ impl Client {
         self.target.borrow().clone().filter(|_| self.busy.get())
     }
 
+    /// Notes whether it runs something.
+    pub(crate) fn set_busy(&self, busy: bool) {
+        if self.busy.replace(busy) != busy {
+            self.since.set(Instant::now());
+            self.overdue.set(None);
+        }
+    }
+
+    /// What it is doing, if it is in a transaction.
+    pub(crate) fn doing(&self) -> Option<Doing> {
+        let began = self.began.get()?;
+        Some(Doing { began, is_busy: self.busy.get(), since: self.since.get() })
+    }
+
     pub(crate) fn set_target(&self, target: Option<Rc<CancelTarget>>) {
         *self.target.borrow_mut() = target;
         self.parked.set(false);
@@ -80,7 +118,7 @@ impl Client {
         self.parked.get() && !self.pins.get().is_empty()
     }
 
-    /// Ends the session at its next quiet point.
+    /// Ends the session: at its next quiet point, unless the reason is that there is none.
     pub(crate) fn end(&self, end: End) {
         self.end.set(Some(end));
         self.wake();
@@ -91,7 +129,15 @@ impl Client {
         Some(match self.end.get()? {
             End::ShuttingDown => ClientError::ShuttingDown,
             End::UserDropped => ClientError::UserDropped(self.user.clone()),
+            End::QueryTimeout(time) => ClientError::QueryTimeout(time),
+            End::TransactionTimeout(time) => ClientError::TransactionTimeout(time),
+            End::IdleTransaction(time) => ClientError::IdleTransaction(time),
         })
+    }
+
+    /// The same, if it must end at once.
+    pub(crate) fn ending_at_once(&self) -> Option<ClientError> {
+        self.end.get().filter(|end| end.is_at_once()).and_then(|_| self.ending())
     }
 
     /// Lets the session look around.

@@ -3,9 +3,6 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
-use wire::backend::TransactionStatus;
-
-use crate::error::ClientError;
 use crate::relay::OUTPUT_BYTES_MAX;
 use crate::session::{Over, Session};
 
@@ -16,15 +13,7 @@ impl Session {
     /// Waits for progress on either side.
     pub(super) async fn exchange(&mut self) -> Result<(), Over> {
         self.side.rest(&self.tenant.worker.buffers);
-        let idle_in_transaction = self.status != TransactionStatus::Idle && self.expected.is_empty();
-        let limit = self.tenant.worker.shared.config().idle_transaction_timeout;
-        let progress = poll_fn(|cx| self.poll_exchange(cx));
-        match limit.filter(|_| idle_in_transaction) {
-            None => progress.await,
-            Some(time) => tokio::time::timeout(time, progress)
-                .await
-                .unwrap_or_else(|_| Err(ClientError::IdleTransaction(time).into())),
-        }
+        poll_fn(|cx| self.poll_exchange(cx)).await
     }
 
     fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Over>> {

@@ -13,7 +13,6 @@ mod statements;
 
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::Instant;
 
 use shard_map::{Access, PoolMode, TenantId};
 use wire::backend::{self, TransactionStatus};
@@ -122,8 +121,6 @@ struct Session {
     unnamed: Option<Rc<Statement>>,
     /// Portals whose execution changes the session.
     portals: HashMap<Box<[u8]>, Deeds>,
-    /// When the transaction under way began.
-    began: Option<Instant>,
     /// Bytes of input that are needed before the next request can be read.
     wanted: usize,
     said_goodbye: bool,
@@ -175,7 +172,6 @@ impl Session {
             statements: HashMap::new(),
             unnamed: None,
             portals: HashMap::new(),
-            began: None,
             wanted: 0,
             said_goodbye: false,
             server_gone: false,
@@ -224,8 +220,11 @@ impl Session {
     }
 
     async fn turn(&mut self) -> Result<(), Over> {
+        if let Some(error) = self.me.ending_at_once() {
+            return Err(error.into());
+        }
         let need = self.requests()?;
-        self.me.busy.set(!self.expected.is_empty());
+        self.me.set_busy(!self.expected.is_empty());
         if need == Need::Server {
             return match self.attach().await {
                 Err(Over::Refused(error)) if error.leaves_session() => self.refuse_request(&error),
@@ -283,7 +282,7 @@ impl Session {
     }
 
     fn count_transaction(&mut self, connection: &ServerConnection) {
-        if let Some(began) = self.began.take() {
+        if let Some(began) = self.me.began.take() {
             connection.place.metrics.transactions.inc();
             connection.place.metrics.duration.observe(began.elapsed().as_secs_f64());
         }

@@ -2,7 +2,7 @@
 
 use bytes::Buf as _;
 use wire::backend::{self, TransactionStatus, tag};
-use wire::{ErrorFields, HEADER_BYTES};
+use wire::{ErrorFields, HEADER_BYTES, Severity};
 
 use crate::error::ClientError;
 use crate::pool::ServerConnection;
@@ -13,6 +13,9 @@ use crate::state::{Deeds, StatementsGone, note_parameter};
 
 /// Longest reply that is looked at; none that matters is longer.
 const REPLY_BYTES_MAX: usize = 64 * 1024;
+
+/// SQLSTATE of a statement that was cancelled.
+const QUERY_CANCELED: &str = "57014";
 
 /// What becomes of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +31,7 @@ impl Session {
             return Ok(());
         };
         let outcome = self.take_replies(&mut connection);
-        self.me.busy.set(!self.expected.is_empty());
+        self.me.set_busy(!self.expected.is_empty());
         if outcome.is_err() || self.server_said_so || self.server_gone {
             return self.lose(connection, outcome);
         }
@@ -74,6 +77,11 @@ impl Session {
             let read = is_read(header.tag);
             if read && !there && header.body <= REPLY_BYTES_MAX {
                 break;
+            }
+            if is_replaced(header.tag) {
+                // What may be said in its place comes after what came before it.
+                forward(&mut connection.side.input, run, &mut self.side, &self.tenant.worker.buffers);
+                run = 0;
             }
             let fate = if read && there {
                 let input = std::mem::take(&mut connection.side.input);
@@ -252,12 +260,25 @@ impl Session {
                 }
                 self.server_said_so = true;
             }
+            if let Some(limit) = self.me.overdue.get().filter(|_| error.code == QUERY_CANCELED) {
+                let error = ClientError::QueryTimeout(limit);
+                self.tenant.worker.shared.metrics.refused(&error);
+                error.write(self.side.out(&self.tenant.worker.buffers), Severity::Error);
+                self.took_error(connection);
+                return Ok(Fate::KeepBack);
+            }
             self.tenant.worker.shared.metrics.error(error.code);
             if error.is_stale_plan() {
                 // Other clients' statements of that text, and this one's next, are to be planned anew.
                 self.tenant.renew_connections();
             }
         }
+        self.took_error(connection);
+        Ok(Fate::PassOn)
+    }
+
+    /// Takes account of an error: what was asked up to the next Sync will not be done.
+    fn took_error(&mut self, connection: &mut ServerConnection) {
         self.failed = true;
         self.copying_in = false;
         if self.expected.skips_after_error() {
@@ -267,7 +288,6 @@ impl Session {
             }
             self.skipping = !found;
         }
-        Ok(Fate::PassOn)
     }
 
     /// A request failed or was skipped.
@@ -293,6 +313,11 @@ impl Session {
             _ => {}
         }
     }
+}
+
+/// Whether the client may get something else in a reply's place.
+fn is_replaced(tag: u8) -> bool {
+    matches!(tag, tag::ERROR | tag::EMPTY_QUERY)
 }
 
 /// Whether a reply's body is looked at.

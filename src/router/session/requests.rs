@@ -130,7 +130,9 @@ impl Session {
                 return Some(Need::Server);
             }
             self.me.parked.set(false);
-            self.began.get_or_insert_with(Instant::now);
+            if self.me.began.get().is_none() {
+                self.me.began.set(Some(Instant::now()));
+            }
         }
         None
     }

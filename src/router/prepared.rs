@@ -90,6 +90,10 @@ struct Slot {
     statement: Rc<Statement>,
     certainty: Certainty,
     used_at: u64,
+    /// The tenant's count of changed plans when it was prepared: with another one it is prepared anew.
+    plans: u64,
+    /// The shape of its result, once known.
+    shape: Option<u64>,
 }
 
 /// The statements that a connection has.
@@ -100,22 +104,46 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    /// Whether it has the statement, which counts as a use.
-    pub(crate) fn find(&mut self, id: u64) -> Option<Certainty> {
+    /// Whether it has the statement with a plan as of now, which counts as a use.
+    pub(crate) fn find(&mut self, id: u64, plans: u64) -> Option<Certainty> {
         self.clock += 1;
         let slot = self.slots.get_mut(&id)?;
         slot.used_at = self.clock;
-        Some(slot.certainty)
+        (slot.plans == plans || slot.certainty != Certainty::Sure).then_some(slot.certainty)
+    }
+
+    /// Whether it has the statement, with whatever plan.
+    pub(crate) fn has(&self, id: u64) -> bool {
+        self.slots.contains_key(&id)
     }
 
     /// Notes a Parse that is being sent; gives the statement that must be closed to make room.
-    pub(crate) fn add(&mut self, statement: Rc<Statement>, segment: u64) -> Option<Rc<Statement>> {
+    pub(crate) fn add(
+        &mut self,
+        statement: Rc<Statement>,
+        segment: u64,
+        plans: u64,
+    ) -> Option<Rc<Statement>> {
         self.clock += 1;
-        let excess = (self.slots.len() >= PREPARED_PER_CONNECTION_MAX).then(|| self.oldest()).flatten();
+        let is_full = self.slots.len() >= PREPARED_PER_CONNECTION_MAX && !self.has(statement.id);
+        let excess = is_full.then(|| self.oldest()).flatten();
         let excess = excess.and_then(|id| self.slots.remove(&id)).map(|slot| slot.statement);
-        let slot = Slot { certainty: Certainty::Sent(segment), used_at: self.clock, statement };
+        let certainty = Certainty::Sent(segment);
+        let slot = Slot { certainty, used_at: self.clock, plans, shape: None, statement };
         self.slots.insert(slot.statement.id, slot);
         excess
+    }
+
+    /// The shape of a statement's result, if that was learned here.
+    pub(crate) fn shape(&self, id: u64) -> Option<u64> {
+        self.slots.get(&id)?.shape
+    }
+
+    /// Notes the shape of a statement's result.
+    pub(crate) fn learn_shape(&mut self, id: u64, shape: u64) {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.shape = Some(shape);
+        }
     }
 
     fn oldest(&self) -> Option<u64> {
@@ -139,7 +167,8 @@ impl Prepared {
 
     /// Its Close was skipped: it is still there.
     pub(crate) fn restore(&mut self, statement: Rc<Statement>) {
-        let slot = Slot { certainty: Certainty::Sure, used_at: 0, statement };
+        // With a plan of which nothing is known, so it is prepared anew before its next use.
+        let slot = Slot { certainty: Certainty::Sure, used_at: 0, plans: u64::MAX, shape: None, statement };
         self.slots.entry(slot.statement.id).or_insert(slot);
     }
 
@@ -180,15 +209,15 @@ mod tests {
         let all: Vec<_> =
             (0..=PREPARED_PER_CONNECTION_MAX).map(|i| cache.get(i.to_string().as_bytes(), b"\0\0")).collect();
         for statement in &all[..PREPARED_PER_CONNECTION_MAX] {
-            assert!(prepared.add(statement.clone(), 1).is_none());
+            assert!(prepared.add(statement.clone(), 1, 0).is_none());
             prepared.confirm(statement.id);
         }
-        prepared.find(all[0].id);
-        let gone = prepared.add(all[PREPARED_PER_CONNECTION_MAX].clone(), 1).unwrap();
+        prepared.find(all[0].id, 0);
+        let gone = prepared.add(all[PREPARED_PER_CONNECTION_MAX].clone(), 1, 0).unwrap();
         assert_eq!(gone.id, all[1].id);
         prepared.deny(all[PREPARED_PER_CONNECTION_MAX].id);
-        assert_eq!(prepared.find(all[PREPARED_PER_CONNECTION_MAX].id), None);
+        assert_eq!(prepared.find(all[PREPARED_PER_CONNECTION_MAX].id, 0), None);
         prepared.deny(all[0].id);
-        assert_eq!(prepared.find(all[0].id), Some(Certainty::Sure), "what is sure stays");
+        assert_eq!(prepared.find(all[0].id, 0), Some(Certainty::Sure), "what is sure stays");
     }
 }

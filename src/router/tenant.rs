@@ -41,6 +41,8 @@ pub(crate) struct Tenant {
     place: RefCell<Option<Rc<Place>>>,
     /// Grows when the place changes: a connection of an earlier one is not used again.
     pub(crate) generation: Cell<u64>,
+    /// Grows when a plan was found to be invalid: statements are prepared anew, each before its next use.
+    pub(crate) plans: Cell<u64>,
     /// Told when gate or place change.
     pub(crate) changed: Notify,
     /// Longest unused first.
@@ -69,6 +71,7 @@ impl Tenant {
             gate: RefCell::new(Gate::Refused(Refusal::UnknownTenant)),
             place: RefCell::default(),
             generation: Cell::new(0),
+            plans: Cell::new(0),
             changed: Notify::new(),
             idle: RefCell::default(),
             open: Cell::new(0),
@@ -131,11 +134,6 @@ impl Tenant {
         *self.place.borrow_mut() = place;
         self.params.borrow_mut().clear();
         self.failure.replace(None);
-        self.renew_connections();
-    }
-
-    /// Lets no connection of now serve another transaction.
-    pub(crate) fn renew_connections(&self) {
         self.generation.set(self.generation.get() + 1);
         self.close_idle();
     }

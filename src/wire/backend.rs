@@ -119,6 +119,22 @@ pub fn parameter_status(body: &[u8]) -> Result<(&[u8], &[u8]), WireError> {
     fields.end().map(|()| parameter)
 }
 
+/// The columns of a RowDescription: name, type and type modifier of each, as far as it is well-formed.
+pub fn columns(body: &[u8]) -> impl Iterator<Item = (&[u8], i32, i32)> {
+    let mut fields = Fields::new(body, "RowDescription");
+    let count = fields.i16().unwrap_or(0);
+    (0..count).map_while(move |_| {
+        let name = fields.cstr().ok()?;
+        // The table and the column's number in it are no part of the result's form.
+        fields.take(6).ok()?;
+        let of_type = fields.i32().ok()?;
+        fields.i16().ok()?;
+        let modifier = fields.i32().ok()?;
+        fields.i16().ok()?;
+        Some((name, of_type, modifier))
+    })
+}
+
 /// Reads a BackendKeyData: process id and cancel key.
 ///
 /// # Errors

@@ -170,6 +170,11 @@ pub fn write_sync(out: &mut BytesMut) {
     message(out, tag::SYNC, |_| {});
 }
 
+/// Writes a Flush.
+pub fn write_flush(out: &mut BytesMut) {
+    message(out, tag::FLUSH, |_| {});
+}
+
 /// Writes a Terminate.
 pub fn write_terminate(out: &mut BytesMut) {
     message(out, tag::TERMINATE, |_| {});

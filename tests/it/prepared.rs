@@ -6,6 +6,9 @@ use crate::harness::raw::Raw;
 use crate::harness::{Fleet, Sql as _, connect, trials};
 
 trials! {
+    shared a_client_that_has_its_portals_described_does_not_notice_a_change_of_the_schema,
+    shared a_client_that_relies_on_what_it_was_told_hears_of_a_change_of_the_schema,
+    shared a_statement_is_deallocated_by_its_clients_name_in_the_extended_protocol,
     shared statements_survive_the_change_of_server_connections,
     shared clients_share_few_server_connections_without_mixing_statements_up,
     shared statements_of_sql_are_kept_for_their_client,
@@ -185,4 +188,59 @@ async fn a_statement_is_prepared_anew_after_its_table_changed(fleet: &Fleet) {
     let _ = client.query(&all, &[]).await;
     let again = client.prepare("SELECT * FROM t").await.unwrap();
     assert_eq!(client.query_one(&again, &[]).await.unwrap().len(), 3);
+}
+
+/// A client that has executed a statement of a table which then changed its shape.
+async fn with_a_stale_statement(fleet: &Fleet, tenant: &str) -> Raw {
+    let owner = fleet.connect(tenant).await;
+    owner.run("CREATE TABLE t (a int); INSERT INTO t VALUES (1)").await;
+    let mut raw = Raw::login(&fleet.config(tenant), &[]).await;
+    raw.parse("all", "SELECT * FROM t").sync();
+    assert_eq!(raw.replies(1).await, ["1", "Z:I"]);
+    raw.bind("all", &[]).describe_portal().run().sync();
+    assert_eq!(raw.replies(1).await, ["2", "T", "D:1", "C:SELECT 1", "Z:I"]);
+    owner.run("ALTER TABLE t ADD b int DEFAULT 2").await;
+    raw
+}
+
+async fn a_client_that_has_its_portals_described_does_not_notice_a_change_of_the_schema(fleet: &Fleet) {
+    fleet.create("replanned", &[]).await;
+    let mut raw = with_a_stale_statement(fleet, "replanned").await;
+    for _ in 0..2 {
+        raw.bind("all", &[]).describe_portal().run().sync();
+        assert_eq!(raw.replies(1).await, ["2", "T", "D:1|2", "C:SELECT 1", "Z:I"]);
+    }
+}
+
+async fn a_client_that_relies_on_what_it_was_told_hears_of_a_change_of_the_schema(fleet: &Fleet) {
+    fleet.create("retold", &[]).await;
+    let mut raw = with_a_stale_statement(fleet, "retold").await;
+    // Within a transaction, or without a description, Postgres's own answer is the only right one.
+    raw.bind("all", &[]).run().sync();
+    assert_eq!(raw.replies(1).await, ["E:0A000", "Z:I"]);
+    raw.parse("again", "SELECT * FROM t").describe_statement("again").sync();
+    assert_eq!(raw.replies(1).await, ["1", "t", "T", "Z:I"]);
+    let owner = fleet.connect("retold").await;
+    owner.run("ALTER TABLE t ADD c int DEFAULT 3").await;
+    // On a connection where nobody has prepared it, the server would not know that the client was told otherwise.
+    let busy = fleet.connect("retold").await;
+    busy.run("BEGIN; SELECT 1").await;
+    raw.bind("again", &[]).run().sync();
+    assert_eq!(raw.replies(1).await, ["E:0A000", "Z:I"]);
+    raw.parse("anew", "SELECT * FROM t").describe_statement("anew").sync();
+    assert_eq!(raw.replies(1).await, ["1", "t", "T", "Z:I"]);
+    raw.bind("anew", &[]).run().sync();
+    assert_eq!(raw.replies(1).await, ["2", "D:1|2|3", "C:SELECT 1", "Z:I"]);
+    busy.run("COMMIT").await;
+}
+
+async fn a_statement_is_deallocated_by_its_clients_name_in_the_extended_protocol(fleet: &Fleet) {
+    fleet.create("deallocated", &[]).await;
+    let mut raw = Raw::login(&fleet.config("deallocated"), &[]).await;
+    raw.parse("one", "SELECT 1").sync();
+    assert_eq!(raw.replies(1).await, ["1", "Z:I"]);
+    raw.parse("", "DEALLOCATE one").execute("", &[]).sync();
+    assert_eq!(raw.replies(1).await, ["1", "2", "C:DEALLOCATE", "Z:I"]);
+    raw.execute("one", &[]).sync();
+    assert_eq!(raw.replies(1).await, ["E:26000", "Z:I"]);
 }

@@ -57,6 +57,7 @@ impl Session {
         let buffers = &self.tenant.worker.buffers;
         let mut progress = false;
         if !connection.side.output.is_empty() {
+            self.stretch.leaves();
             match connection.side.poll_write(buffers, cx) {
                 // Who waits for room goes on.
                 Poll::Ready(Ok(_)) => {

@@ -20,8 +20,12 @@ pub(crate) enum Expect {
     ParseRaw,
     /// Bind.
     Bind,
-    /// Describe.
+    /// Describe of a portal, or of a statement that is the client's own affair.
     Describe,
+    /// Describe of a shared statement; the client's name for it, unless the router wants to know.
+    DescribeStatement { statement: Rc<Statement>, client: Option<Box<[u8]>> },
+    /// Bind of nothing, for a client that must be told that its statement's result has changed.
+    BindRefused,
     /// Execute.
     Execute(Deeds),
     /// Close that is passed on as it came.
@@ -48,6 +52,8 @@ pub(crate) struct Named {
     pub(crate) statement: Rc<Statement>,
     /// The segment in which its Parse was sent, until that is answered.
     pub(crate) unsure: Option<u64>,
+    /// The shape of its result, if the client was told.
+    pub(crate) shape: Option<u64>,
 }
 
 /// The requests without an answer.
@@ -60,6 +66,22 @@ const KEPT_MAX: usize = 64;
 impl Expected {
     pub(crate) fn push(&mut self, expect: Expect) {
         self.0.push_back(expect);
+    }
+
+    /// Puts requests before all others.
+    pub(crate) fn put_before(&mut self, before: Vec<Expect>) {
+        before.into_iter().rev().for_each(|expect| self.0.push_front(expect));
+    }
+
+    /// Whether the next answer tells the shape of a shared statement's result.
+    pub(crate) fn wants_shape(&self) -> bool {
+        matches!(self.0.front(), Some(Expect::DescribeStatement { .. }))
+    }
+
+    /// Whether the router has asked for the description of this statement.
+    pub(crate) fn describes(&self, id: u64) -> bool {
+        let asks = |expect: &Expect| matches!(expect, Expect::DescribeStatement { statement, client: None } if statement.id == id);
+        self.0.iter().any(asks)
     }
 
     pub(crate) fn front(&self) -> Option<&Expect> {

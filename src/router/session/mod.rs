@@ -7,6 +7,7 @@ mod attach;
 pub(crate) mod client;
 mod exchange;
 mod expect;
+mod plans;
 mod replies;
 mod requests;
 mod statements;
@@ -26,6 +27,7 @@ use crate::prepared::Statement;
 use crate::relay::Side;
 use crate::session::client::Client;
 use crate::session::expect::{Expected, Named};
+use crate::session::plans::Stretch;
 use crate::state::{APPLICATION_NAME, Deeds, Params, SessionState, startup_settings};
 use crate::stream::Stream;
 use crate::tenant::Tenant;
@@ -119,6 +121,7 @@ struct Session {
     failed: bool,
     statements: HashMap<Box<[u8]>, Named>,
     unnamed: Option<Rc<Statement>>,
+    stretch: Stretch,
     /// Portals whose execution changes the session.
     portals: HashMap<Box<[u8]>, Deeds>,
     /// Bytes of input that are needed before the next request can be read.
@@ -171,6 +174,7 @@ impl Session {
             failed: false,
             statements: HashMap::new(),
             unnamed: None,
+            stretch: Stretch::default(),
             portals: HashMap::new(),
             wanted: 0,
             said_goodbye: false,

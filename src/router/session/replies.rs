@@ -8,6 +8,7 @@ use crate::error::ClientError;
 use crate::pool::ServerConnection;
 use crate::relay::forward;
 use crate::session::expect::Expect;
+use crate::session::plans::shape_of;
 use crate::session::{Over, Session};
 use crate::state::{Deeds, StatementsGone, note_parameter};
 
@@ -74,7 +75,8 @@ impl Session {
                 break;
             };
             let there = connection.side.input.len() - run >= header.total();
-            let read = is_read(header.tag);
+            let read =
+                is_read(header.tag) || (header.tag == tag::ROW_DESCRIPTION && self.expected.wants_shape());
             if read && !there && header.body <= REPLY_BYTES_MAX {
                 break;
             }
@@ -93,7 +95,10 @@ impl Session {
                 self.reply(connection, header.tag, &[])?
             };
             match fate {
-                Fate::PassOn => connection.side.pass = header.total(),
+                Fate::PassOn => {
+                    self.stretch.passes_end();
+                    connection.side.pass = header.total();
+                }
                 Fate::KeepBack => {
                     forward(&mut connection.side.input, run, &mut self.side, &self.tenant.worker.buffers);
                     run = 0;
@@ -138,6 +143,16 @@ impl Session {
                 }
             }
             tag::BIND_COMPLETE => drop(self.expected.pop()),
+            tag::PARAMETER_DESCRIPTION
+                if matches!(self.expected.front(), Some(Expect::DescribeStatement { client: None, .. })) =>
+            {
+                return Ok(Fate::KeepBack);
+            }
+            tag::NO_DATA | tag::ROW_DESCRIPTION if self.expected.wants_shape() => {
+                if self.learn_shape(connection, shape_of(body)) {
+                    return Ok(Fate::KeepBack);
+                }
+            }
             tag::NO_DATA | tag::ROW_DESCRIPTION => {
                 if matches!(self.expected.front(), Some(Expect::Describe)) {
                     self.expected.pop();
@@ -147,6 +162,10 @@ impl Session {
             tag::EMPTY_QUERY => return Ok(self.was_empty()),
             tag::PORTAL_SUSPENDED => drop(self.expected.pop()),
             tag::COPY_IN | tag::COPY_BOTH => self.copying_in = !self.expected.copy_begins(),
+            tag::READY_FOR_QUERY if self.stretch.is_refused() => {
+                self.send_once_more(connection);
+                return Ok(Fate::KeepBack);
+            }
             tag::READY_FOR_QUERY => self.ready(connection, backend::ready_for_query(body)?)?,
             tag::ERROR => return self.failed(connection, body),
             tag::PARAMETER_STATUS => {
@@ -250,6 +269,11 @@ impl Session {
     }
 
     fn failed(&mut self, connection: &mut ServerConnection, body: &[u8]) -> Result<Fate, Over> {
+        if matches!(self.expected.front(), Some(Expect::BindRefused)) {
+            self.tell_of_change();
+            self.took_error(connection);
+            return Ok(Fate::KeepBack);
+        }
         if !body.is_empty() {
             let error = ErrorFields::parse(body)?;
             if error.ends_session() {
@@ -267,11 +291,10 @@ impl Session {
                 self.took_error(connection);
                 return Ok(Fate::KeepBack);
             }
-            self.tenant.worker.shared.metrics.error(error.code);
-            if error.is_stale_plan() {
-                // Other clients' statements of that text, and this one's next, are to be planned anew.
-                self.tenant.renew_connections();
+            if error.is_stale_plan() && self.plan_refused() {
+                return Ok(Fate::KeepBack);
             }
+            self.tenant.worker.shared.metrics.error(error.code);
         }
         self.took_error(connection);
         Ok(Fate::PassOn)

@@ -75,6 +75,9 @@ impl Session {
         if self.skipping && header.tag != tag::SYNC {
             return self.skip(header);
         }
+        if !matches!(header.tag, tag::BIND | tag::DESCRIBE | tag::EXECUTE | tag::SYNC) {
+            self.stretch.meets_other();
+        }
         match header.tag {
             tag::SYNC => self.sync(header),
             tag::QUERY => self.query(header),
@@ -198,6 +201,7 @@ impl Session {
             return Ok(Some(Need::Answers));
         }
         if !self.copying_in {
+            self.stretch_ends();
             self.expected.push(Expect::Sync);
             self.end_segment();
         }

@@ -16,8 +16,8 @@ use crate::state::Deeds;
 enum Resolved {
     /// As it is: a statement made by SQL, or none.
     Raw,
-    /// This one.
-    Known(Rc<Statement>),
+    /// This one, and the shape of its result that the client was told.
+    Known(Rc<Statement>, Option<u64>),
     /// None, in the way that servers say it best.
     None,
     /// Not to be known before earlier answers are there.
@@ -97,7 +97,7 @@ impl Session {
         let Some(connection) = &mut self.connection else {
             return false;
         };
-        let unsure = match connection.prepared.find(statement.id) {
+        let unsure = match connection.prepared.find(statement.id, self.tenant.plans.get()) {
             Some(Certainty::Sent(segment)) if segment != self.segment => return false,
             Some(_) => {
                 self.expected.push(Expect::LocalParse(name.into()));
@@ -108,7 +108,7 @@ impl Session {
                 Some(self.segment)
             }
         };
-        self.statements.insert(name.into(), Named { statement: statement.clone(), unsure });
+        self.statements.insert(name.into(), Named { statement: statement.clone(), unsure, shape: None });
         self.answer_locally();
         true
     }
@@ -135,10 +135,16 @@ impl Session {
         let Some(connection) = &mut self.connection else {
             return;
         };
+        self.stretch.forget();
         let out = connection.side.out(&self.tenant.worker.buffers);
+        if connection.prepared.has(statement.id) {
+            frontend::write_close_statement(out, &statement.name);
+            self.expected.push(Expect::CloseSilent(statement.clone()));
+        }
         frontend::write_parse(out, &statement.name, &statement.text, &statement.types);
         self.expected.push(Expect::Parse { statement: statement.clone(), client });
-        if let Some(excess) = connection.prepared.add(statement.clone(), self.segment) {
+        let plans = self.tenant.plans.get();
+        if let Some(excess) = connection.prepared.add(statement.clone(), self.segment, plans) {
             frontend::write_close_statement(out, &excess.name);
             self.expected.push(Expect::CloseSilent(excess));
         }
@@ -149,7 +155,7 @@ impl Session {
         let Some(connection) = &mut self.connection else {
             return false;
         };
-        match connection.prepared.find(statement.id) {
+        match connection.prepared.find(statement.id, self.tenant.plans.get()) {
             Some(Certainty::Sent(segment)) if segment != self.segment => return false,
             Some(_) => {}
             None => self.send_parse(statement, None),
@@ -176,11 +182,11 @@ impl Session {
 
     fn resolve(&self, name: &[u8]) -> Resolved {
         if name.is_empty() {
-            return self.unnamed.clone().map_or(Resolved::None, Resolved::Known);
+            return self.unnamed.clone().map_or(Resolved::None, |statement| Resolved::Known(statement, None));
         }
         match self.statements.get(name) {
             Some(Named { unsure: Some(segment), .. }) if *segment != self.segment => Resolved::Unsure,
-            Some(named) => Resolved::Known(named.statement.clone()),
+            Some(named) => Resolved::Known(named.statement.clone(), named.shape),
             // What the router named is not a client's to name.
             None if name.starts_with(NAME_PREFIX.as_bytes()) => Resolved::None,
             None => Resolved::Raw,
@@ -201,6 +207,7 @@ impl Session {
         if let Some(need) = self.begin() {
             return Ok(Some(need));
         }
+        let mut refused = false;
         let sent: Box<[u8]> = match self.resolve(&name) {
             Resolved::Unsure => return Ok(Some(Need::Answers)),
             Resolved::Raw => {
@@ -208,21 +215,35 @@ impl Session {
                 name.clone()
             }
             Resolved::None => NAME_OF_NONE.as_bytes().into(),
-            Resolved::Known(statement) => {
+            Resolved::Known(statement, told) => {
                 if name.is_empty() {
                     self.prepare_unnamed(&statement);
-                } else if !self.prepare(&statement) {
-                    return Ok(Some(Need::Answers));
+                } else {
+                    if !self.prepare(&statement) {
+                        return Ok(Some(Need::Answers));
+                    }
+                    match told.map(|told| self.has_shape(&statement, told)) {
+                        Some(None) => return Ok(Some(Need::Answers)),
+                        Some(Some(same)) => refused = !same,
+                        None => {}
+                    }
+                    self.stretch_binds(&statement);
                 }
                 if !statement.deeds.is_nothing() {
                     self.portals.insert(portal.clone(), statement.deeds.clone());
                 } else if !self.portals.is_empty() {
                     self.portals.remove(&portal);
                 }
-                if name.is_empty() { Box::default() } else { statement.name.clone() }
+                if refused {
+                    NAME_OF_NONE.as_bytes().into()
+                } else if name.is_empty() {
+                    Box::default()
+                } else {
+                    statement.name.clone()
+                }
             }
         };
-        self.expected.push(Expect::Bind);
+        self.expected.push(if refused { Expect::BindRefused } else { Expect::Bind });
         self.unsynced = true;
         if sent == name {
             return self.pass(header);
@@ -251,23 +272,31 @@ impl Session {
         }
         let target = frontend::target(&self.side.input[HEADER_BYTES..header.total()])?;
         let name: Box<[u8]> = target.name.into();
-        let resolved = if target.kind == b'S' { self.resolve(&name) } else { Resolved::Raw };
+        let resolved = if target.kind == b'S' {
+            self.resolve(&name)
+        } else {
+            self.stretch.described();
+            Resolved::Raw
+        };
+        let mut expect = Expect::Describe;
         let sent: Option<Box<[u8]>> = match resolved {
             Resolved::Unsure => return Ok(Some(Need::Answers)),
             Resolved::Raw => None,
             Resolved::None => Some(NAME_OF_NONE.as_bytes().into()),
-            Resolved::Known(statement) if name.is_empty() => {
+            Resolved::Known(statement, _) if name.is_empty() => {
                 self.prepare_unnamed(&statement);
                 None
             }
-            Resolved::Known(statement) => {
+            Resolved::Known(statement, _) => {
                 if !self.prepare(&statement) {
                     return Ok(Some(Need::Answers));
                 }
-                Some(statement.name.clone())
+                let sent = statement.name.clone();
+                expect = Expect::DescribeStatement { statement, client: Some(name) };
+                Some(sent)
             }
         };
-        self.expected.push(Expect::Describe);
+        self.expected.push(expect);
         self.unsynced = true;
         match (sent, &mut self.connection) {
             (Some(sent), Some(connection)) => {
@@ -293,6 +322,7 @@ impl Session {
             self.portals.get(portal).cloned().unwrap_or_default()
         };
         self.sending(&deeds);
+        self.stretch.executed();
         self.expected.push(Expect::Execute(deeds));
         self.unsynced = true;
         self.pass(header)

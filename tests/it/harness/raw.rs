@@ -85,8 +85,8 @@ impl Raw {
         self.add(|out| frontend::parse(name, sql, [], out))
     }
 
-    /// Adds Bind to the unnamed portal with parameters as text, Execute without a limit.
-    pub(crate) fn execute(&mut self, statement: &str, values: &[&str]) -> &mut Self {
+    /// Adds Bind to the unnamed portal with parameters as text.
+    pub(crate) fn bind(&mut self, statement: &str, values: &[&str]) -> &mut Self {
         let encode = |value: &str, out: &mut BytesMut| {
             out.extend_from_slice(value.as_bytes());
             Ok(postgres_protocol::IsNull::No)
@@ -94,8 +94,27 @@ impl Raw {
         self.add(|out| {
             frontend::bind("", statement, [0], values.iter().copied(), encode, [0], out)
                 .map_err(|_| std::io::Error::other("bind"))
-        });
+        })
+    }
+
+    /// Adds Execute of the unnamed portal without a limit.
+    pub(crate) fn run(&mut self) -> &mut Self {
         self.add(|out| frontend::execute("", 0, out))
+    }
+
+    /// Adds Bind and Execute.
+    pub(crate) fn execute(&mut self, statement: &str, values: &[&str]) -> &mut Self {
+        self.bind(statement, values).run()
+    }
+
+    /// Adds Describe of the unnamed portal.
+    pub(crate) fn describe_portal(&mut self) -> &mut Self {
+        self.add(|out| frontend::describe(b'P', "", out))
+    }
+
+    /// Adds Describe of a statement.
+    pub(crate) fn describe_statement(&mut self, name: &str) -> &mut Self {
+        self.add(|out| frontend::describe(b'S', name, out))
     }
 
     /// Adds Sync.

@@ -36,6 +36,8 @@ pub struct RouterConfig {
     pub clients_max: usize,
     /// Most connections to servers for one tenant, over all its users.
     pub connections_per_tenant_max: usize,
+    /// Connections to its server that a tenant gets before others get more, at each router.
+    pub connections_per_tenant_min: usize,
     /// Most transactions of one tenant that wait at a time.
     pub queue_max: usize,
     /// How long a transaction waits for a server connection.
@@ -87,6 +89,7 @@ impl Default for RouterConfig {
             servers: BTreeMap::new(),
             clients_max: 10_000,
             connections_per_tenant_max: 20,
+            connections_per_tenant_min: 0,
             queue_max: 1000,
             queue_timeout: Duration::from_secs(10),
             login_timeout: Duration::from_secs(10),
@@ -128,6 +131,7 @@ impl RouterConfig {
             ("workers", self.workers.unwrap_or(1), 1, 1024, "1 to 1024"),
             ("clients_max", self.clients_max, 1, 1_000_000, "1 to 1000000"),
             ("connections_per_tenant_max", self.connections_per_tenant_max, 1, 10_000, "1 to 10000"),
+            ("connections_per_tenant_min", self.connections_per_tenant_min, 0, 10_000, "0 to 10000"),
             ("queue_max", self.queue_max, 1, 1_000_000, "1 to 1000000"),
             (
                 "message_bytes_max",

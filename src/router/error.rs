@@ -59,6 +59,8 @@ pub(crate) enum ClientError {
     NoServer(String),
     #[error("the server of database \"{0}\" can't be reached")]
     ServerDown(String),
+    #[error("the server of database \"{0}\" is starting up")]
+    ServerStarting(String),
     #[error("the server of database \"{0}\" refused the router's login")]
     ServerLogin(String),
     #[error("the connection to the server was lost")]
@@ -91,6 +93,7 @@ impl ClientError {
             | Self::NoMap
             | Self::NoServer(_)
             | Self::ServerDown(_)
+            | Self::ServerStarting(_)
             | Self::ServerLogin(_) => "57P03",
             Self::ServerLost => "08006",
             Self::CommitUnknown => "08007",
@@ -125,12 +128,19 @@ impl ClientError {
 
     /// Whether the session may go on after it, its transaction refused.
     pub(crate) fn leaves_session(&self) -> bool {
-        matches!(self, Self::QueueTimeout(_) | Self::QueueFull | Self::ServerDown(_) | Self::NoServer(_))
+        matches!(
+            self,
+            Self::QueueTimeout(_)
+                | Self::QueueFull
+                | Self::ServerDown(_)
+                | Self::ServerStarting(_)
+                | Self::NoServer(_)
+        )
     }
 
     fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::ServerDown(_) | Self::NoMap => Some("Try again later."),
+            Self::ServerDown(_) | Self::ServerStarting(_) | Self::NoMap => Some("Try again later."),
             Self::CommitUnknown => Some("Whether the transaction was committed is not known."),
             _ => None,
         }

@@ -131,6 +131,7 @@ fn share(
         metrics: metrics::Metrics::new(metrics)?,
         master_key,
         budgets: pool::Budgets::default(),
+        breakers: pool::Breakers::default(),
         workers,
         holds,
         config: ArcSwap::from_pointee(config),

@@ -24,8 +24,7 @@ pub(crate) struct Metrics {
     pub(crate) transactions: IntCounterVec,
     pub(crate) transaction_duration: HistogramVec,
     pub(crate) queue_wait: Histogram,
-    pub(crate) server_connections: IntGaugeVec,
-    pub(crate) server_connects: IntCounterVec,
+    servers: Servers,
     pub(crate) pool_hits: IntCounter,
     pub(crate) pool_misses: IntCounter,
     errors: IntCounterVec,
@@ -40,6 +39,14 @@ pub(crate) struct Metrics {
     pub(crate) cancels_passed_on: IntCounterVec,
 }
 
+/// What is counted of connections to servers.
+struct Servers {
+    connections: IntGaugeVec,
+    connects: IntCounterVec,
+    up: IntGaugeVec,
+    budget_wait: HistogramVec,
+}
+
 /// What is counted for one server, looked up once.
 #[derive(Clone)]
 pub(crate) struct ServerMetrics {
@@ -49,6 +56,8 @@ pub(crate) struct ServerMetrics {
     pub(crate) active: IntGauge,
     pub(crate) connects_ok: IntCounter,
     pub(crate) connects_failed: IntCounter,
+    pub(crate) up: IntGauge,
+    pub(crate) budget_wait: Histogram,
 }
 
 struct Maker<'a>(&'a Registry);
@@ -82,6 +91,32 @@ fn buckets() -> Vec<f64> {
     ]
 }
 
+impl Servers {
+    fn new(make: &Maker<'_>) -> prometheus::Result<Self> {
+        let budget_wait = HistogramOpts::new(
+            "tenantry_router_budget_wait_seconds",
+            "How long tenants waited for one of a server's connections, if they did.",
+        )
+        .buckets(buckets());
+        Ok(Self {
+            connections: make.add(IntGaugeVec::new(
+                Opts::new("tenantry_router_server_connections", "Connections to servers."),
+                &["server", "state"],
+            )?)?,
+            connects: make.counters(
+                "tenantry_router_server_connects_total",
+                "Attempts to connect to a server.",
+                &["server", "outcome"],
+            )?,
+            up: make.add(IntGaugeVec::new(
+                Opts::new("tenantry_router_server_up", "0 while a server takes no logins."),
+                &["server"],
+            )?)?,
+            budget_wait: make.add(HistogramVec::new(budget_wait, &["server"])?)?,
+        })
+    }
+}
+
 impl Metrics {
     pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let make = Maker(registry);
@@ -110,15 +145,7 @@ impl Metrics {
                 "tenantry_router_queue_wait_seconds",
                 "How long transactions waited for a server connection, if they did.",
             )?,
-            server_connections: make.add(IntGaugeVec::new(
-                Opts::new("tenantry_router_server_connections", "Connections to servers."),
-                &["server", "state"],
-            )?)?,
-            server_connects: make.counters(
-                "tenantry_router_server_connects_total",
-                "Attempts to connect to a server.",
-                &["server", "outcome"],
-            )?,
+            servers: Servers::new(&make)?,
             pool_hits: make.counter(
                 "tenantry_router_pool_hits_total",
                 "Transactions that found a server connection at once.",
@@ -183,13 +210,16 @@ impl Metrics {
 
     /// The metrics of one server.
     pub(crate) fn server(&self, name: &str) -> ServerMetrics {
+        let servers = &self.servers;
         ServerMetrics {
             transactions: self.transactions.with_label_values(&[name]),
             duration: self.transaction_duration.with_label_values(&[name]),
-            idle: self.server_connections.with_label_values(&[name, "idle"]),
-            active: self.server_connections.with_label_values(&[name, "active"]),
-            connects_ok: self.server_connects.with_label_values(&[name, "ok"]),
-            connects_failed: self.server_connects.with_label_values(&[name, "failed"]),
+            idle: servers.connections.with_label_values(&[name, "idle"]),
+            active: servers.connections.with_label_values(&[name, "active"]),
+            connects_ok: servers.connects.with_label_values(&[name, "ok"]),
+            connects_failed: servers.connects.with_label_values(&[name, "failed"]),
+            up: servers.up.with_label_values(&[name]),
+            budget_wait: servers.budget_wait.with_label_values(&[name]),
         }
     }
 }

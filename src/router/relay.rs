@@ -134,10 +134,12 @@ impl Side {
         }
     }
 
-    /// Writes a few bytes if the socket takes them at once; for a last word.
-    pub(crate) fn try_write(&mut self, bytes: &[u8]) {
+    /// Writes a few bytes if the socket takes them at once, and nothing any more.
+    pub(crate) fn last_word(&mut self, bytes: &[u8]) {
+        let mut cx = Context::from_waker(Waker::noop());
         // If it does not, the peer finds out by the end of the connection.
-        let _ = self.stream.poll_write(&mut Context::from_waker(Waker::noop()), bytes);
+        let _ = self.stream.poll_write(&mut cx, bytes);
+        let _ = self.stream.poll_shutdown(&mut cx);
     }
 
     pub(crate) fn peer(&self) -> io::Result<std::net::SocketAddr> {

@@ -44,6 +44,13 @@ impl Stream {
         }
     }
 
+    /// Says that nothing more will be written.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
     /// The other end's address.
     pub(crate) fn peer(&self) -> io::Result<SocketAddr> {
         match self {

@@ -3,7 +3,7 @@
 //! All of it is the worker's alone, so nothing here takes a lock. A tenant without clients and connections is not kept.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
@@ -23,6 +23,10 @@ use crate::worker::Worker;
 /// Most sets of startup settings whose reported parameters are kept.
 const PARAMS_MAX: usize = 100;
 
+/// The label that says a tenant's weight, and what it may be.
+const WEIGHT_LABEL: &str = "weight";
+const WEIGHTS: std::ops::RangeInclusive<u32> = 1..=100;
+
 /// Whether new transactions may begin.
 pub(crate) enum Gate {
     /// They may.
@@ -39,6 +43,8 @@ pub(crate) struct Tenant {
     pub(crate) worker: Rc<Worker>,
     pub(crate) gate: RefCell<Gate>,
     place: RefCell<Option<Rc<Place>>>,
+    /// Its part of a server's connections, beside other tenants'.
+    pub(crate) weight: Cell<u32>,
     /// Grows when the place changes: a connection of an earlier one is not used again.
     pub(crate) generation: Cell<u64>,
     /// Grows when a plan was found to be invalid: statements are prepared anew, each before its next use.
@@ -70,6 +76,7 @@ impl Tenant {
             worker,
             gate: RefCell::new(Gate::Refused(Refusal::UnknownTenant)),
             place: RefCell::default(),
+            weight: Cell::new(1),
             generation: Cell::new(0),
             plans: Cell::new(0),
             changed: Notify::new(),
@@ -98,10 +105,13 @@ impl Tenant {
                 let server = map.servers.get(&tenant.server)?;
                 Some((server.clone(), tenant.key_version))
             });
+            self.weight.set(map.tenants.get(&self.id).map_or(1, |tenant| weight(&tenant.labels)));
             let place = server.map(|(server, key_version)| {
+                let metrics = shared.metrics.server(server.name.as_str());
                 Rc::new(Place {
-                    budget: shared.budgets.get(&server.name, shared.share_of(server.max_connections)),
-                    metrics: shared.metrics.server(server.name.as_str()),
+                    budget: shared.budgets.get(&server.name, server.max_connections, shared.terms()),
+                    breaker: shared.breakers.get(&server.name, &metrics.up),
+                    metrics,
                     server,
                     key_version,
                 })
@@ -206,5 +216,23 @@ impl Tenant {
             && self.clients.borrow().is_empty()
             && self.waiting.borrow().is_empty()
             && !self.is_held()
+    }
+}
+
+/// A tenant's weight by its labels; 1, if they say none that is allowed.
+fn weight(labels: &BTreeMap<String, String>) -> u32 {
+    let given = labels.get(WEIGHT_LABEL).and_then(|text| text.parse().ok());
+    given.filter(|weight| WEIGHTS.contains(weight)).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weight_that_is_not_allowed_is_the_usual_one() {
+        let of = |text: &str| weight(&[(WEIGHT_LABEL.to_owned(), text.to_owned())].into());
+        assert_eq!(["1", "100", "0", "101", "-5", "heavy"].map(of), [1, 100, 1, 1, 1, 1]);
+        assert_eq!(weight(&BTreeMap::new()), 1);
     }
 }

@@ -20,7 +20,7 @@ use crate::map::SharedMap;
 use crate::metrics::Metrics;
 use crate::peers::{self, Peers};
 use crate::places::Places;
-use crate::pool::{Budgets, ServerConnection};
+use crate::pool::{Breakers, Budgets, ServerConnection, Terms, steward};
 use crate::relay::Buffers;
 use crate::session::client::{Client, End};
 use crate::session::{self, NewClient};
@@ -40,6 +40,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) master_key: MasterKey,
     pub(crate) budgets: Budgets,
+    pub(crate) breakers: Breakers,
     /// Routers that live at present, this one included: a server's connections are divided among them.
     pub(crate) routers_live: AtomicUsize,
     pub(crate) workers: Vec<mpsc::Sender<WorkerMessage>>,
@@ -54,10 +55,12 @@ impl Shared {
         self.config.load()
     }
 
-    /// This router's share of a server's connections.
-    pub(crate) fn share_of(&self, max_connections: u32) -> u32 {
-        let routers = u32::try_from(self.routers_live.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
-        (max_connections / routers.max(1)).max(1)
+    /// By what servers' connections are divided at present.
+    pub(crate) fn terms(&self) -> Terms {
+        Terms {
+            routers: self.routers_live.load(Ordering::Relaxed),
+            minimum: self.config().connections_per_tenant_min,
+        }
     }
 
     /// The worker that a tenant belongs to.
@@ -143,6 +146,11 @@ impl Worker {
         tenant
     }
 
+    /// Its tenants as they are now.
+    pub(crate) fn tenants(&self) -> Vec<Rc<Tenant>> {
+        self.tenants.borrow().values().cloned().collect()
+    }
+
     /// A process id that no client of this router has, if one is left: the remainder of its local part by the number of
     /// workers is this worker.
     fn fresh_id(&self) -> Option<u32> {
@@ -222,8 +230,7 @@ impl Worker {
     }
 
     fn everything_changed(self: &Rc<Self>) {
-        let tenants: Vec<_> = self.tenants.borrow().values().cloned().collect();
-        for tenant in tenants {
+        for tenant in self.tenants() {
             tenant.refresh();
         }
         let mine: Vec<_> = {
@@ -291,7 +298,9 @@ impl Worker {
     }
 
     fn sweep(self: &Rc<Self>) {
-        let tenants: Vec<_> = self.tenants.borrow().values().cloned().collect();
+        // Routers come and go, and the configuration may be another.
+        self.shared.budgets.divide(self.shared.terms());
+        let tenants = self.tenants();
         let limit = Instant::now().checked_sub(self.shared.config().idle_server_timeout);
         for tenant in tenants {
             if let Some(limit) = limit {
@@ -339,6 +348,7 @@ impl Worker {
 /// Runs a worker until it was told to shut down and its clients are gone.
 pub(crate) async fn run(index: usize, shared: Arc<Shared>, mut inbox: mpsc::Receiver<WorkerMessage>) {
     let worker = Worker::new(index, shared);
+    worker.spawn(steward::run(worker.clone()));
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     let mut time_limits = std::pin::pin!(worker.clone().watch_time_limits());
     loop {
@@ -356,5 +366,6 @@ pub(crate) async fn run(index: usize, shared: Arc<Shared>, mut inbox: mpsc::Rece
             break;
         }
     }
+    worker.closing.set(true);
     worker.tenants.borrow_mut().clear();
 }

@@ -7,6 +7,7 @@
 
 mod harness;
 
+mod budgets;
 mod cancels;
 mod config;
 mod copying;
@@ -23,6 +24,7 @@ mod migrations_refused;
 mod moves;
 mod moves_refused;
 mod moves_schema;
+mod outage;
 mod pooling;
 mod prepared;
 mod provisioning;
@@ -44,6 +46,8 @@ fn main() -> std::process::ExitCode {
         cancels::trials(),
         copying::trials(),
         pooling::trials(),
+        budgets::trials(),
+        outage::trials(),
         migrations::trials(),
         migrations_refused::trials(),
         moves::trials(),

@@ -15,6 +15,7 @@ use wire::{ErrorFields, frontend, startup};
 
 use crate::pool::budget::Permit;
 use crate::pool::connection::{CancelTarget, Place, ServerConnection, Slot};
+use crate::pool::leave::Entering;
 use crate::prepared::Prepared;
 use crate::relay::{Side, limited};
 use crate::state::{Params, note_parameter};
@@ -27,9 +28,12 @@ const LOGIN_MESSAGE_BYTES_MAX: usize = 64 * 1024;
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
-    /// Nobody there, or not in time, or starting up.
+    /// Nobody there, or not in time.
     #[error("{0}")]
     Down(String),
+    /// The server is starting up or shutting down.
+    #[error("{0}")]
+    Starting(String),
     /// The server has no connection left.
     #[error("{0}")]
     Full(String),
@@ -39,6 +43,9 @@ pub(crate) enum ConnectError {
     /// The server does not take the router for who it is.
     #[error("{0}")]
     Login(String),
+    /// The server is there and well, and does not want to for a reason of its own.
+    #[error("{0}")]
+    Refused(String),
 }
 
 impl From<io::Error> for ConnectError {
@@ -57,7 +64,9 @@ impl ConnectError {
             "53300" => Self::Full(text),
             // invalid_authorization: also when a role is gone with its tenant.
             code if code.starts_with("28") || code.starts_with("42") => Self::Login(text),
-            _ => Self::Down(text),
+            // cannot_connect_now, and what it says to those who come while it ends.
+            "57P01" | "57P02" | "57P03" => Self::Starting(text),
+            _ => Self::Refused(text),
         }
     }
 }
@@ -73,12 +82,12 @@ pub(crate) async fn connect(
     let slot = Slot::new(tenant, place.metrics.clone());
     let mut login = Login { tenant, access, place, params: Rc::default(), key: (0, Box::default()) };
     let mut refusal = None;
-    let side = limited(time, "connecting", async {
+    let entered = limited(time, "connecting", async {
         let stream = TcpStream::connect((place.server.host.as_str(), place.server.port)).await?;
         stream.set_nodelay(true)?;
-        let mut side = Side::new(Stream::Plain(stream));
-        match login.run(&mut side).await {
-            Ok(()) => Ok(side),
+        let mut entering = Entering::new(&tenant.worker, Side::new(Stream::Plain(stream)), permit);
+        match login.run(entering.side()?).await {
+            Ok(()) => entering.take(),
             Err(ConnectError::Down(message)) => Err(io::Error::other(message)),
             Err(error) => {
                 refusal = Some(error);
@@ -87,10 +96,10 @@ pub(crate) async fn connect(
         }
     })
     .await;
-    let counted = if side.is_ok() { &place.metrics.connects_ok } else { &place.metrics.connects_failed };
+    let counted = if entered.is_ok() { &place.metrics.connects_ok } else { &place.metrics.connects_failed };
     counted.inc();
-    let mut side = match (side, refusal) {
-        (Ok(side), _) => side,
+    let (mut side, permit) = match (entered, refusal) {
+        (Ok(entered), _) => entered,
         (Err(_), Some(refusal)) => return Err(refusal),
         (Err(error), None) => return Err(error.into()),
     };
@@ -114,8 +123,9 @@ pub(crate) async fn connect(
         applied: Rc::default(),
         unnamed: 0,
         idle_since: Instant::now(),
+        opened: Instant::now(),
         slot,
-        _permit: permit,
+        permit,
     }))
 }
 
@@ -221,6 +231,7 @@ mod tests {
         assert!(matches!(of("53300", "too many connections for database \"x\""), ConnectError::NotHere(_)));
         assert!(matches!(of("53300", "sorry, too many clients already"), ConnectError::Full(_)));
         assert!(matches!(of("28P01", "password authentication failed"), ConnectError::Login(_)));
-        assert!(matches!(of("57P03", "the database system is starting up"), ConnectError::Down(_)));
+        assert!(matches!(of("57P03", "the database system is starting up"), ConnectError::Starting(_)));
+        assert!(matches!(of("XX001", "could not read block 0"), ConnectError::Refused(_)));
     }
 }

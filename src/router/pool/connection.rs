@@ -8,10 +8,12 @@ use std::time::Instant;
 
 use shard_map::{Access, Server};
 use wire::backend::tag;
-use wire::frontend;
 
 use crate::metrics::ServerMetrics;
+use crate::pool::breaker::Breaker;
 use crate::pool::budget::{Budget, Permit};
+use crate::pool::leave::leave;
+use crate::pool::shares::Offer;
 use crate::prepared::Prepared;
 use crate::relay::{Buffers, Side};
 use crate::state::{Params, Settings, note_parameter};
@@ -22,6 +24,7 @@ pub(crate) struct Place {
     pub(crate) server: Server,
     pub(crate) key_version: i32,
     pub(crate) budget: Arc<Budget>,
+    pub(crate) breaker: Arc<Breaker>,
     pub(crate) metrics: ServerMetrics,
 }
 
@@ -97,9 +100,9 @@ pub(crate) struct ServerConnection {
     /// The unnamed statement that it has: 0 for none.
     pub(crate) unnamed: u64,
     pub(crate) idle_since: Instant,
+    pub(crate) opened: Instant,
     pub(crate) slot: Slot,
-    /// Held for its drop.
-    pub(crate) _permit: Permit,
+    pub(crate) permit: Permit,
 }
 
 impl ServerConnection {
@@ -142,10 +145,22 @@ impl ServerConnection {
         alive
     }
 
-    /// Says goodbye.
-    pub(crate) fn close(mut self: Box<Self>) {
-        let mut goodbye = bytes::BytesMut::new();
-        frontend::write_terminate(&mut goodbye);
-        self.side.try_write(&goodbye);
+    /// Whether it must be closed now for another tenant that waits; `useful` if a waiter of this one could use it.
+    #[inline]
+    pub(crate) fn gives_way(&mut self, useful: impl FnOnce(Access) -> bool) -> bool {
+        self.permit.budget().is_wanted() && self.offer(useful(self.access))
+    }
+
+    #[cold]
+    fn offer(&mut self, useful: bool) -> bool {
+        self.permit.offer(Offer { had: self.opened.elapsed(), idle: None, useful })
+    }
+
+    /// Leaves the server.
+    pub(crate) fn close(self: Box<Self>) {
+        // A tenant that is gone was the worker's to the end.
+        if let Some(tenant) = self.slot.tenant.upgrade() {
+            leave(&tenant.worker, self.side, self.permit);
+        }
     }
 }

@@ -3,21 +3,23 @@
 //! All that can be in the way is dealt with here, once a tenant and not once a client: the server's budget, a server
 //! that is down, a tenant that has moved. It ends when it has a connection or nobody waits any more.
 
+use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::ClientError;
 use crate::gate::Asked;
+use crate::pool::breaker::{Attempt, Trouble};
 use crate::pool::budget::Permit;
 use crate::pool::connect::{ConnectError, connect};
-use crate::pool::connection::Place;
+use crate::pool::connection::{Place, ServerConnection};
 use crate::tenant::{Gate, Tenant};
 
 /// Pause after the first failure; it doubles up to the longest.
 const PAUSE: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(1000);
-/// How often a wait for the server's budget looks whether anybody still waits.
-const BUDGET_LOOK: Duration = Duration::from_millis(200);
+/// How often a wait looks whether anybody still waits for its outcome.
+const LOOK: Duration = Duration::from_millis(200);
 
 struct Opening(Rc<Tenant>);
 
@@ -44,49 +46,43 @@ pub(crate) async fn open(tenant: Rc<Tenant>) {
     }
 }
 
-async fn attempts(tenant: &Rc<Tenant>) -> Option<Box<super::ServerConnection>> {
+async fn attempts(tenant: &Rc<Tenant>) -> Option<Box<ServerConnection>> {
     let mut pause = PAUSE;
     loop {
+        let WayIn { place, permit, attempt } = way_in(tenant).await?;
         let access = tenant.first_waiter()?;
-        if !matches!(*tenant.gate.borrow(), Gate::Open) {
-            return None;
-        }
-        let place = tenant.place()?;
-        let permit = permit(tenant, &place).await?;
         let error = match connect(tenant, &place, access, permit).await {
             Ok(connection) => {
+                attempt.answered();
                 tenant.failure.replace(None);
                 return Some(connection);
             }
             Err(error) => error,
         };
         tracing::debug!(tenant = %tenant.id, server = %place.server.name, %error, "no connection");
-        let name = tenant.id.to_string();
         match error {
-            ConnectError::Down(_) => drop(tenant.failure.replace(Some(ClientError::ServerDown(name)))),
+            // The breaker says when to try again.
+            ConnectError::Down(_) => {
+                attempt.failed(Trouble::Down);
+                continue;
+            }
+            ConnectError::Starting(_) => {
+                attempt.failed(Trouble::Starting);
+                continue;
+            }
             ConnectError::Full(_) => {
+                attempt.answered();
                 tenant.failure.replace(None);
                 tenant.worker.evict(&place.server.name);
             }
+            ConnectError::Refused(message) => {
+                attempt.answered();
+                tracing::warn!(tenant = %tenant.id, server = %place.server.name, message, "no connection");
+                tenant.failure.replace(Some(ClientError::ServerLogin(tenant.id.to_string())));
+            }
             ConnectError::NotHere(_) | ConnectError::Login(_) => {
-                let failed = match error {
-                    ConnectError::Login(message) => {
-                        tracing::error!(tenant = %tenant.id, server = %place.server.name, message, "login refused");
-                        ClientError::ServerLogin(name)
-                    }
-                    _ => ClientError::ServerDown(name),
-                };
-                match tenant.ask_registry(&place).await {
-                    Asked::Follow => return None,
-                    Asked::Wait => {}
-                    // Here, says the registry, yet the login fails: waiting does not help.
-                    Asked::Here if matches!(failed, ClientError::ServerLogin(_)) => {
-                        tenant.fail_waiters(&failed);
-                        return None;
-                    }
-                    Asked::Here => {}
-                }
-                tenant.failure.replace(Some(failed));
+                attempt.answered();
+                refused(tenant, &place, error).await?;
             }
         }
         tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>())).await;
@@ -94,17 +90,72 @@ async fn attempts(tenant: &Rc<Tenant>) -> Option<Box<super::ServerConnection>> {
     }
 }
 
-/// Waits for the server's budget while somebody waits for a connection.
+/// What it takes to connect.
+struct WayIn {
+    place: Rc<Place>,
+    permit: Permit,
+    attempt: Attempt,
+}
+
+/// Waits until a connection may be tried: by the breaker first, so that nobody holds a permit for a server that is down.
+async fn way_in(tenant: &Rc<Tenant>) -> Option<WayIn> {
+    loop {
+        tenant.first_waiter()?;
+        if !matches!(*tenant.gate.borrow(), Gate::Open) {
+            return None;
+        }
+        let place = tenant.place()?;
+        let pass = while_awaited(tenant, place.breaker.pass()).await?;
+        let permit = permit(tenant, &place).await?;
+        if let Some(attempt) = while_awaited(tenant, place.breaker.begin(pass)).await? {
+            return Some(WayIn { place, permit, attempt });
+        }
+    }
+}
+
+/// Waits for the server's budget.
 async fn permit(tenant: &Rc<Tenant>, place: &Rc<Place>) -> Option<Permit> {
-    if let Some(permit) = place.budget.try_take() {
+    let weight = tenant.weight.get();
+    if let Some(permit) = place.budget.try_take(&tenant.id, weight) {
         return Some(permit);
     }
-    let mut taking = std::pin::pin!(place.budget.take());
+    let begun = Instant::now();
+    let permit = while_awaited(tenant, place.budget.wait(&tenant.id, weight)).await?;
+    place.metrics.budget_wait.observe(begun.elapsed().as_secs_f64());
+    permit
+}
+
+/// Waits for something as long as somebody waits for a connection.
+async fn while_awaited<T>(tenant: &Rc<Tenant>, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
     loop {
-        tenant.worker.evict(&place.server.name);
-        if let Ok(permit) = tokio::time::timeout(BUDGET_LOOK, &mut taking).await {
-            return permit;
+        if let Ok(outcome) = tokio::time::timeout(LOOK, &mut future).await {
+            return Some(outcome);
         }
         tenant.first_waiter()?;
     }
+}
+
+/// A server that is there and does not let the tenant in: its registry may know why. Nothing, if there is no point in
+/// trying again.
+async fn refused(tenant: &Rc<Tenant>, place: &Rc<Place>, error: ConnectError) -> Option<()> {
+    let name = tenant.id.to_string();
+    let failed = match error {
+        ConnectError::Login(message) => {
+            tracing::error!(tenant = %tenant.id, server = %place.server.name, message, "login refused");
+            ClientError::ServerLogin(name)
+        }
+        _ => ClientError::ServerDown(name),
+    };
+    match tenant.ask_registry(place).await {
+        Asked::Follow => return None,
+        // Here, says the registry, yet the login fails: waiting does not help.
+        Asked::Here if matches!(failed, ClientError::ServerLogin(_)) => {
+            tenant.fail_waiters(&failed);
+            return None;
+        }
+        Asked::Here | Asked::Wait => {}
+    }
+    tenant.failure.replace(Some(failed));
+    Some(())
 }

@@ -1,12 +1,13 @@
 //! Who gets a tenant's next free connection: whoever has waited longest.
 
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shard_map::Access;
 use tokio::sync::oneshot;
 
 use crate::error::ClientError;
+use crate::pool::breaker::Trouble;
 use crate::pool::connection::ServerConnection;
 use crate::tenant::{Gate, Tenant};
 
@@ -36,11 +37,12 @@ impl Tenant {
                 let at = idle.iter().rposition(|connection| connection.access == access)?;
                 idle.remove(at)
             };
-            // The borrow is over here: a dead connection may be dropped.
+            // The borrow is over here: a dead connection may be closed.
             if connection.is_alive(&self.worker.buffers) {
                 connection.set_idle(false);
                 return Some(connection);
             }
+            connection.close();
         }
     }
 
@@ -62,7 +64,8 @@ impl Tenant {
             && connection.cancel.under_way.get() == 0
             && !connection.cancel.spoiled.get()
             && matches!(*self.gate.borrow(), Gate::Open)
-            && !self.worker.closing.get();
+            && !self.worker.closing.get()
+            && !connection.gives_way(|access| self.first_waiter() == Some(access));
         if usable {
             connection.set_idle(true);
             self.idle.borrow_mut().push(connection);
@@ -151,6 +154,30 @@ impl Tenant {
             self.opening.set(self.opening.get() + 1);
             let tenant = self.clone();
             self.worker.spawn(super::opener::open(tenant));
+        }
+    }
+
+    /// Takes the connection out that is unused since `since`, if it is to be given up.
+    pub(crate) fn take_unused(
+        &self,
+        since: Instant,
+        give_up: impl FnOnce(&mut ServerConnection) -> bool,
+    ) -> Option<Box<ServerConnection>> {
+        let mut idle = self.idle.borrow_mut();
+        let at = idle.iter().position(|connection| connection.idle_since == since)?;
+        give_up(&mut idle[at]).then(|| idle.remove(at))
+    }
+
+    /// Why a client that waited for so long gets no connection.
+    pub(crate) fn why_none(&self, waited: Duration) -> ClientError {
+        if let Some(failure) = self.failure.borrow().clone() {
+            return failure;
+        }
+        let name = || self.id.to_string();
+        match self.place().and_then(|place| place.breaker.trouble()) {
+            Some(Trouble::Down) => ClientError::ServerDown(name()),
+            Some(Trouble::Starting) => ClientError::ServerStarting(name()),
+            None => ClientError::QueueTimeout(waited),
         }
     }
 

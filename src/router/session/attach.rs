@@ -91,7 +91,14 @@ impl Session {
             (Ok(connection), _) => Ok(connection),
             // It came at the last moment: for somebody else, if this client is gone.
             (Err(over), Ok(Ok(connection))) => {
-                if matches!(over, Over::Refused(ClientError::QueueTimeout(_) | ClientError::ServerDown(_))) {
+                if matches!(
+                    over,
+                    Over::Refused(
+                        ClientError::QueueTimeout(_)
+                            | ClientError::ServerDown(_)
+                            | ClientError::ServerStarting(_)
+                    )
+                ) {
                     return Ok(connection);
                 }
                 self.tenant.release(connection);
@@ -129,10 +136,7 @@ impl Session {
                     let begins = held.or_else(|| tenant.held_until.get());
                     match begins.map(|begins| begins + time).filter(|later| *later > now) {
                         Some(later) => deadline = later,
-                        None => {
-                            let failure = tenant.failure.borrow().clone();
-                            return Err(failure.unwrap_or(ClientError::QueueTimeout(time)).into());
-                        }
+                        None => return Err(tenant.why_none(time).into()),
                     }
                 }
             }

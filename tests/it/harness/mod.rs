@@ -22,6 +22,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 pub(crate) use cli::{Output, tenantry};
 pub(crate) use fleet::{Fleet, signal};
+pub(crate) use metrics::Metrics;
 pub(crate) use place::{Place, leftovers};
 pub(crate) use router::Router;
 pub(crate) use sql::{Sql, code, connect, connect_url, message};

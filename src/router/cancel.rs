@@ -6,17 +6,20 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use crate::peers;
 use crate::pool::CancelTarget;
 use crate::relay::limited;
+use crate::stream::Stream;
 use crate::worker::{Shared, WorkerMessage};
 
 /// How long who asked to cancel is kept waiting.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Room for the end of a connection with TLS.
+const END_BYTES: usize = 64;
 
 /// To a worker: cancel what the client with this key is running.
 pub(crate) struct CancelRequest {
@@ -58,13 +61,16 @@ pub(crate) fn cancel(target: Rc<CancelTarget>, time: Duration) -> impl Future<Ou
     let under_way = UnderWay(target.clone());
     async move {
         let sent = limited(time, "a cancel request", async {
-            let mut stream = TcpStream::connect(target.address).await?;
+            let mut stream = match &target.tls {
+                None => Stream::plain(TcpStream::connect(target.address).await?),
+                Some(tls) => tls.connect(target.address, &target.host, true).await?,
+            };
             let mut request = BytesMut::new();
             wire::startup::write_cancel(&mut request, target.process_id, &target.key);
             stream.write_all(&request).await?;
             // The server closes when the signal is sent.
-            let mut end = [0_u8; 1];
-            stream.read(&mut end).await.map(drop)
+            let (mut end, mut cipher) = (BytesMut::with_capacity(1), BytesMut::with_capacity(END_BYTES));
+            std::future::poll_fn(|cx| stream.poll_read(cx, &mut end, &mut cipher)).await.map(drop)
         });
         let outcome: io::Result<()> = sent.await;
         if let Err(error) = outcome {

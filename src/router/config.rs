@@ -5,8 +5,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 use shard_map::ServerName;
+
+use crate::tls::{self, TlsMode};
 
 /// Configuration of a router. Secrets are not in it, only the files that hold them.
 #[derive(Debug, Clone, Deserialize)]
@@ -32,8 +35,42 @@ pub struct RouterConfig {
     pub snapshot_file: Option<PathBuf>,
     /// Servers by name, as `host:port`, to ask where a tenant is when neither map nor catalog can tell.
     pub servers: BTreeMap<ServerName, String>,
+    /// Whether clients get TLS, and what is asked of them.
+    pub tls_mode: TlsMode,
+    /// The certificate shown to clients, with its chain, PEM.
+    pub tls_cert_file: Option<PathBuf>,
+    /// Its key, PEM.
+    pub tls_key_file: Option<PathBuf>,
+    /// The authorities whose certificates clients may show, PEM.
+    pub tls_ca_file: Option<PathBuf>,
+    /// Whether a client whose certificate is for its user needs no password.
+    pub tls_certificate_login: bool,
+    /// A client that connects to `tenant.DOMAIN` by TLS wants that tenant.
+    pub tls_sni_domain: Option<String>,
+    /// Whether servers are connected to with TLS, and what is asked of them.
+    pub server_tls_mode: TlsMode,
+    /// The authorities whose certificates servers may show, or those certificates themselves, PEM.
+    pub server_tls_ca_file: Option<PathBuf>,
+    /// The certificate shown to servers, PEM.
+    pub server_tls_cert_file: Option<PathBuf>,
+    /// Its key, PEM.
+    pub server_tls_key_file: Option<PathBuf>,
+    /// Whether a proxy in front tells the clients' addresses (PROXY protocol, version 2).
+    pub proxy_protocol: bool,
+    /// The networks of such proxies: believed, and required to tell.
+    pub proxy_protocol_from: Vec<IpNet>,
     /// Most clients connected at a time.
     pub clients_max: usize,
+    /// Most clients of one tenant; 0 for as many as there may be.
+    pub clients_per_tenant_max: usize,
+    /// Most clients of one user; 0 for as many as there may be.
+    pub clients_per_user_max: usize,
+    /// Most clients from one address; 0 for as many as there may be.
+    pub clients_per_address_max: usize,
+    /// Most logins under way at a time: one more ends the oldest.
+    pub logins_max: usize,
+    /// Most failed logins from one address in a minute; 0 for any number.
+    pub login_failures_per_address_max: u32,
     /// Most connections to servers for one tenant, over all its users.
     pub connections_per_tenant_max: usize,
     /// Connections to its server that a tenant gets before others get more, at each router.
@@ -87,7 +124,24 @@ impl Default for RouterConfig {
             master_key_file: None,
             snapshot_file: None,
             servers: BTreeMap::new(),
+            tls_mode: TlsMode::Disable,
+            tls_cert_file: None,
+            tls_key_file: None,
+            tls_ca_file: None,
+            tls_certificate_login: false,
+            tls_sni_domain: None,
+            server_tls_mode: TlsMode::Disable,
+            server_tls_ca_file: None,
+            server_tls_cert_file: None,
+            server_tls_key_file: None,
+            proxy_protocol: false,
+            proxy_protocol_from: Vec::new(),
             clients_max: 10_000,
+            clients_per_tenant_max: 0,
+            clients_per_user_max: 0,
+            clients_per_address_max: 0,
+            logins_max: 10_000,
+            login_failures_per_address_max: 100,
             connections_per_tenant_max: 20,
             connections_per_tenant_min: 0,
             queue_max: 1000,
@@ -130,6 +184,7 @@ impl RouterConfig {
         let counts = [
             ("workers", self.workers.unwrap_or(1), 1, 1024, "1 to 1024"),
             ("clients_max", self.clients_max, 1, 1_000_000, "1 to 1000000"),
+            ("logins_max", self.logins_max, 1, 1_000_000, "1 to 1000000"),
             ("connections_per_tenant_max", self.connections_per_tenant_max, 1, 10_000, "1 to 10000"),
             ("connections_per_tenant_min", self.connections_per_tenant_min, 0, 10_000, "0 to 10000"),
             ("queue_max", self.queue_max, 1, 1_000_000, "1 to 1000000"),
@@ -168,6 +223,14 @@ impl RouterConfig {
                 });
             }
         }
+        if self.proxy_protocol && self.proxy_protocol_from.is_empty() {
+            return Err(InvalidConfig {
+                key: "proxy_protocol_from",
+                given: "[]".to_owned(),
+                allowed: "the networks of the proxies, as in [\"10.0.0.0/8\"]",
+            });
+        }
+        tls::validate(self)?;
         for address in self.servers.values() {
             if split_address(address).is_none() {
                 let given = format!("{address:?}");

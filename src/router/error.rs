@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use shard_map::Refusal;
+use wire::scram::ScramError;
 use wire::{ErrorFields, Severity, WireError};
 
 /// Why a client is refused, or its session or transaction ends, when the reason is the router's to tell.
@@ -18,6 +19,12 @@ pub(crate) enum ClientError {
     NoUser,
     #[error("password authentication failed for user \"{0}\"")]
     Password(String),
+    #[error("certificate authentication failed for user \"{0}\"")]
+    Certificate(String),
+    #[error("{0}")]
+    ChannelBinding(ScramError),
+    #[error("the router takes connections with TLS only (tls_mode)")]
+    TlsRequired,
     #[error("database \"{0}\" does not exist")]
     NoTenant(String),
     #[error("replication through a router is not supported")]
@@ -27,6 +34,8 @@ pub(crate) enum ClientError {
     /// A limit that an operator set.
     #[error("too many clients{whose} already ({key} = {max})")]
     TooManyClients { key: &'static str, whose: &'static str, max: usize },
+    #[error("too many failed logins from this address (login_failures_per_address_max = {max} a minute)")]
+    TooManyFailures { max: u32 },
     #[error("a message of {length} bytes is too long (message_bytes_max = {max})")]
     MessageTooLong { length: usize, max: usize },
     #[error("no server connection became free within {0:?}")]
@@ -77,11 +86,12 @@ impl ClientError {
         match self {
             Self::Protocol(error) => error.sqlstate(),
             Self::ProtocolOrder(_) => "08P01",
-            Self::NoUser => "28000",
+            Self::NoUser | Self::Certificate(_) | Self::ChannelBinding(_) | Self::TlsRequired => "28000",
             Self::Password(_) => "28P01",
             Self::NoTenant(_) => "3D000",
             Self::Replication | Self::Option(_) => "0A000",
             Self::TooManyClients { .. } | Self::QueueTimeout(_) | Self::QueueFull => "53300",
+            Self::TooManyFailures { .. } => "53400",
             Self::MessageTooLong { .. } => "54000",
             Self::LoginTimeout(_) => "57P05",
             Self::QueryTimeout(_) => "57014",
@@ -105,6 +115,7 @@ impl ClientError {
     pub(crate) fn limit(&self) -> Option<&'static str> {
         Some(match self {
             Self::TooManyClients { key, .. } => key,
+            Self::TooManyFailures { .. } => "login_failures_per_address_max",
             Self::MessageTooLong { .. } => "message_bytes_max",
             Self::QueueTimeout(_) => "queue_timeout",
             Self::QueueFull => "queue_max",
@@ -140,6 +151,9 @@ impl ClientError {
 
     fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::TooManyFailures { .. } => {
+                Some("Wait a minute, and look for a client with a wrong password.")
+            }
             Self::ServerDown(_) | Self::ServerStarting(_) | Self::NoMap => Some("Try again later."),
             Self::CommitUnknown => Some("Whether the transaction was committed is not known."),
             _ => None,
@@ -182,6 +196,9 @@ pub enum RouterError {
     /// The metrics of two routers in one registry.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// A file that TLS is to be made with.
+    #[error(transparent)]
+    Tls(#[from] crate::tls::TlsError),
     /// The catalog's URL.
     #[error(transparent)]
     Catalog(#[from] catalog::Error),

@@ -123,7 +123,7 @@ impl Tenant {
     /// Asks the registry of the server where the tenant was thought to be, and follows it.
     pub(crate) async fn ask_registry(self: &Rc<Self>, place: &Rc<Place>) -> Asked {
         let shared = &self.worker.shared;
-        let record = match registry::ask(&place.server, &shared.master_key, &self.id).await {
+        let record = match registry::ask(&place.server, shared, &self.id).await {
             Ok(record) => record,
             Err(error) => {
                 tracing::debug!(tenant = %self.id, %error, "the registry does not say where the tenant is");

@@ -9,7 +9,9 @@
 
 mod cancel;
 mod config;
+mod descriptors;
 mod error;
+mod failures;
 mod follower;
 mod gate;
 mod http;
@@ -29,6 +31,7 @@ mod state;
 mod stream;
 mod tenant;
 mod time_limits;
+mod tls;
 mod worker;
 
 use std::net::SocketAddr;
@@ -47,6 +50,7 @@ use tokio_util::task::TaskTracker;
 
 pub use config::{InvalidConfig, RouterConfig};
 pub use error::RouterError;
+pub use tls::{TlsError, TlsMode};
 
 use crate::follower::{Follower, Snapshot};
 use crate::gate::HoldReady;
@@ -69,6 +73,7 @@ pub async fn run(
 ) -> Result<(), RouterError> {
     config.validate()?;
     let catalog = config.catalog_url.as_deref().map(|url| Catalog::new(url, &metrics)).transpose()?;
+    descriptors::raise(&config);
     let listener = listener::bind("listen", config.listen)?;
     let http_listener = listener::bind("metrics_listen", config.metrics_listen)?;
     let (peer_listener, cancel_address) = peers::bind(config.cancel_listen()).await?;
@@ -87,6 +92,7 @@ pub async fn run(
         tokio::spawn(Follower::new(shared.clone()).run()),
         tokio::spawn(snapshot.keep(shared.clone())),
         tokio::spawn(peers::run(peer_listener, shared.clone())),
+        tokio::spawn(tls::watch(shared.clone())),
         tokio::spawn(report::acknowledge(shared.clone(), catalog.clone(), holds)),
         tokio::spawn(reports(shared.clone(), catalog.clone())),
     ];
@@ -124,12 +130,14 @@ fn share(
     let name = config.name();
     let shared = Shared {
         peers: peers::Peers::new(&name, cancel_address),
-        places: places::Places::default(),
         routers_live: AtomicUsize::new(1),
         name,
         map: map::SharedMap::default(),
         metrics: metrics::Metrics::new(metrics)?,
         master_key,
+        tls: tls::Tls::new(&config)?,
+        places: Arc::default(),
+        failures: failures::Failures::default(),
         budgets: pool::Budgets::default(),
         breakers: pool::Breakers::default(),
         workers,

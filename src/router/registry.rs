@@ -1,9 +1,15 @@
 //! Asks a server's registry about a tenant: it holds the truth when the map is behind.
 
+use std::error::Error;
 use std::time::Duration;
 
-use shard_map::{Epoch, MasterKey, Server, ServerName, TenantId};
-use tokio_postgres::NoTls;
+use shard_map::{Epoch, Server, ServerName, TenantId};
+use tokio::net::TcpStream;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::tls::TlsStream;
+use tokio_postgres::{Client, Connection, NoTls};
+
+use crate::worker::Shared;
 
 /// How long a registry may take to answer, connecting included.
 const REGISTRY_TIMEOUT: Duration = Duration::from_secs(3);
@@ -42,27 +48,51 @@ pub(crate) struct Unanswered {
 }
 
 /// Asks one server's registry.
-pub(crate) async fn ask(server: &Server, key: &MasterKey, tenant: &TenantId) -> Result<Record, Unanswered> {
+pub(crate) async fn ask(server: &Server, shared: &Shared, tenant: &TenantId) -> Result<Record, Unanswered> {
     let unanswered = |message: String| Unanswered { server: server.name.clone(), message };
-    tokio::time::timeout(REGISTRY_TIMEOUT, query(server, key, tenant))
+    tokio::time::timeout(REGISTRY_TIMEOUT, query(server, shared, tenant))
         .await
         .map_err(|_| unanswered(format!("no answer within {REGISTRY_TIMEOUT:?}")))?
-        .map_err(|e| {
-            unanswered(std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string))
-        })
+        .map_err(|e| unanswered(e.source().map_or_else(|| e.to_string(), ToString::to_string)))
 }
 
-async fn query(server: &Server, key: &MasterKey, tenant: &TenantId) -> Result<Record, tokio_postgres::Error> {
-    const SQL: &str = "SELECT state, epoch, moved_to, moved_to_address FROM tenant WHERE id = $1";
+async fn query(
+    server: &Server,
+    shared: &Shared,
+    tenant: &TenantId,
+) -> Result<Record, Box<dyn Error + Send + Sync>> {
     let mut config = tokio_postgres::Config::new();
     config
-        .host(&server.host)
-        .port(server.port)
         .dbname(DATABASE)
         .user(ROLE)
-        .password(key.registry_reader_password(&server.name))
+        .password(shared.master_key.registry_reader_password(&server.name))
         .application_name("tenantry router");
-    let (client, connection) = config.connect(NoTls).await?;
+    let tls = shared.tls.servers();
+    let mut outcome = Err("no attempt to connect was made".into());
+    for with_tls in tls.attempts() {
+        let connector = if *with_tls { tls.connector(&server.host)? } else { None };
+        let socket = TcpStream::connect((server.host.as_str(), server.port)).await?;
+        let answer = match connector {
+            None => read(config.ssl_mode(SslMode::Disable).connect_raw(socket, NoTls).await, tenant).await,
+            Some(connector) => {
+                let mode = if tls.insists() { SslMode::Require } else { SslMode::Prefer };
+                read(config.ssl_mode(mode).connect_raw(socket, connector).await, tenant).await
+            }
+        };
+        outcome = answer.map_err(Into::into);
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
+async fn read<T: TlsStream + Unpin>(
+    connected: Result<(Client, Connection<TcpStream, T>), tokio_postgres::Error>,
+    tenant: &TenantId,
+) -> Result<Record, tokio_postgres::Error> {
+    const SQL: &str = "SELECT state, epoch, moved_to, moved_to_address FROM tenant WHERE id = $1";
+    let (client, connection) = connected?;
     let asked = async {
         let row = client.query_opt(SQL, &[&tenant.as_str()]).await;
         drop(client);

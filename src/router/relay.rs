@@ -27,11 +27,15 @@ const KEPT_MAX: usize = 64;
 
 /// A worker's spare buffers.
 #[derive(Default)]
-pub(crate) struct Buffers(RefCell<Vec<BytesMut>>);
+pub(crate) struct Buffers {
+    spare: RefCell<Vec<BytesMut>>,
+    /// For what is read before it is decrypted; empty in between.
+    cipher: RefCell<BytesMut>,
+}
 
 impl Buffers {
     fn take(&self) -> BytesMut {
-        self.0.borrow_mut().pop().unwrap_or_else(|| BytesMut::with_capacity(READ_BYTES))
+        self.spare.borrow_mut().pop().unwrap_or_else(|| BytesMut::with_capacity(READ_BYTES))
     }
 
     /// Takes back a buffer whose contents are of no use any more.
@@ -40,7 +44,7 @@ impl Buffers {
             return;
         }
         buffer.clear();
-        let mut kept = self.0.borrow_mut();
+        let mut kept = self.spare.borrow_mut();
         // What was split off an advanced buffer comes back with the next reserve.
         buffer.reserve(READ_BYTES);
         if kept.len() < KEPT_MAX && buffer.capacity() <= KEPT_BYTES_MAX {
@@ -79,9 +83,14 @@ impl Side {
             self.input.reserve(wanted);
         }
         let room = self.input.capacity() - self.input.len();
-        let outcome = self.stream.poll_read(cx, &mut self.input);
+        let mut cipher = buffers.cipher.borrow_mut();
+        if self.stream.channel().is_some() {
+            cipher.reserve(READ_BYTES_BULK);
+        }
+        let outcome = self.stream.poll_read(cx, &mut self.input, &mut cipher);
         if let Poll::Ready(Ok(count)) = outcome {
-            self.bulk = count == room;
+            // Through TLS, the room is no limit.
+            self.bulk = count >= room;
         } else if self.input.is_empty() {
             buffers.give(std::mem::take(&mut self.input));
         }
@@ -140,6 +149,21 @@ impl Side {
         // If it does not, the peer finds out by the end of the connection.
         let _ = self.stream.poll_write(&mut cx, bytes);
         let _ = self.stream.poll_shutdown(&mut cx);
+    }
+
+    /// Whether it is a connection with TLS.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.stream.channel().is_some()
+    }
+
+    /// What a password exchange can be bound to, when the other end showed a certificate that allows it.
+    pub(crate) fn end_point(&self) -> Option<Box<[u8]>> {
+        crate::tls::end_point(self.stream.channel()?.peer_certificate()?)
+    }
+
+    /// Says that this is the end, if the socket takes it at once.
+    pub(crate) fn close(&mut self) {
+        self.stream.close();
     }
 
     pub(crate) fn peer(&self) -> io::Result<std::net::SocketAddr> {

@@ -1,4 +1,4 @@
-//! A socket as the relay sees it: read into a buffer, write from a slice, nothing else.
+//! A socket as the relay sees it, in the clear or with TLS: read into a buffer, write from a slice, nothing else.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,51 +10,106 @@ use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
+use crate::tls::Channel;
+
 /// A connection to a client or a server.
-pub(crate) enum Stream {
-    /// As it is on the wire.
-    Plain(TcpStream),
+pub(crate) struct Stream {
+    socket: TcpStream,
+    channel: Option<Box<Channel>>,
+}
+
+/// A connection on its way from one runtime to another.
+pub(crate) struct Detached {
+    socket: std::net::TcpStream,
+    channel: Option<Box<Channel>>,
 }
 
 impl Stream {
-    /// Whether reading may give something. A socket in the clear knows that for nothing, so that who waits needs no buffer.
-    pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(stream) => stream.poll_read_ready(cx),
-        }
+    /// A connection in the clear.
+    pub(crate) fn plain(socket: TcpStream) -> Self {
+        Self { socket, channel: None }
     }
 
-    /// Reads what has arrived into the room that `buffer` has; 0 is the end.
+    /// Goes on with TLS, whose handshake begins with what `input` holds. What the peer sent right behind the handshake
+    /// is there afterwards.
+    pub(crate) async fn begin_tls(&mut self, mut channel: Channel, input: &mut BytesMut) -> io::Result<()> {
+        channel.handshake(&mut self.socket, input).await?;
+        self.channel = Some(Box::new(channel));
+        Ok(())
+    }
+
+    /// Its TLS session, if it has one.
+    pub(crate) fn channel(&self) -> Option<&Channel> {
+        self.channel.as_deref()
+    }
+
+    /// Whether reading may give something. The socket knows that for nothing, so that who waits needs no buffer.
+    pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.channel.as_ref().is_some_and(|channel| channel.has_ended()) {
+            return Poll::Ready(Ok(()));
+        }
+        self.socket.poll_read_ready(cx)
+    }
+
+    /// Reads what has arrived into the room that `buffer` has, with TLS into the room that `cipher` has; 0 is the end.
     pub(crate) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut BytesMut,
+        cipher: &mut BytesMut,
     ) -> Poll<io::Result<usize>> {
-        match self {
+        match &mut self.channel {
             // Unlike `try_read`, this takes a read that did not fill the buffer for a sign that there is no more, and
             // so saves the system call that would only say so.
-            Self::Plain(stream) => poll_read_buf(Pin::new(stream), cx, buffer),
+            None => poll_read_buf(Pin::new(&mut self.socket), cx, buffer),
+            Some(channel) => channel.poll_read(&mut self.socket, cx, buffer, cipher),
         }
     }
 
-    /// Writes some of `bytes`.
+    /// Writes some of `bytes`. After `Pending`, the next call must bring the same bytes again, with or without more.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+        match &mut self.channel {
+            None => Pin::new(&mut self.socket).poll_write(cx, bytes),
+            Some(channel) => channel.poll_write(&mut self.socket, cx, bytes),
+        }
+    }
+
+    /// Writes all of `bytes`.
+    pub(crate) async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let count = std::future::poll_fn(|cx| self.poll_write(cx, bytes)).await?;
+            bytes = &bytes[count..];
+        }
+        Ok(())
+    }
+
+    /// Says that this is the end: TLS has a word for it.
+    pub(crate) fn close(&mut self) {
+        if let Some(channel) = &mut self.channel {
+            channel.close(&mut self.socket);
         }
     }
 
     /// Says that nothing more will be written.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+        self.close();
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 
     /// The other end's address.
     pub(crate) fn peer(&self) -> io::Result<SocketAddr> {
-        match self {
-            Self::Plain(stream) => stream.peer_addr(),
-        }
+        self.socket.peer_addr()
+    }
+
+    /// Takes it off this runtime.
+    pub(crate) fn detach(self) -> io::Result<Detached> {
+        Ok(Detached { socket: self.socket.into_std()?, channel: self.channel })
+    }
+}
+
+impl Detached {
+    /// Puts it on this runtime.
+    pub(crate) fn attach(self) -> io::Result<Stream> {
+        Ok(Stream { socket: TcpStream::from_std(self.socket)?, channel: self.channel })
     }
 }

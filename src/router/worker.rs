@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cancel::CancelRequest;
 use crate::config::RouterConfig;
+use crate::failures::Failures;
 use crate::gate::HoldReady;
 use crate::map::SharedMap;
 use crate::metrics::Metrics;
@@ -25,6 +26,7 @@ use crate::relay::Buffers;
 use crate::session::client::{Client, End};
 use crate::session::{self, NewClient};
 use crate::tenant::Tenant;
+use crate::tls::Tls;
 
 /// Messages that a worker has not read yet.
 pub(crate) const INBOX_MAX: usize = 4096;
@@ -39,6 +41,9 @@ pub(crate) struct Shared {
     pub(crate) map: SharedMap,
     pub(crate) metrics: Metrics,
     pub(crate) master_key: MasterKey,
+    pub(crate) tls: Tls,
+    pub(crate) places: Arc<Places>,
+    pub(crate) failures: Failures,
     pub(crate) budgets: Budgets,
     pub(crate) breakers: Breakers,
     /// Routers that live at present, this one included: a server's connections are divided among them.
@@ -46,7 +51,6 @@ pub(crate) struct Shared {
     pub(crate) workers: Vec<mpsc::Sender<WorkerMessage>>,
     pub(crate) holds: mpsc::Sender<HoldReady>,
     pub(crate) peers: Peers,
-    pub(crate) places: Places,
 }
 
 impl Shared {

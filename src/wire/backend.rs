@@ -161,11 +161,13 @@ pub fn write_authentication_ok(out: &mut BytesMut) {
     message(out, tag::AUTHENTICATION, |out| out.put_i32(0));
 }
 
-/// Writes AuthenticationSASL, offering one mechanism.
-pub fn write_authentication_sasl(out: &mut BytesMut, mechanism: &str) {
+/// Writes AuthenticationSASL, offering these mechanisms.
+pub fn write_authentication_sasl(out: &mut BytesMut, mechanisms: &[&str]) {
     message(out, tag::AUTHENTICATION, |out| {
         out.put_i32(10);
-        put_cstr(out, mechanism.as_bytes());
+        for mechanism in mechanisms {
+            put_cstr(out, mechanism.as_bytes());
+        }
         out.put_u8(0);
     });
 }
@@ -259,14 +261,14 @@ mod tests {
         no_prefix(&body(|out| write_command_complete(out, "SELECT 1")), |b| command_complete(b).map(drop));
         no_prefix(&body(|out| write_backend_key_data(out, 1, &[1; 4])), |b| backend_key_data(b).map(drop));
         no_prefix(&body(write_authentication_ok), |b| authentication(b).map(drop));
-        no_prefix(&body(|out| write_authentication_sasl(out, "SCRAM-SHA-256")), |b| {
+        no_prefix(&body(|out| write_authentication_sasl(out, &["SCRAM-SHA-256"])), |b| {
             authentication(b).map(drop)
         });
     }
 
     #[test]
     fn authentication_messages_come_back_as_they_were() {
-        let sasl = body(|out| write_authentication_sasl(out, "X"));
+        let sasl = body(|out| write_authentication_sasl(out, &["X"]));
         assert_eq!(authentication(&sasl), Ok(Authentication::Sasl(vec![b"X"])));
         let next = body(|out| write_sasl_continue(out, b"r=1"));
         assert_eq!(authentication(&next), Ok(Authentication::SaslContinue(b"r=1")));

@@ -7,6 +7,7 @@ pub mod backend;
 pub mod error_fields;
 pub mod frame;
 pub mod frontend;
+pub mod proxy;
 pub mod scram;
 pub mod sql;
 pub mod startup;

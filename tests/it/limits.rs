@@ -1,11 +1,16 @@
 //! The router's limits: each ends with an error of its own, and lets everybody else go on.
 
-use crate::harness::{Fleet, Sql as _, code, connect, message, trials, until};
+use tokio_postgres::Config;
+
+use crate::harness::raw::Raw;
+use crate::harness::{Fleet, Router, Sql as _, code, connect, message, trials, until};
 
 trials! {
     shared a_query_over_its_time_is_cancelled_on_the_server_and_its_session_goes_on,
     shared a_transaction_over_its_time_ends_with_its_connection_and_nothing_of_it_stays,
     shared clients_beyond_the_most_are_refused_and_the_others_go_on,
+    shared clients_of_a_tenant_of_a_user_and_from_an_address_are_limited,
+    shared a_message_that_is_too_long_ends_its_session_alone,
 }
 
 async fn clients_beyond_the_most_are_refused_and_the_others_go_on(fleet: &Fleet) {
@@ -13,12 +18,60 @@ async fn clients_beyond_the_most_are_refused_and_the_others_go_on(fleet: &Fleet)
     let router = fleet.router(&["clients_max=2"]).await;
     let config = router.through(&fleet.config("limits-clients"));
     let first = connect(&config).await.unwrap();
-    let _second = connect(&config).await.unwrap();
-    let refusal = connect(&config).await.err().expect("it is full");
-    assert_eq!(code(&refusal), "53300");
-    assert!(message(&refusal).contains("clients_max = 2"), "{refusal:?}");
-    assert_eq!(router.metrics().await.get("tenantry_router_limits_total{limit=\"clients_max\"}"), 1.0);
+    let second = connect(&config).await.unwrap();
+    is_refused(&router, &config, "clients_max = 2").await;
     first.simple_query("SELECT 1").await.unwrap();
+    drop(second);
+    until("the place to be free again", async || connect(&config).await.ok()).await;
+}
+
+/// Whether one more client is refused for this limit, and that is counted.
+async fn is_refused(router: &Router, config: &Config, limit: &str) {
+    let refusal = connect(config).await.err().expect("a refusal");
+    assert_eq!(code(&refusal), "53300");
+    assert!(message(&refusal).contains(limit), "{refusal:?}");
+    let key = limit.split(' ').next().unwrap();
+    let sample = format!("tenantry_router_limits_total{{limit=\"{key}\"}}");
+    assert_eq!(router.metrics().await.get(&sample), 1.0);
+}
+
+async fn clients_of_a_tenant_of_a_user_and_from_an_address_are_limited(fleet: &Fleet) {
+    fleet.create("limits-one", &[]).await;
+    fleet.create("limits-two", &[]).await;
+    let one = fleet.config("limits-one");
+    let two = fleet.config("limits-two");
+    let user = fleet.user("limits-user", "limits-one", &[]).await;
+
+    let router = fleet.router(&["clients_per_tenant_max=1"]).await;
+    let _first = connect(&router.through(&one)).await.unwrap();
+    is_refused(&router, &router.through(&user), "clients_per_tenant_max = 1").await;
+    connect(&router.through(&two)).await.unwrap().run("SELECT 1").await;
+
+    let router = fleet.router(&["clients_per_user_max=1"]).await;
+    let _first = connect(&router.through(&one)).await.unwrap();
+    is_refused(&router, &router.through(&two), "clients_per_user_max = 1").await;
+    connect(&router.through(&user)).await.unwrap().run("SELECT 1").await;
+
+    let router = fleet.router(&["clients_per_address_max=1"]).await;
+    let _first = connect(&router.through(&one)).await.unwrap();
+    is_refused(&router, &router.through(&user), "clients_per_address_max = 1").await;
+}
+
+async fn a_message_that_is_too_long_ends_its_session_alone(fleet: &Fleet) {
+    fleet.create("limits-message", &[]).await;
+    let router = fleet.router(&["message_bytes_max=65536"]).await;
+    let config = router.through(&fleet.config("limits-message"));
+    let other = connect(&config).await.unwrap();
+    let client = connect(&config).await.unwrap();
+    client.run(&format!("SELECT length('{}')", "x".repeat(60_000))).await;
+    let mut raw = Raw::login(&config, &[]).await;
+    raw.query(&format!("SELECT length('{}')", "x".repeat(70_000)));
+    raw.flush().await;
+    assert_eq!(raw.reply().await.as_deref(), Some("E:54000"));
+    assert_eq!(raw.reply().await, None);
+    let metrics = router.metrics().await;
+    assert_eq!(metrics.get("tenantry_router_limits_total{limit=\"message_bytes_max\"}"), 1.0);
+    other.run("SELECT 1").await;
 }
 
 async fn a_query_over_its_time_is_cancelled_on_the_server_and_its_session_goes_on(fleet: &Fleet) {

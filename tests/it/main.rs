@@ -18,6 +18,7 @@ mod dev;
 mod errors;
 mod lifecycle;
 mod limits;
+mod logins;
 mod metrics;
 mod migrations;
 mod migrations_refused;
@@ -31,6 +32,7 @@ mod provisioning;
 mod recovery;
 mod servers;
 mod sessions;
+mod tls;
 mod users;
 
 fn main() -> std::process::ExitCode {
@@ -38,10 +40,12 @@ fn main() -> std::process::ExitCode {
         provisioning::trials(),
         lifecycle::trials(),
         limits::trials(),
+        logins::trials(),
         servers::trials(),
         users::trials(),
         prepared::trials(),
         sessions::trials(),
+        tls::trials(),
         errors::trials(),
         cancels::trials(),
         copying::trials(),

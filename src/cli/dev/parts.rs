@@ -152,6 +152,8 @@ impl Fleet<'_> {
         table.insert("metrics_listen".to_owned(), format!("127.0.0.1:{}", settings.metrics_port).into());
         table.insert("name".to_owned(), "router-1".into());
         table.insert("shutdown_timeout".to_owned(), "8s".into());
+        // Everybody here comes from one address.
+        table.insert("login_failures_per_address_max".to_owned(), 0.into());
         insert_path(&mut table, "snapshot_file", &self.layout.path("router").join("snapshot"));
         write_config(&self.layout.path("router.toml"), &table)
     }

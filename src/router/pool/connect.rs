@@ -8,9 +8,8 @@ use std::time::Instant;
 use base64::Engine as _;
 use bytes::BytesMut;
 use shard_map::Access;
-use tokio::net::TcpStream;
 use wire::backend::{self, Authentication, tag};
-use wire::scram::{ClientExchange, SCRAM_SHA_256};
+use wire::scram::ClientExchange;
 use wire::{ErrorFields, frontend, startup};
 
 use crate::pool::budget::Permit;
@@ -19,7 +18,6 @@ use crate::pool::leave::Entering;
 use crate::prepared::Prepared;
 use crate::relay::{Side, limited};
 use crate::state::{Params, note_parameter};
-use crate::stream::Stream;
 use crate::tenant::Tenant;
 
 /// Longest message of a login.
@@ -83,11 +81,8 @@ pub(crate) async fn connect(
     let mut login = Login { tenant, access, place, params: Rc::default(), key: (0, Box::default()) };
     let mut refusal = None;
     let entered = limited(time, "connecting", async {
-        let stream = TcpStream::connect((place.server.host.as_str(), place.server.port)).await?;
-        stream.set_nodelay(true)?;
-        let mut entering = Entering::new(&tenant.worker, Side::new(Stream::Plain(stream)), permit);
-        match login.run(entering.side()?).await {
-            Ok(()) => entering.take(),
+        match login.enter(permit).await {
+            Ok(entered) => Ok(entered),
             Err(ConnectError::Down(message)) => Err(io::Error::other(message)),
             Err(error) => {
                 refusal = Some(error);
@@ -107,6 +102,8 @@ pub(crate) async fn connect(
     let (process_id, key) = login.key;
     let cancel = CancelTarget {
         address: side.peer()?,
+        host: place.server.host.clone(),
+        tls: side.is_secure().then(|| tenant.worker.shared.tls.servers()),
         process_id,
         key,
         under_way: Cell::new(0),
@@ -138,6 +135,32 @@ struct Login<'a> {
 }
 
 impl Login<'_> {
+    /// Connects and logs in, with and without TLS as far as the configuration allows both.
+    async fn enter(&mut self, mut permit: Permit) -> Result<(Side, Permit), ConnectError> {
+        let worker = &self.tenant.worker;
+        let servers = worker.shared.tls.servers();
+        let (host, port) = (self.place.server.host.as_str(), self.place.server.port);
+        let mut attempts = servers.attempts().iter().peekable();
+        while let Some(with_tls) = attempts.next() {
+            let another = attempts.peek().is_some();
+            let stream = match servers.connect((host, port), host, *with_tls).await {
+                // TLS failed: without it, the server may take us.
+                Err(error) if another && error.kind() == io::ErrorKind::PermissionDenied => continue,
+                connected => connected?,
+            };
+            let mut entering = Entering::new(worker, Side::new(stream), permit);
+            self.params = Rc::default();
+            match self.run(entering.side()?).await {
+                Err(ConnectError::Login(_)) if another => (_, permit) = entering.take()?,
+                outcome => {
+                    outcome?;
+                    return Ok(entering.take()?);
+                }
+            }
+        }
+        Err(ConnectError::Down("no attempt to connect was made".to_owned()))
+    }
+
     async fn run(&mut self, side: &mut Side) -> Result<(), ConnectError> {
         let buffers = &self.tenant.worker.buffers;
         let role = self.access.role(&self.tenant.id);
@@ -148,7 +171,10 @@ impl Login<'_> {
             side.flush(buffers).await?;
             let (tag, body) = side.message(buffers, LOGIN_MESSAGE_BYTES_MAX).await?;
             match tag {
-                tag::AUTHENTICATION => self.authenticate(side.out(buffers), &body, &mut scram)?,
+                tag::AUTHENTICATION => {
+                    let end_point = side.end_point();
+                    self.authenticate(side.out(buffers), &body, &mut scram, end_point.as_deref())?;
+                }
                 tag::PARAMETER_STATUS => {
                     let (name, value) = backend::parameter_status(&body).map_err(io::Error::other)?;
                     note_parameter(&mut self.params, name, value);
@@ -173,13 +199,15 @@ impl Login<'_> {
         out: &mut BytesMut,
         body: &[u8],
         scram: &mut Option<ClientExchange>,
+        end_point: Option<&[u8]>,
     ) -> Result<(), ConnectError> {
         let failed = |e: &dyn std::fmt::Display| ConnectError::Login(e.to_string());
         match (backend::authentication(body).map_err(|e| failed(&e))?, scram) {
             (Authentication::Ok, _) => Ok(()),
-            (Authentication::Sasl(offered), scram @ None) if offered.contains(&SCRAM_SHA_256.as_bytes()) => {
-                let (exchange, first) = ClientExchange::start(&nonce());
-                frontend::write_sasl_initial(out, SCRAM_SHA_256, first.as_bytes());
+            (Authentication::Sasl(offered), scram @ None) => {
+                let (exchange, first) =
+                    ClientExchange::start(&nonce(), &offered, end_point).map_err(|e| failed(&e))?;
+                frontend::write_sasl_initial(out, exchange.mechanism(), first.as_bytes());
                 *scram = Some(exchange);
                 Ok(())
             }

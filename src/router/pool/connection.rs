@@ -18,6 +18,7 @@ use crate::prepared::Prepared;
 use crate::relay::{Buffers, Side};
 use crate::state::{Params, Settings, note_parameter};
 use crate::tenant::Tenant;
+use crate::tls::Servers;
 
 /// Where a tenant is: as the map said when the tenant was last looked up.
 pub(crate) struct Place {
@@ -41,6 +42,10 @@ impl Place {
 /// What it takes to cancel what a connection is running.
 pub(crate) struct CancelTarget {
     pub(crate) address: SocketAddr,
+    /// The server's name, for which its certificate must be.
+    pub(crate) host: String,
+    /// For a request by TLS, as the connection is.
+    pub(crate) tls: Option<Arc<Servers>>,
     pub(crate) process_id: u32,
     pub(crate) key: Box<[u8]>,
     /// Requests under way. While there is one, the connection must not go to another client, who would be hit.

@@ -15,6 +15,7 @@ mod statements;
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use bytes::BytesMut;
 use shard_map::{Access, PoolMode, TenantId};
 use wire::backend::{self, TransactionStatus};
 use wire::sql::Pins;
@@ -29,7 +30,7 @@ use crate::session::client::Client;
 use crate::session::expect::{Expected, Named};
 use crate::session::plans::Stretch;
 use crate::state::{APPLICATION_NAME, Deeds, Params, SessionState, startup_settings};
-use crate::stream::Stream;
+use crate::stream::Detached;
 use crate::tenant::Tenant;
 
 /// What a login found out.
@@ -47,9 +48,11 @@ pub(crate) struct Login {
 
 /// A client that has logged in, on its way to its worker.
 pub(crate) struct NewClient {
-    pub(crate) stream: std::net::TcpStream,
+    pub(crate) stream: Detached,
     /// What it sent after its login.
     pub(crate) early: Vec<u8>,
+    /// What is to be said to it first.
+    pub(crate) greeting: BytesMut,
     pub(crate) login: Login,
     /// Its place among all clients; held for its drop.
     pub(crate) place: Place,
@@ -133,8 +136,8 @@ struct Session {
 
 /// Runs a session to its end.
 pub(crate) async fn run(new: Box<NewClient>, me: Rc<Client>, tenant: Rc<Tenant>) {
-    let NewClient { stream, early, login, place } = *new;
-    let stream = match tokio::net::TcpStream::from_std(stream) {
+    let NewClient { stream, early, greeting, login, place } = *new;
+    let stream = match stream.attach() {
         Ok(stream) => stream,
         Err(error) => {
             tracing::error!(%error, "can't take over a client's socket");
@@ -143,8 +146,9 @@ pub(crate) async fn run(new: Box<NewClient>, me: Rc<Client>, tenant: Rc<Tenant>)
     };
     let shared = tenant.worker.shared.clone();
     shared.metrics.clients.inc();
-    let mut session = Session::new(&login, Side::new(Stream::Plain(stream)), me, tenant);
+    let mut session = Session::new(&login, Side::new(stream), me, tenant);
     session.side.input.extend_from_slice(&early);
+    session.side.output = greeting;
     let over = match session.greet(&login).await {
         Ok(()) => session.serve().await,
         Err(over) => over,
@@ -343,6 +347,7 @@ impl Session {
                     .await,
             );
         }
+        self.side.close();
         self.side.input.clear();
         self.side.output.clear();
         self.side.rest(&worker.buffers);

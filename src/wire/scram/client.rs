@@ -4,11 +4,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use subtle::ConstantTimeEq as _;
 
-use super::{Key, ScramError, attribute, hash, hmac, printable, xor};
+use super::{
+    BOUND_HEADER, Key, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramError, attribute, hash, hmac, printable, xor,
+};
 
 /// Most rounds that a server may ask for: more would let it keep us busy.
 const ITERATIONS_MAX: u32 = 1_000_000;
-const HEADER: &str = "n,,";
+/// No channel to bind to.
+const UNBOUND_HEADER: &str = "n,,";
+/// A channel, and a server that does not offer to bind to it.
+const NOT_OFFERED_HEADER: &str = "y,,";
 
 /// Keys for one password, salt and round count: worth keeping, for they cost thousands of hashes.
 #[derive(Clone, PartialEq, Eq)]
@@ -41,14 +46,42 @@ impl SaltedKeys {
 /// An exchange with a server.
 pub struct ClientExchange {
     nonce: String,
+    mechanism: &'static str,
+    header: &'static str,
+    end_point: Vec<u8>,
     expected: Option<Key>,
 }
 
 impl ClientExchange {
-    /// Begins; `nonce` is fresh, random and printable without commas. Gives the first message.
+    /// Begins with the best of the mechanisms offered; `nonce` is fresh, random and printable without commas, and
+    /// `end_point` the hash of the server's certificate. Gives the first message.
+    ///
+    /// # Errors
+    /// [`ScramError::Unsupported`] when no mechanism offered is spoken.
+    pub fn start(
+        nonce: &str,
+        offered: &[&[u8]],
+        end_point: Option<&[u8]>,
+    ) -> Result<(Self, String), ScramError> {
+        let is_offered = |mechanism: &str| offered.contains(&mechanism.as_bytes());
+        let (mechanism, header, bound) = match end_point {
+            Some(end_point) if is_offered(SCRAM_SHA_256_PLUS) => {
+                (SCRAM_SHA_256_PLUS, BOUND_HEADER, end_point)
+            }
+            Some(_) if is_offered(SCRAM_SHA_256) => (SCRAM_SHA_256, NOT_OFFERED_HEADER, &[][..]),
+            None if is_offered(SCRAM_SHA_256) => (SCRAM_SHA_256, UNBOUND_HEADER, &[][..]),
+            _ => return Err(ScramError::Unsupported),
+        };
+        let exchange =
+            Self { nonce: nonce.to_owned(), mechanism, header, end_point: bound.to_vec(), expected: None };
+        let first = format!("{header}n=,r={nonce}");
+        Ok((exchange, first))
+    }
+
+    /// The mechanism that was chosen.
     #[must_use]
-    pub fn start(nonce: &str) -> (Self, String) {
-        (Self { nonce: nonce.to_owned(), expected: None }, format!("{HEADER}n=,r={nonce}"))
+    pub fn mechanism(&self) -> &'static str {
+        self.mechanism
     }
 
     /// Takes the server's first message; gives the answer and the keys to pass as `cached` next time.
@@ -76,7 +109,8 @@ impl ClientExchange {
             Some(keys) if keys.salt == salt && keys.iterations == iterations => keys.clone(),
             _ => SaltedKeys::derive(password, salt, iterations),
         };
-        let without_proof = format!("c={},r={nonce}", STANDARD.encode(HEADER));
+        let binding = [self.header.as_bytes(), &self.end_point].concat();
+        let without_proof = format!("c={},r={nonce}", STANDARD.encode(binding));
         let message = format!("n=,r={},{first},{without_proof}", self.nonce);
         let signature = hmac(&hash(&keys.client_key), &[message.as_bytes()]);
         self.expected = Some(hmac(&keys.server_key, &[message.as_bytes()]));

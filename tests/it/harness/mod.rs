@@ -11,6 +11,7 @@ pub(crate) mod programs;
 pub(crate) mod raw;
 mod router;
 mod sql;
+pub(crate) mod tls;
 mod wait;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use tokio_postgres::Config;
+use tokio_postgres::config::Host;
+
 use super::cli::{Output, command, finish};
 use super::fleet::Fleet;
 
@@ -31,6 +34,20 @@ fn through_router(fleet: &Fleet, program: &str, tenant: &str) -> tokio::process:
         .env("PGPASSWORD", fleet.variable("TENANTRY_PASSWORD"))
         .env("PGDATABASE", tenant);
     command
+}
+
+/// psql with libpq's own variables beside a login.
+pub(crate) async fn psql(config: &Config, variables: &[(&str, &str)], args: &[&str]) -> Output {
+    let Host::Tcp(host) = &config.get_hosts()[0] else { panic!("a TCP host") };
+    let mut command = command(find("psql"), &[]);
+    command
+        .env("PGHOST", host)
+        .env("PGPORT", config.get_ports()[0].to_string())
+        .env("PGUSER", config.get_user().unwrap())
+        .env("PGPASSWORD", String::from_utf8_lossy(config.get_password().unwrap()).into_owned())
+        .env("PGDATABASE", config.get_dbname().unwrap())
+        .envs(variables.iter().copied());
+    finish(command.arg("-X").args(args), None).await
 }
 
 /// Makes pgbench's tables.

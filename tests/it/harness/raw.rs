@@ -40,9 +40,22 @@ impl Raw {
 
     /// Connects and logs in, or gives the SQLSTATE of the refusal.
     pub(crate) async fn open(config: &Config, parameters: &[(&str, &str)]) -> Result<Self, String> {
+        Self::open_behind(&[], config, parameters).await
+    }
+
+    /// The same, with a proxy's header first.
+    pub(crate) async fn open_proxied(header: &[u8], config: &Config) -> Result<Self, String> {
+        Self::open_behind(header, config, &[]).await
+    }
+
+    async fn open_behind(
+        header: &[u8],
+        config: &Config,
+        parameters: &[(&str, &str)],
+    ) -> Result<Self, String> {
         let Host::Tcp(host) = &config.get_hosts()[0] else { panic!("a TCP host") };
         let stream = TcpStream::connect((host.as_str(), config.get_ports()[0])).await.unwrap();
-        let (received, to_send) = (BytesMut::new(), BytesMut::new());
+        let (received, to_send) = (BytesMut::new(), BytesMut::from(header));
         let mut raw = Self { stream, received, to_send, cancel_key: (0, 0) };
         let own = [("user", config.get_user().unwrap()), ("database", config.get_dbname().unwrap())];
         let all = own.into_iter().chain(parameters.iter().copied());

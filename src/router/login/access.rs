@@ -1,0 +1,103 @@
+//! What a user with the right password gets.
+//!
+//! A user that may not reach a tenant must not learn whether it exists: both cases are answered like a wrong password,
+//! which is why this is decided before the password exchange ends. Who may reach every tenant, or is named for just this
+//! one, learns nothing new from the truth and is told it. The log has the reason in any case.
+
+use std::time::SystemTime;
+
+use shard_map::selector::Labels;
+use shard_map::{Refusal, Route, Tenant, TenantId, TenantState, User};
+
+use super::names::Names;
+use super::settings::Settings;
+use crate::error::ClientError;
+use crate::map::unknown_server;
+use crate::registry::{self, Record};
+use crate::session::Login;
+use crate::worker::Shared;
+
+/// Lets a user in to the tenant that it asks for, or not.
+pub(super) async fn decide(names: Names, settings: Settings, shared: &Shared) -> Result<Login, ClientError> {
+    let Names { user_name, user, tenant: wanted } = names;
+    let wrong = || ClientError::Password(user_name.clone());
+    let user = user.ok_or_else(wrong)?;
+    let id = TenantId::new(&wanted);
+    let may_know = match &id {
+        Ok(id) => user.tenants.matches(id, &Labels::new()),
+        Err(_) => user.tenants.is_all(),
+    };
+    let unknown = || {
+        tracing::info!(
+            user = user.name,
+            tenant = wanted,
+            "a user asks for a tenant that is not there for it"
+        );
+        if may_know { ClientError::NoTenant(wanted.clone()) } else { wrong() }
+    };
+    let id = id.map_err(|_| unknown())?;
+    // Only for who may know: it takes time, and that tells.
+    if may_know && !shared.map.is_followed() {
+        discover(&id, shared).await?;
+    }
+    if !reaches(&user, &id, shared)? {
+        return Err(unknown());
+    }
+    let pool_mode = settings.pool_mode.unwrap_or(user.pool_mode);
+    Ok(Login {
+        user: user.name,
+        tenant: id,
+        access: user.access,
+        pool_mode,
+        settings: settings.values,
+        minor: settings.minor,
+    })
+}
+
+/// Whether the tenant is there, and for this user.
+fn reaches(user: &User, id: &TenantId, shared: &Shared) -> Result<bool, ClientError> {
+    let map = shared.map.read();
+    let Some(known) = map.tenants.get(id).filter(|tenant| user.tenants.matches(id, &tenant.labels)) else {
+        return Ok(false);
+    };
+    match map.route(&known.id, SystemTime::now()) {
+        // A server that is not known yet may be soon: the queue has a limit.
+        Route::Forward(..) | Route::Hold(..) | Route::Refuse(Refusal::UnknownServer) => Ok(true),
+        Route::Refuse(Refusal::UnknownTenant | Refusal::Deleted) => Ok(false),
+        Route::Refuse(refusal) => Err(ClientError::refusal(refusal, id.as_str())),
+    }
+}
+
+/// Asks the registries for a tenant that the map does not know, when there is no catalog that would.
+async fn discover(id: &TenantId, shared: &Shared) -> Result<(), ClientError> {
+    let servers: Vec<_> = {
+        let map = shared.map.read();
+        if map.tenants.contains_key(id) {
+            return Ok(());
+        }
+        let config = shared.config();
+        let declared = config.servers.iter().filter(|(name, _)| !map.servers.contains_key(*name));
+        let declared = declared.filter_map(|(name, address)| unknown_server(name, Some(address)));
+        map.servers.values().cloned().chain(declared).collect()
+    };
+    for server in servers {
+        match registry::ask(&server, shared, id).await {
+            Ok(Record::Open(epoch)) => {
+                tracing::info!(tenant = %id, server = %server.name, "found a tenant that the map does not know");
+                let tenant = Tenant {
+                    id: id.clone(),
+                    server: server.name.clone(),
+                    epoch,
+                    state: TenantState::Open,
+                    labels: [].into(),
+                    key_version: 1,
+                };
+                shared.map.discover(server, tenant);
+                return Ok(());
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(tenant = %id, %error, "a registry does not answer"),
+        }
+    }
+    Err(ClientError::NoMap)
+}

@@ -1,0 +1,153 @@
+//! TLS on both sides: what it is made with, and how that is replaced while the router runs.
+//!
+//! Sessions that are under way keep what they began with. Files that can't be used are said in the log, and what was
+//! read before them stays in use.
+
+mod certificate;
+mod channel;
+mod clients;
+mod mode;
+mod postgres;
+mod servers;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+
+pub(crate) use certificate::{end_point, is_for};
+pub(crate) use channel::Channel;
+pub(crate) use clients::{ALPN, Clients};
+pub use mode::TlsMode;
+pub(crate) use servers::Servers;
+
+use crate::config::{InvalidConfig, RouterConfig};
+use crate::worker::Shared;
+
+/// How often the files are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// A file that TLS can't be made with.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: {}: {why}", file.display())]
+pub struct TlsError {
+    /// The key in the configuration.
+    pub key: &'static str,
+    /// The file.
+    pub file: PathBuf,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// What TLS is made with at present.
+pub(crate) struct Tls {
+    clients: ArcSwapOption<Clients>,
+    servers: ArcSwap<Servers>,
+    made_of: Mutex<Sources>,
+}
+
+/// What it was made of: modes, and files with their times.
+#[derive(PartialEq)]
+struct Sources {
+    modes: (TlsMode, TlsMode, bool),
+    files: Vec<Option<(PathBuf, Option<SystemTime>)>>,
+}
+
+impl Sources {
+    fn of(config: &RouterConfig) -> Self {
+        let files = [
+            &config.tls_cert_file,
+            &config.tls_key_file,
+            &config.tls_ca_file,
+            &config.server_tls_ca_file,
+            &config.server_tls_cert_file,
+            &config.server_tls_key_file,
+        ];
+        let stamped = |file: &Option<PathBuf>| {
+            let file = file.clone()?;
+            let time = file.metadata().and_then(|metadata| metadata.modified()).ok();
+            Some((file, time))
+        };
+        Self {
+            modes: (config.tls_mode, config.server_tls_mode, config.tls_certificate_login),
+            files: files.into_iter().map(stamped).collect(),
+        }
+    }
+}
+
+impl Tls {
+    /// As the configuration says.
+    pub(crate) fn new(config: &RouterConfig) -> Result<Self, TlsError> {
+        let sources = Sources::of(config);
+        Ok(Self {
+            clients: ArcSwapOption::new(Clients::build(config)?.map(Arc::new)),
+            servers: ArcSwap::from_pointee(Servers::build(config)?),
+            made_of: Mutex::new(sources),
+        })
+    }
+
+    /// For clients; none when they get no TLS.
+    pub(crate) fn clients(&self) -> Option<Arc<Clients>> {
+        self.clients.load_full()
+    }
+
+    /// For servers.
+    pub(crate) fn servers(&self) -> Arc<Servers> {
+        self.servers.load_full()
+    }
+
+    /// Makes it anew if the configuration or a file has changed. What can't be made stays as it was.
+    pub(crate) fn renew(&self, config: &RouterConfig) {
+        let sources = Sources::of(config);
+        let mut made_of = self.made_of.lock().unwrap_or_else(PoisonError::into_inner);
+        if *made_of == sources {
+            return;
+        }
+        *made_of = sources;
+        match Clients::build(config) {
+            Ok(clients) => self.clients.store(clients.map(Arc::new)),
+            Err(error) => tracing::error!(%error, "TLS to clients stays as it was"),
+        }
+        match Servers::build(config) {
+            Ok(servers) => self.servers.store(Arc::new(servers)),
+            Err(error) => tracing::error!(%error, "TLS to servers stays as it was"),
+        }
+        tracing::info!("TLS was looked at again: a file or the configuration had changed");
+    }
+}
+
+/// Follows changes of the files and of the configuration.
+pub(crate) async fn watch(shared: Arc<Shared>) {
+    let mut look = tokio::time::interval(LOOK_INTERVAL);
+    loop {
+        look.tick().await;
+        let shared = shared.clone();
+        // A file may be on a file system that takes its time.
+        let renewed = tokio::task::spawn_blocking(move || shared.tls.renew(&shared.config()));
+        drop(renewed.await);
+    }
+}
+
+/// Checks the keys of the configuration that only make sense together.
+pub(crate) fn validate(config: &RouterConfig) -> Result<(), InvalidConfig> {
+    let missing = |key, allowed| Err(InvalidConfig { key, given: "nothing".to_owned(), allowed });
+    let pair = (config.tls_cert_file.is_some(), config.tls_key_file.is_some());
+    if config.tls_mode != TlsMode::Disable && pair != (true, true) {
+        let key = if pair.0 { "tls_key_file" } else { "tls_cert_file" };
+        return missing(key, "a file in PEM, unless tls_mode is disable");
+    }
+    if (config.tls_mode >= TlsMode::VerifyCa || config.tls_certificate_login) && config.tls_ca_file.is_none()
+    {
+        return missing("tls_ca_file", "a file in PEM, for clients' certificates are to be checked");
+    }
+    if config.server_tls_mode >= TlsMode::VerifyCa && config.server_tls_ca_file.is_none() {
+        return missing("server_tls_ca_file", "a file in PEM, for servers' certificates are to be checked");
+    }
+    if config.server_tls_cert_file.is_some() != config.server_tls_key_file.is_some() {
+        let key =
+            if config.server_tls_key_file.is_none() { "server_tls_key_file" } else { "server_tls_cert_file" };
+        return missing(key, "a file in PEM: certificate and key go together");
+    }
+    Ok(())
+}

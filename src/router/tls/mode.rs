@@ -1,0 +1,22 @@
+//! What is asked of TLS, in libpq's words.
+
+use serde::Deserialize;
+
+/// How far a side insists on TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TlsMode {
+    /// No TLS.
+    #[default]
+    Disable,
+    /// If the other side wants it.
+    Allow,
+    /// If the other side can.
+    Prefer,
+    /// Always.
+    Require,
+    /// Always, and the other side shows a certificate of a known authority.
+    VerifyCa,
+    /// Always, and the other side's certificate is for who it says it is.
+    VerifyFull,
+}

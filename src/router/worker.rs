@@ -1,7 +1,7 @@
 //! A worker: one thread, one runtime, and all that belongs to its tenants.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -117,6 +117,8 @@ pub(crate) struct Worker {
     tenants: RefCell<HashMap<TenantId, Rc<Tenant>>>,
     pub(crate) clients: RefCell<HashMap<u32, Rc<Client>>>,
     next_id: Cell<u32>,
+    /// Tenants that are not here, and whose hold could not be acknowledged yet.
+    unacknowledged: RefCell<BTreeSet<TenantId>>,
     tasks: TaskTracker,
 }
 
@@ -132,6 +134,7 @@ impl Worker {
             tenants: RefCell::default(),
             clients: RefCell::default(),
             next_id: Cell::new(0),
+            unacknowledged: RefCell::default(),
             tasks: TaskTracker::new(),
         })
     }
@@ -228,7 +231,9 @@ impl Worker {
                     Route::Hold(_, hold) => hold.id,
                     _ => return,
                 };
-                self.hold_ready(HoldReady { tenant: id.clone(), hold, pinned: 0 });
+                if !self.hold_ready(HoldReady { tenant: id.clone(), hold, pinned: 0 }) {
+                    self.unacknowledged.borrow_mut().insert(id.clone());
+                }
             }
         }
     }
@@ -302,6 +307,8 @@ impl Worker {
     }
 
     fn sweep(self: &Rc<Self>) {
+        let unacknowledged = std::mem::take(&mut *self.unacknowledged.borrow_mut());
+        unacknowledged.iter().for_each(|id| self.tenant_changed(id));
         // Routers come and go, and the configuration may be another.
         self.shared.budgets.divide(self.shared.terms());
         let tenants = self.tenants();

@@ -156,6 +156,11 @@ pub fn command_complete(body: &[u8]) -> Result<&[u8], WireError> {
     fields.end().map(|()| tag)
 }
 
+/// Writes a message with the body that it had.
+pub fn write_message(out: &mut BytesMut, tag: u8, body: &[u8]) {
+    message(out, tag, |out| out.put_slice(body));
+}
+
 /// Writes AuthenticationOk.
 pub fn write_authentication_ok(out: &mut BytesMut) {
     message(out, tag::AUTHENTICATION, |out| out.put_i32(0));

@@ -2,15 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::rc::Rc;
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use serde_json::Value;
-use tokio_postgres::Client;
 
 use crate::harness::ledger::Ledger;
 use crate::harness::programs::{pgbench, pgbench_initialize};
-use crate::harness::{Fleet, Sql as _, trials, until};
+use crate::harness::raw::Raw;
+use crate::harness::{Fleet, Sql as _, connect_url, trials, until};
 
 trials! {
     shared a_client_that_pipelines_without_a_pause_is_moved_too,
@@ -212,29 +211,41 @@ async fn several_tenants_move_at_once(fleet: &Fleet) {
 }
 
 async fn a_client_that_pipelines_without_a_pause_is_moved_too(fleet: &Fleet) {
+    /// Answers that are outstanding at any time.
+    const AHEAD: usize = 3;
     fleet.create("hurried", &["--server", "pg-1"]).await;
-    let client = Rc::new(fleet.connect("hurried").await);
-    client.run("CREATE TABLE hits (number bigint NOT NULL)").await;
-    let stop = Rc::new(Cell::new(false));
-    // On one connection, which the driver pipelines; each takes a moment, so some answer is outstanding at any time.
-    let write = |task: i64, client: Rc<Client>, stop: Rc<Cell<bool>>| async move {
+    let mut raw = Raw::login(&fleet.config("hurried"), &[]).await;
+    raw.query("CREATE TABLE hits (number serial)");
+    raw.replies(1).await;
+    let stop = Cell::new(false);
+    let writing = async {
+        let insert = "INSERT INTO hits SELECT FROM pg_sleep(0.005)";
+        for _ in 0..AHEAD {
+            raw.query(insert);
+        }
         let mut written = 0;
         while !stop.get() {
-            let number = task * 1_000_000 + written;
-            client.execute("INSERT INTO hits SELECT $1 FROM pg_sleep(0.005)", &[&number]).await.unwrap();
+            raw.query(insert);
+            assert_eq!(raw.replies(1).await, ["C:INSERT 0 1", "Z:I"]);
             written += 1;
         }
-        written
+        written + raw.replies(AHEAD).await.iter().filter(|reply| *reply == "C:INSERT 0 1").count()
     };
-    let tasks: Vec<_> =
-        (0..8).map(|task| tokio::task::spawn_local(write(task, client.clone(), stop.clone()))).collect();
-    let ended = fleet.cli(&["move", "start", "hurried", "--to", "pg-2", "--wait"]).await.ok();
-    stop.set(true);
-    let mut written = 0;
-    for task in tasks {
-        written += task.await.unwrap();
-    }
+    let moving = async {
+        // Far more than it takes, so that a cutover is only taken back for a client that can't be stopped.
+        let start = ["move", "start", "hurried", "--to", "pg-2", "--max-hold", "30s", "--wait"];
+        let ended = fleet.cli(&start).await.ok();
+        stop.set(true);
+        ended
+    };
+    let (written, ended) = join(writing, moving).await;
     assert_eq!((&ended["state"], &ended["verified"]), (&"switched".into(), &true.into()), "{ended}");
-    let there = "SELECT count(DISTINCT number) FROM hits HAVING count(*) = count(DISTINCT number)";
-    assert_eq!(fleet.direct("pg-2", "hurried").await.number(there).await, written);
+    let catalog = connect_url(fleet.variable("TENANTRY_CATALOG_URL"), "tenantry_catalog").await;
+    let taken_back = format!(
+        "SELECT coalesce((data->>'taken_back')::bigint, 0) FROM operation WHERE id = {}",
+        ended["id"]
+    );
+    assert_eq!(catalog.number(&taken_back).await, 0);
+    let there = fleet.direct("pg-2", "hurried").await.number("SELECT count(DISTINCT number) FROM hits").await;
+    assert_eq!(usize::try_from(there).unwrap(), written);
 }

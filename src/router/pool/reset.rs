@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use wire::backend::{self, TransactionStatus, tag};
 use wire::{ErrorFields, frontend};
 
@@ -30,11 +31,13 @@ impl From<io::Error> for ResetError {
     }
 }
 
-/// Runs statements, whose results nobody needs, outside a transaction; afterwards there is none either.
+/// Runs statements, whose results nobody needs, outside a transaction; afterwards there is none either. Notifications that
+/// come meanwhile are the client's, who may listen: they are added to `for_client`.
 pub(crate) async fn run(
     connection: &mut ServerConnection,
     buffers: &Buffers,
     sql: &str,
+    for_client: &mut BytesMut,
 ) -> Result<(), ResetError> {
     connection.unnamed = 0;
     frontend::write_query(connection.side.out(buffers), sql.as_bytes());
@@ -49,6 +52,7 @@ pub(crate) async fn run(
                     let (name, value) = backend::parameter_status(&body).map_err(io::Error::other)?;
                     note_parameter(&mut connection.params, name, value);
                 }
+                tag::NOTIFICATION => backend::write_message(for_client, tag, &body),
                 tag::ERROR => {
                     let error = ErrorFields::parse(&body).map_err(io::Error::other)?;
                     if error.ends_session() {
@@ -78,13 +82,15 @@ pub(crate) async fn clean(
     in_transaction: bool,
     discard: bool,
 ) -> bool {
-    if in_transaction && run(connection, buffers, "ROLLBACK").await.is_err() {
+    // It has no client any more.
+    let nobody = &mut BytesMut::new();
+    if in_transaction && run(connection, buffers, "ROLLBACK", nobody).await.is_err() {
         return false;
     }
     if discard {
         connection.prepared.clear();
         connection.applied = std::rc::Rc::default();
-        return run(connection, buffers, "DISCARD ALL").await.is_ok();
+        return run(connection, buffers, "DISCARD ALL", nobody).await.is_ok();
     }
     true
 }

@@ -38,7 +38,8 @@ impl Session {
             };
             let sql = replay(&connection.applied, &self.state.settings);
             if let Some(sql) = sql {
-                match reset::run(&mut connection, &self.tenant.worker.buffers, &sql).await {
+                let buffers = &self.tenant.worker.buffers;
+                match reset::run(&mut connection, buffers, &sql, self.side.out(buffers)).await {
                     Ok(()) => {}
                     Err(ResetError::Lost) if !self.state.is_pinned() => {
                         self.tenant.discard(connection);

@@ -17,6 +17,7 @@ use crate::pool::ServerConnection;
 use crate::prepared::Statement;
 use crate::session::Session;
 use crate::session::expect::Expect;
+use crate::session::replies::Fate;
 
 /// Longest stretch of requests that is kept to be sent once more, in bytes.
 const STRETCH_BYTES_MAX: usize = 16 * 1024;
@@ -181,17 +182,17 @@ impl Session {
         None
     }
 
-    /// Takes note of the shape of a statement's result; whether it was the router that asked.
-    pub(super) fn learn_shape(&mut self, connection: &mut ServerConnection, shape: u64) -> bool {
+    /// Takes note of the shape of a statement's result, which the client is told if it was the one who asked.
+    pub(super) fn learn_shape(&mut self, connection: &mut ServerConnection, shape: u64) -> Fate {
         let Some(Expect::DescribeStatement { statement, client }) = self.expected.pop() else {
-            return false;
+            return Fate::PassOn;
         };
         connection.prepared.learn_shape(statement.id, shape);
         let named = client.as_ref().and_then(|client| self.statements.get_mut(client));
         if let Some(named) = named {
             named.shape = Some(shape);
         }
-        client.is_none()
+        if client.is_none() { Fate::KeepBack } else { Fate::PassOn }
     }
 
     /// Tells the client that what it was told of a statement's result is not so any more, as Postgres does.

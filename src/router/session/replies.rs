@@ -20,7 +20,7 @@ const QUERY_CANCELED: &str = "57014";
 
 /// What becomes of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     PassOn,
     KeepBack,
 }
@@ -149,9 +149,7 @@ impl Session {
                 return Ok(Fate::KeepBack);
             }
             tag::NO_DATA | tag::ROW_DESCRIPTION if self.expected.wants_shape() => {
-                if self.learn_shape(connection, shape_of(body)) {
-                    return Ok(Fate::KeepBack);
-                }
+                return Ok(self.learn_shape(connection, shape_of(body)));
             }
             tag::NO_DATA | tag::ROW_DESCRIPTION => {
                 if matches!(self.expected.front(), Some(Expect::Describe)) {

@@ -69,7 +69,7 @@ impl ServerExchange {
         }
         let nonce = format!("{client_nonce}{nonce}");
         let answer = format!("r={nonce},s={},i={}", STANDARD.encode(&verifier.salt), verifier.iterations);
-        let mut binding = first[..first.len() - bare.len()].as_bytes().to_vec();
+        let mut binding = first.as_bytes()[..first.len() - bare.len()].to_vec();
         if bound {
             binding.extend_from_slice(end_point.unwrap_or_default());
         }

@@ -13,7 +13,7 @@ use crate::peers;
 use crate::pool::CancelTarget;
 use crate::relay::limited;
 use crate::stream::Stream;
-use crate::worker::{Shared, WorkerMessage};
+use crate::worker::{Shared, Worker, WorkerMessage};
 
 /// How long who asked to cancel is kept waiting.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,6 +44,30 @@ pub(crate) async fn request(shared: &Shared, process_id: u32, key: Vec<u8>, is_p
         }
     };
     drop(tokio::time::timeout(REQUEST_TIMEOUT, carried_out).await);
+}
+
+impl Worker {
+    /// Cancels what a client of this worker is running, or passes the request on.
+    pub(crate) fn cancel(&self, request: CancelRequest) {
+        let CancelRequest { process_id, key, is_passed_on, done } = request;
+        let client = self.clients.borrow().get(&process_id).cloned();
+        if let Some(client) = client {
+            if let Some(target) = client.running().filter(|_| client.has_key(&key)) {
+                self.shared.metrics.cancels.sent.inc();
+                let cancelled = cancel(target, self.shared.config().connect_timeout);
+                self.spawn_to_end(async move {
+                    cancelled.await;
+                    drop(done);
+                });
+            }
+        } else if !is_passed_on {
+            let passed_on = peers::pass_on(self.shared.clone(), process_id, key);
+            self.spawn_to_end(async move {
+                passed_on.await;
+                drop(done);
+            });
+        }
+    }
 }
 
 struct UnderWay(Rc<CancelTarget>);

@@ -10,6 +10,30 @@ use serde::Deserialize;
 use shard_map::ServerName;
 
 use crate::tls::{self, TlsMode};
+/// A text that is not shown where a configuration is.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
+}
 
 /// Configuration of a router. Secrets are not in it, only the files that hold them.
 #[derive(Debug, Clone, Deserialize)]
@@ -28,7 +52,7 @@ pub struct RouterConfig {
     /// Worker threads; by default one for each core.
     pub workers: Option<usize>,
     /// URL of the catalog. Without it, the router serves by its snapshot.
-    pub catalog_url: Option<String>,
+    pub catalog_url: Option<Secret>,
     /// File with the master key, base64.
     pub master_key_file: Option<PathBuf>,
     /// Where the last map is kept for the time when the catalog is down.
@@ -59,6 +83,8 @@ pub struct RouterConfig {
     pub proxy_protocol: bool,
     /// The networks of such proxies: believed, and required to tell.
     pub proxy_protocol_from: Vec<IpNet>,
+    /// What is logged, such as `info` or `info,router=debug`; by default what the process was started with.
+    pub log: Option<String>,
     /// Most clients connected at a time.
     pub clients_max: usize,
     /// Most clients of one tenant; 0 for as many as there may be.
@@ -136,6 +162,7 @@ impl Default for RouterConfig {
             server_tls_key_file: None,
             proxy_protocol: false,
             proxy_protocol_from: Vec::new(),
+            log: None,
             clients_max: 10_000,
             clients_per_tenant_max: 0,
             clients_per_user_max: 0,
@@ -285,6 +312,13 @@ mod tests {
             toml::from_str("idle_transaction_timeout = \"5m\"\nservers = { pg-1 = \"db:5432\" }").unwrap();
         assert_eq!(config.idle_transaction_timeout, Some(Duration::from_secs(300)));
         config.validate().unwrap();
+    }
+
+    #[test]
+    fn a_configuration_can_be_shown() {
+        let url = Some(Secret::from("postgres://a:hidden@b/c".to_owned()));
+        let config = RouterConfig { catalog_url: url, ..RouterConfig::default() };
+        assert!(!format!("{config:?}").contains("hidden"));
     }
 
     #[test]

@@ -33,20 +33,20 @@ impl Follower {
         let Some(url) = self.shared.config().catalog_url.clone() else {
             return std::future::pending().await;
         };
-        let pause = self.shared.config().poll_interval;
         loop {
-            let outcome = self.follow(&url, pause).await;
+            let outcome = self.follow(url.expose()).await;
             self.shared.map.set_followed(false);
             if let Err(error) = outcome
                 && !std::mem::replace(&mut self.outage_told, true)
             {
                 tracing::warn!(%error, "the map is not followed for now; serving by the one there is");
             }
+            let pause = self.shared.config().poll_interval;
             tokio::time::sleep(pause).await;
         }
     }
 
-    async fn follow(&mut self, url: &str, poll: Duration) -> catalog::Result<()> {
+    async fn follow(&mut self, url: &str) -> catalog::Result<()> {
         let mut feed = Feed::connect(url).await?;
         // Holds are not in a snapshot, so what the router begins with is the whole map.
         self.load(&mut feed).await?;
@@ -55,6 +55,7 @@ impl Follower {
             tracing::info!("the map is followed again");
         }
         loop {
+            let poll = self.shared.config().poll_interval;
             feed.wait(poll).await;
             let version = self.shared.map.read().version;
             match feed.changes_since(version).await? {

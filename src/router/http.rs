@@ -1,6 +1,7 @@
 //! `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever watches the process.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::extract::State;
@@ -45,9 +46,12 @@ async fn metrics(State(watched): State<Watched>) -> impl IntoResponse {
 }
 
 async fn ready(State(watched): State<Watched>) -> impl IntoResponse {
-    if watched.shared.map.is_loaded() {
-        (StatusCode::OK, "ready\n")
-    } else {
+    let shared = &watched.shared;
+    if !shared.map.is_loaded() {
         (StatusCode::SERVICE_UNAVAILABLE, "no shard map yet\n")
+    } else if !shared.serving.load(Ordering::Relaxed) {
+        (StatusCode::SERVICE_UNAVAILABLE, "not open for clients\n")
+    } else {
+        (StatusCode::OK, "ready\n")
     }
 }

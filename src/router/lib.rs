@@ -2,7 +2,8 @@
 //!
 //! A connection's life: `listener` accepts it, `login` finds out who it is and which tenant it wants, and the
 //! tenant's `worker` runs its `session`: each transaction on a connection of the tenant's `pool`, while the tenant's
-//! `gate` is open. Beside that, `follower` keeps the map up to date and `report` tells the catalog about it.
+//! `gate` is open. Beside that, `follower` keeps the map up to date, `report` tells the catalog about it,
+//! `peers` knows the other routers, `reload` replaces the configuration, and `drain` ends it all.
 //!
 //! A tenant belongs to one worker, a thread with its own runtime, so that the path of a query takes no lock. What it does
 //! not do: change the map, or anything on a server.
@@ -10,6 +11,7 @@
 mod cancel;
 mod config;
 mod descriptors;
+mod drain;
 mod error;
 mod failures;
 mod follower;
@@ -23,12 +25,15 @@ mod peers;
 mod places;
 mod pool;
 mod prepared;
+mod process;
 mod registry;
 mod relay;
+mod reload;
 mod report;
 mod session;
 mod state;
 mod stream;
+mod systemd;
 mod tenant;
 mod time_limits;
 mod tls;
@@ -36,7 +41,7 @@ mod worker;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -48,8 +53,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use config::{InvalidConfig, RouterConfig};
+pub use config::{InvalidConfig, RouterConfig, Secret};
 pub use error::RouterError;
+pub use process::Process;
 pub use tls::{TlsError, TlsMode};
 
 use crate::follower::{Follower, Snapshot};
@@ -69,15 +75,16 @@ pub async fn run(
     config: RouterConfig,
     master_key: MasterKey,
     metrics: Registry,
+    mut process: Process,
     stop: impl Future<Output = ()>,
 ) -> Result<(), RouterError> {
     config.validate()?;
-    let catalog = config.catalog_url.as_deref().map(|url| Catalog::new(url, &metrics)).transpose()?;
+    let catalog = config.catalog_url.as_ref().map(|url| Catalog::new(url.expose(), &metrics)).transpose()?;
     descriptors::raise(&config);
-    let listener = listener::bind("listen", config.listen)?;
-    let http_listener = listener::bind("metrics_listen", config.metrics_listen)?;
+    let port = listener::Port::open(process.listener.take(), config.listen)?;
+    let http_listener = listener::bind("metrics_listen", config.metrics_listen)?.listen()?;
     let (peer_listener, cancel_address) = peers::bind(config.cancel_listen()).await?;
-    let (shared, inboxes, holds) = share(config, master_key, &metrics, cancel_address)?;
+    let (shared, inboxes, holds) = share(config, (master_key, process), &metrics, cancel_address)?;
     let mut snapshot = Snapshot::new(&shared);
     snapshot.restore(&shared);
     let workers = start_workers(&shared, inboxes)?;
@@ -93,14 +100,18 @@ pub async fn run(
         tokio::spawn(snapshot.keep(shared.clone())),
         tokio::spawn(peers::run(peer_listener, shared.clone())),
         tokio::spawn(tls::watch(shared.clone())),
+        tokio::spawn(reload::run(shared.clone())),
+        tokio::spawn(systemd::watch(shared.clone())),
         tokio::spawn(report::acknowledge(shared.clone(), catalog.clone(), holds)),
         tokio::spawn(reports(shared.clone(), catalog.clone())),
     ];
     if let Some(catalog) = &catalog {
         report::announce(&shared, catalog).await;
     }
-    listener::run(listener, shared.clone(), stop).await;
-    drain(&shared, workers).await;
+    let logins = listener::run(port.listen()?, shared.clone(), stop).await;
+    // From now on, whoever watches the port asks the process that has taken over, if there is one.
+    stopping.cancel();
+    drain::run(&shared, workers, logins).await;
     for task in &endless {
         task.abort();
     }
@@ -111,7 +122,6 @@ pub async fn run(
     if let Some(catalog) = catalog {
         farewell(&shared, &catalog).await;
     }
-    stopping.cancel();
     tasks.close();
     drop(tokio::time::timeout(FAREWELL_TIMEOUT, tasks.wait()).await);
     Ok(())
@@ -121,7 +131,7 @@ type Inboxes = Vec<mpsc::Receiver<WorkerMessage>>;
 
 fn share(
     config: RouterConfig,
-    master_key: MasterKey,
+    (master_key, process): (MasterKey, Process),
     metrics: &Registry,
     cancel_address: SocketAddr,
 ) -> Result<(Arc<Shared>, Inboxes, mpsc::Receiver<HoldReady>), RouterError> {
@@ -138,6 +148,8 @@ fn share(
         tls: tls::Tls::new(&config)?,
         places: Arc::default(),
         failures: failures::Failures::default(),
+        process,
+        serving: AtomicBool::new(false),
         budgets: pool::Budgets::default(),
         breakers: pool::Breakers::default(),
         workers,
@@ -168,24 +180,6 @@ async fn reports(shared: Arc<Shared>, catalog: Option<Catalog>) {
     match catalog {
         Some(catalog) => report::run(shared, catalog).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Lets the workers finish; those that have not in time are stopped.
-async fn drain(shared: &Shared, workers: Vec<JoinHandle<()>>) {
-    let tell_all = async |message: fn() -> WorkerMessage| {
-        for worker in &shared.workers {
-            // A worker that is gone has finished.
-            drop(worker.send(message()).await);
-        }
-    };
-    tell_all(|| WorkerMessage::Shutdown).await;
-    let time = shared.config().shutdown_timeout;
-    let mut ended = tokio::task::spawn_blocking(move || workers.into_iter().for_each(|w| drop(w.join())));
-    if tokio::time::timeout(time, &mut ended).await.is_err() {
-        tracing::warn!(?time, "transactions still run after shutdown_timeout; they end now");
-        tell_all(|| WorkerMessage::Abort).await;
-        drop(ended.await);
     }
 }
 

@@ -35,8 +35,26 @@ pub(crate) struct Metrics {
     pub(crate) map_version: IntGauge,
     pub(crate) bytes_in: IntCounter,
     pub(crate) bytes_out: IntCounter,
-    pub(crate) cancels: IntCounter,
-    pub(crate) cancels_passed_on: IntCounterVec,
+    pub(crate) cancels: CancelMetrics,
+}
+
+/// Cancel requests.
+pub(crate) struct CancelMetrics {
+    pub(crate) sent: IntCounter,
+    pub(crate) passed_on: IntCounterVec,
+}
+
+impl CancelMetrics {
+    fn new(make: &Maker<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            sent: make.counter("tenantry_router_cancels_total", "Cancel requests passed on to a server.")?,
+            passed_on: make.counters(
+                "tenantry_router_cancels_passed_on_total",
+                "Cancel requests passed on to the router of their session.",
+                &["outcome"],
+            )?,
+        })
+    }
 }
 
 /// What is counted of connections to servers.
@@ -175,13 +193,7 @@ impl Metrics {
             map_version: make.gauge("tenantry_router_map_version", "Version of the shard map served by.")?,
             bytes_in: bytes.with_label_values(&["in"]),
             bytes_out: bytes.with_label_values(&["out"]),
-            cancels: make
-                .counter("tenantry_router_cancels_total", "Cancel requests passed on to a server.")?,
-            cancels_passed_on: make.counters(
-                "tenantry_router_cancels_passed_on_total",
-                "Cancel requests passed on to the router of their session.",
-                &["outcome"],
-            )?,
+            cancels: CancelMetrics::new(&make)?,
         })
     }
 

@@ -173,7 +173,7 @@ pub(crate) async fn pass_on(shared: Arc<Shared>, process_id: u32, key: Vec<u8>) 
             "failed"
         }
     };
-    shared.metrics.cancels_passed_on.with_label_values(&[outcome]).inc();
+    shared.metrics.cancels.passed_on.with_label_values(&[outcome]).inc();
 }
 
 #[cfg(test)]

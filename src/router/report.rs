@@ -53,18 +53,19 @@ async fn send(shared: &Shared, catalog: &Catalog, report: &Report) -> catalog::R
     // Without the catalog, the last that was known stays.
     let within = (config.report_interval * REPORTS_MISSED_MAX).max(LIVE_TIME_LEAST);
     let live = peers.learn(&catalog.live_routers(within).await?);
-    shared.routers_live.store(live, Ordering::Relaxed);
+    if shared.routers_live.swap(live, Ordering::Relaxed) != live {
+        tracing::info!(routers = live, "routers live");
+    }
     Ok(())
 }
 
 /// Reports at intervals, without end.
 pub(crate) async fn run(shared: Arc<Shared>, catalog: Catalog) {
-    let mut interval = tokio::time::interval(shared.config().report_interval);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut before: HashMap<String, (u64, f64)> = HashMap::new();
     let mut failing = false;
     loop {
-        interval.tick().await;
+        let pause = shared.config().report_interval;
+        tokio::time::sleep(pause).await;
         if !shared.map.is_loaded() {
             continue;
         }
@@ -78,6 +79,18 @@ pub(crate) async fn run(shared: Arc<Shared>, catalog: Catalog) {
             }
         }
     }
+}
+
+/// Whether each worker does what it is told, in time.
+pub(crate) async fn all_workers_answer(shared: &Shared) -> bool {
+    for worker in &shared.workers {
+        let (to, answer) = oneshot::channel();
+        let asked = async { worker.send(WorkerMessage::Report(to)).await.is_ok() && answer.await.is_ok() };
+        if !tokio::time::timeout(WORKER_TIMEOUT, asked).await.unwrap_or(false) {
+            return false;
+        }
+    }
+    true
 }
 
 async fn collect(shared: &Shared, before: &mut HashMap<String, (u64, f64)>) -> Report {

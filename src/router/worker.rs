@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::peers::{self, Peers};
 use crate::places::Places;
 use crate::pool::{Breakers, Budgets, ServerConnection, Terms, steward};
+use crate::process::Process;
 use crate::relay::Buffers;
 use crate::session::client::{Client, End};
 use crate::session::{self, NewClient};
@@ -30,6 +31,8 @@ use crate::tls::Tls;
 
 /// Messages that a worker has not read yet.
 pub(crate) const INBOX_MAX: usize = 4096;
+/// How long a worker that ends waits for its last tasks.
+const LAST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a worker looks for what is to be closed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -51,12 +54,20 @@ pub(crate) struct Shared {
     pub(crate) workers: Vec<mpsc::Sender<WorkerMessage>>,
     pub(crate) holds: mpsc::Sender<HoldReady>,
     pub(crate) peers: Peers,
+    pub(crate) process: Process,
+    /// Whether it takes clients.
+    pub(crate) serving: AtomicBool,
 }
 
 impl Shared {
     /// The configuration as it is now.
     pub(crate) fn config(&self) -> Guard<Arc<RouterConfig>> {
         self.config.load()
+    }
+
+    /// Changes what is logged, until the next reload; or says why it can't.
+    pub(crate) fn set_log_filter(&self, filter: &str) -> Result<(), String> {
+        (self.process.set_log_filter)(filter)
     }
 
     /// By what servers' connections are divided at present.
@@ -92,7 +103,9 @@ pub(crate) enum WorkerMessage {
     Evict { server: ServerName, asked: usize },
     /// What is to be reported.
     Report(oneshot::Sender<WorkerReport>),
-    /// Finish.
+    /// Lets clients go, or ends them.
+    Drain(End),
+    /// No more clients come: finish when there is none.
     Shutdown,
     /// Stop, finished or not.
     Abort,
@@ -110,6 +123,11 @@ pub(crate) struct Worker {
     index: usize,
     pub(crate) shared: Arc<Shared>,
     pub(crate) buffers: Buffers,
+    /// How far the router is in its drain.
+    ending: Cell<Option<End>>,
+    /// No more clients come.
+    is_closed_to_clients: Cell<bool>,
+    /// No more tasks are run.
     pub(crate) closing: Cell<bool>,
     aborted: Cell<bool>,
     /// Told when a client is gone.
@@ -120,6 +138,8 @@ pub(crate) struct Worker {
     /// Tenants that are not here, and whose hold could not be acknowledged yet.
     unacknowledged: RefCell<BTreeSet<TenantId>>,
     tasks: TaskTracker,
+    /// Those that are waited for.
+    last: TaskTracker,
 }
 
 impl Worker {
@@ -128,6 +148,8 @@ impl Worker {
             index,
             shared,
             buffers: Buffers::default(),
+            ending: Cell::new(None),
+            is_closed_to_clients: Cell::new(false),
             closing: Cell::new(false),
             aborted: Cell::new(false),
             gone: Notify::new(),
@@ -136,12 +158,18 @@ impl Worker {
             next_id: Cell::new(0),
             unacknowledged: RefCell::default(),
             tasks: TaskTracker::new(),
+            last: TaskTracker::new(),
         })
     }
 
-    /// Runs a task that the worker waits for at its end.
+    /// Runs a task that ends with the worker, wherever it is.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.tasks.spawn_local(task);
+    }
+
+    /// Runs a task that the worker waits for at its end.
+    pub(crate) fn spawn_to_end(&self, task: impl Future<Output = ()> + 'static) {
+        self.last.spawn_local(task);
     }
 
     fn tenant(self: &Rc<Self>, id: &TenantId) -> Rc<Tenant> {
@@ -183,8 +211,8 @@ impl Worker {
         let client = Rc::new(Client::new(id, &new.login));
         self.clients.borrow_mut().insert(client.id, client.clone());
         tenant.clients.borrow_mut().insert(client.id, client.clone());
-        if self.closing.get() {
-            client.end(End::ShuttingDown);
+        if let Some(end) = self.ending.get() {
+            client.end(end);
         }
         // Dropped while it logged in: the message about that found no client here.
         if !self.shared.map.read().users.contains_key(&client.user) {
@@ -198,27 +226,6 @@ impl Worker {
             tenant.settle();
             worker.gone.notify_one();
         });
-    }
-
-    fn cancel(&self, request: CancelRequest) {
-        let CancelRequest { process_id, key, is_passed_on, done } = request;
-        let client = self.clients.borrow().get(&process_id).cloned();
-        if let Some(client) = client {
-            if let Some(target) = client.running().filter(|_| client.has_key(&key)) {
-                self.shared.metrics.cancels.inc();
-                let cancelled = crate::cancel::cancel(target, self.shared.config().connect_timeout);
-                self.spawn(async move {
-                    cancelled.await;
-                    drop(done);
-                });
-            }
-        } else if !is_passed_on {
-            let passed_on = peers::pass_on(self.shared.clone(), process_id, key);
-            self.spawn(async move {
-                passed_on.await;
-                drop(done);
-            });
-        }
     }
 
     fn tenant_changed(self: &Rc<Self>, id: &TenantId) {
@@ -326,10 +333,10 @@ impl Worker {
         }
     }
 
-    fn shut_down(&self) {
-        self.closing.set(true);
+    fn drain(&self, end: End) {
+        self.ending.set(Some(end));
         for client in self.clients.borrow().values() {
-            client.end(End::ShuttingDown);
+            client.end(end);
         }
         for tenant in self.tenants.borrow().values() {
             tenant.close_idle();
@@ -350,7 +357,8 @@ impl Worker {
             WorkerMessage::Evict { server, asked } => self.evict_or_pass_on(&server, asked),
             // Who asked may have gone.
             WorkerMessage::Report(to) => drop(to.send(self.report())),
-            WorkerMessage::Shutdown => self.shut_down(),
+            WorkerMessage::Drain(end) => self.drain(end),
+            WorkerMessage::Shutdown => self.is_closed_to_clients.set(true),
             WorkerMessage::Abort => self.aborted.set(true),
         }
     }
@@ -370,13 +378,17 @@ pub(crate) async fn run(index: usize, shared: Arc<Shared>, mut inbox: mpsc::Rece
                 None => break,
             },
             _ = sweep.tick() => worker.sweep(),
-            () = worker.gone.notified(), if worker.closing.get() => {}
+            () = worker.gone.notified(), if worker.is_closed_to_clients.get() => {}
         }
-        let finished = worker.closing.get() && worker.clients.borrow().is_empty() && inbox.is_empty();
+        let finished =
+            worker.is_closed_to_clients.get() && worker.clients.borrow().is_empty() && inbox.is_empty();
         if finished || worker.aborted.get() {
             break;
         }
     }
+    // What is under way to the servers: cancel requests, which must not be lost.
+    worker.last.close();
+    drop(tokio::time::timeout(LAST_TIMEOUT, worker.last.wait()).await);
     worker.closing.set(true);
     worker.tenants.borrow_mut().clear();
 }

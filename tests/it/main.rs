@@ -30,6 +30,8 @@ mod pooling;
 mod prepared;
 mod provisioning;
 mod recovery;
+mod reload;
+mod restart;
 mod servers;
 mod sessions;
 mod tls;
@@ -58,6 +60,8 @@ fn main() -> std::process::ExitCode {
         moves_refused::trials(),
         moves_schema::trials(),
         recovery::trials(),
+        reload::trials(),
+        restart::trials(),
         #[cfg(feature = "failpoints")]
         crashes::trials(),
         metrics::trials(),

@@ -109,24 +109,36 @@ async fn serve(fleet: &Fleet<'_>, parts: &mut Parts) -> anyhow::Result<()> {
 }
 
 /// SIGINT, SIGTERM and the terminal's end.
-pub(crate) struct StopSignals([Signal; 3]);
+pub(crate) struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+    /// For who has nothing to reload.
+    hangup: Option<Signal>,
+}
 
 impl StopSignals {
     pub(crate) fn listen() -> std::io::Result<Self> {
-        Ok(Self([
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        ]))
+        Ok(Self { hangup: Some(signal(SignalKind::hangup())?), ..Self::listen_but_to_hangup()? })
+    }
+
+    /// For who takes SIGHUP for something else.
+    pub(crate) fn listen_but_to_hangup() -> std::io::Result<Self> {
+        let [interrupt, terminate] = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
+        Ok(Self { interrupt, terminate, hangup: None })
     }
 
     /// Waits for the next one.
     pub(crate) async fn recv(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
+        let hung_up = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = hung_up => {}
         }
     }
 }

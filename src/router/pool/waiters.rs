@@ -64,7 +64,6 @@ impl Tenant {
             && connection.cancel.under_way.get() == 0
             && !connection.cancel.spoiled.get()
             && matches!(*self.gate.borrow(), Gate::Open)
-            && !self.worker.closing.get()
             && !connection.gives_way(|access| self.first_waiter() == Some(access));
         if usable {
             connection.set_idle(true);

@@ -14,12 +14,14 @@ use crate::pool::CancelTarget;
 use crate::session::Login;
 use crate::time_limits::Doing;
 
-/// Why a session must end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why, and so when, a session must end; the more pressing later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum End {
-    /// The router stops.
+    /// The router drains: when the client has been silent for a moment between two transactions.
+    Draining,
+    /// The router has drained for long: at the next quiet point.
     ShuttingDown,
-    /// Its user is gone.
+    /// Its user is gone: at the next quiet point.
     UserDropped,
     /// A query took longer than this, and its server did not heed the request to cancel it.
     QueryTimeout(Duration),
@@ -27,12 +29,14 @@ pub(crate) enum End {
     TransactionTimeout(Duration),
     /// It was idle in a transaction for longer than this.
     IdleTransaction(Duration),
+    /// The router stops.
+    Stopped,
 }
 
 impl End {
-    /// Whether it does not wait for the end of the transaction.
+    /// Whether it does not wait for a quiet point: what stands behind the last that does.
     fn is_at_once(self) -> bool {
-        matches!(self, Self::QueryTimeout(_) | Self::TransactionTimeout(_) | Self::IdleTransaction(_))
+        self > Self::UserDropped
     }
 }
 
@@ -118,21 +122,27 @@ impl Client {
         self.parked.get() && !self.pins.get().is_empty()
     }
 
-    /// Ends the session: at its next quiet point, unless the reason is that there is none.
+    /// Ends the session when this says so.
     pub(crate) fn end(&self, end: End) {
-        self.end.set(Some(end));
+        self.end.set(self.end.get().max(Some(end)));
         self.wake();
     }
 
-    /// Why the session must end, if it must.
+    /// Why the session must end at its next quiet point, if it must.
     pub(crate) fn ending(&self) -> Option<ClientError> {
-        Some(match self.end.get()? {
-            End::ShuttingDown => ClientError::ShuttingDown,
-            End::UserDropped => ClientError::UserDropped(self.user.clone()),
-            End::QueryTimeout(time) => ClientError::QueryTimeout(time),
-            End::TransactionTimeout(time) => ClientError::TransactionTimeout(time),
-            End::IdleTransaction(time) => ClientError::IdleTransaction(time),
-        })
+        match self.end.get()? {
+            End::Draining => None,
+            End::ShuttingDown | End::Stopped => Some(ClientError::ShuttingDown),
+            End::UserDropped => Some(ClientError::UserDropped(self.user.clone())),
+            End::QueryTimeout(time) => Some(ClientError::QueryTimeout(time)),
+            End::TransactionTimeout(time) => Some(ClientError::TransactionTimeout(time)),
+            End::IdleTransaction(time) => Some(ClientError::IdleTransaction(time)),
+        }
+    }
+
+    /// Whether the session ends as soon as the client is silent.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.end.get() == Some(End::Draining)
     }
 
     /// The same, if it must end at once.

@@ -2,18 +2,31 @@
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use crate::error::ClientError;
 use crate::relay::OUTPUT_BYTES_MAX;
 use crate::session::{Over, Session};
 
 /// Input of a client that is kept before the server has taken what came earlier.
 const INPUT_BYTES_MAX: usize = 64 * 1024;
 
+/// How long a client of a router that drains must be silent between two transactions, so that it loses no request by
+/// being sent away: more than it takes from one answer to the next request of a busy one.
+const SILENCE: Duration = Duration::from_millis(100);
+
 impl Session {
     /// Waits for progress on either side.
     pub(super) async fn exchange(&mut self) -> Result<(), Over> {
         self.side.rest(&self.tenant.worker.buffers);
-        poll_fn(|cx| self.poll_exchange(cx)).await
+        // What has come of a request already is a request on its way.
+        let may_leave = self.me.is_draining() && self.is_at_rest() && self.side.input.is_empty();
+        let progress = poll_fn(|cx| self.poll_exchange(cx));
+        if may_leave {
+            let silent = tokio::time::timeout(SILENCE, progress).await;
+            return silent.unwrap_or(Err(ClientError::ShuttingDown.into()));
+        }
+        progress.await
     }
 
     fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Over>> {

@@ -13,7 +13,9 @@ mod requests;
 mod statements;
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 
 use bytes::BytesMut;
 use shard_map::{Access, PoolMode, TenantId};
@@ -149,9 +151,14 @@ pub(crate) async fn run(new: Box<NewClient>, me: Rc<Client>, tenant: Rc<Tenant>)
     let mut session = Session::new(&login, Side::new(stream), me, tenant);
     session.side.input.extend_from_slice(&early);
     session.side.output = greeting;
-    let over = match session.greet(&login).await {
-        Ok(()) => session.serve().await,
-        Err(over) => over,
+    let me = session.me.clone();
+    let over = {
+        let mut life = std::pin::pin!(session.live(&login));
+        poll_fn(|cx| match me.ending_at_once() {
+            Some(error) => Poll::Ready(Over::Refused(error)),
+            None => life.as_mut().poll(cx),
+        })
+        .await
     };
     session.finish(over).await;
     shared.metrics.clients.dec();
@@ -218,7 +225,12 @@ impl Session {
         Ok(())
     }
 
-    async fn serve(&mut self) -> Over {
+    async fn live(&mut self, login: &Login) -> Over {
+        // From here on, it can be woken wherever it waits: its task is one and the same to its end.
+        poll_fn(|cx| Poll::Ready(self.me.poll_woken(cx))).await;
+        if let Err(over) = self.greet(login).await {
+            return over;
+        }
         loop {
             match self.turn().await {
                 Ok(()) => {}
@@ -228,9 +240,6 @@ impl Session {
     }
 
     async fn turn(&mut self) -> Result<(), Over> {
-        if let Some(error) = self.me.ending_at_once() {
-            return Err(error.into());
-        }
         let need = self.requests()?;
         self.me.set_busy(!self.expected.is_empty());
         if need == Need::Server {
@@ -271,9 +280,7 @@ impl Session {
         if let Some(connection) = self.connection.take() {
             self.count_transaction(&connection);
             let pinned = self.state.is_pinned();
-            let may_keep = connection.generation == self.tenant.generation.get()
-                && !self.tenant.is_held()
-                && !self.tenant.worker.closing.get();
+            let may_keep = connection.generation == self.tenant.generation.get() && !self.tenant.is_held();
             if pinned || (self.mode == PoolMode::Session && may_keep) {
                 self.connection = Some(connection);
                 if !self.me.parked.replace(true) && self.tenant.is_held() {
@@ -316,13 +323,16 @@ impl Session {
         let worker = self.tenant.worker.clone();
         if let Over::Refused(error) = &over {
             worker.shared.metrics.refused(error);
-            error.write(self.side.out(&worker.buffers), Severity::Fatal);
+            // Not into the middle of a message, of which the client has a part.
+            if self.connection.as_ref().is_none_or(|connection| connection.side.pass == 0) {
+                error.write(self.side.out(&worker.buffers), Severity::Fatal);
+            }
         }
         if let Some(mut connection) = self.connection.take() {
             self.me.set_target(None);
             self.count_transaction(&connection);
             if !self.expected.is_empty() {
-                worker.spawn(crate::cancel::cancel(
+                worker.spawn_to_end(crate::cancel::cancel(
                     connection.cancel.clone(),
                     worker.shared.config().connect_timeout,
                 ));

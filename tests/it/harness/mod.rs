@@ -25,7 +25,7 @@ pub(crate) use cli::{Output, tenantry};
 pub(crate) use fleet::{Fleet, signal};
 pub(crate) use metrics::Metrics;
 pub(crate) use place::{Place, leftovers};
-pub(crate) use router::Router;
+pub(crate) use router::{Router, ServiceManager};
 pub(crate) use sql::{Sql, code, connect, connect_url, message};
 pub(crate) use wait::{DEADLINE, until};
 

@@ -1,0 +1,78 @@
+//! Reads the configuration again and puts it in force, without dropping anyone.
+//!
+//! It counts as a whole or not at all: what can't be read leaves everything as it was. What a running router can't change
+//! keeps its value, with a warning that names the key.
+
+use std::sync::Arc;
+
+use crate::config::RouterConfig;
+use crate::descriptors;
+use crate::systemd;
+use crate::tls::Tls;
+use crate::worker::{Shared, WorkerMessage};
+
+/// Reloads whenever it is asked for, without end.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    loop {
+        shared.process.reload.notified().await;
+        systemd::reloading();
+        let reading = shared.clone();
+        let reloaded = tokio::task::spawn_blocking(move || {
+            (reading.process.read_config)().and_then(|config| apply(&reading, config))
+        });
+        match reloaded.await.unwrap_or_else(|panic| Err(panic.to_string())) {
+            Ok(()) => tracing::info!("configuration reloaded"),
+            Err(error) => tracing::error!(%error, "configuration not reloaded; the old one stays in force"),
+        }
+        for worker in &shared.workers {
+            // Those who wait look at the new limits. A worker that is gone has nobody who waits.
+            drop(worker.send(WorkerMessage::Everything).await);
+        }
+        systemd::ready();
+    }
+}
+
+/// Puts a configuration in force. What is made from one is made here, or tried, before anything is stored: so that what
+/// can't be made leaves all as it was.
+fn apply(shared: &Shared, mut new: RouterConfig) -> Result<(), String> {
+    new.validate().map_err(|error| error.to_string())?;
+    for key in keep_fixed(&shared.config(), &mut new) {
+        tracing::warn!(key, "changes only when the router is started again");
+    }
+    Tls::new(&new).map_err(|error| error.to_string())?;
+    if let Some(filter) = &new.log {
+        shared.set_log_filter(filter)?;
+    }
+    descriptors::raise(&new);
+    shared.tls.renew(&new);
+    shared.config.store(Arc::new(new));
+    Ok(())
+}
+
+/// Gives what can't change while the router runs its old values; names what was to be different.
+fn keep_fixed(old: &RouterConfig, new: &mut RouterConfig) -> Vec<&'static str> {
+    let mut different = Vec::new();
+    macro_rules! keep {
+        ($($key:ident),*) => {$(
+            if new.$key != old.$key {
+                different.push(stringify!($key));
+                new.$key.clone_from(&old.$key);
+            }
+        )*};
+    }
+    keep!(listen, metrics_listen, cancel_listen, name, workers, catalog_url, snapshot_file);
+    different
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_change_is_named_and_stays() {
+        let old = RouterConfig::default();
+        let mut new = RouterConfig { workers: Some(7), clients_max: 5, ..RouterConfig::default() };
+        assert_eq!(keep_fixed(&old, &mut new), ["workers"]);
+        assert_eq!((new.workers, new.clients_max), (old.workers, 5));
+    }
+}

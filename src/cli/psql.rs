@@ -8,16 +8,20 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use clap::Args;
-use shard_map::TenantId;
+use shard_map::{InvalidName, TenantId};
 
 use crate::cli::failure::Failure;
+
+/// The database that stands for the router's console.
+const CONSOLE: &str = "tenantry";
 
 /// psql at one tenant's database, through the router
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  tenantry psql acme -- -c 'select count(*) from people'")]
 pub(crate) struct PsqlArgs {
-    /// The tenant
-    tenant: TenantId,
+    /// The tenant, or `tenantry` for the router's console
+    #[arg(value_parser = database)]
+    tenant: String,
     /// What psql is given as it is
     #[arg(last = true)]
     args: Vec<String>,
@@ -30,6 +34,11 @@ pub(crate) struct PsqlArgs {
     /// The router user; its password is taken from TENANTRY_PASSWORD, or psql asks for it
     #[arg(long, env = "TENANTRY_USER")]
     user: Option<String>,
+}
+
+/// The console's name is no tenant's.
+fn database(name: &str) -> Result<String, InvalidName> {
+    if name == CONSOLE { Ok(name.to_owned()) } else { TenantId::new(name).map(String::from) }
 }
 
 pub(crate) fn run(args: PsqlArgs) -> anyhow::Result<()> {
@@ -47,7 +56,7 @@ pub(crate) fn run(args: PsqlArgs) -> anyhow::Result<()> {
         .env("PGHOST", args.host)
         .env("PGPORT", args.port.to_string())
         .env("PGUSER", user)
-        .env("PGDATABASE", args.tenant.as_str());
+        .env("PGDATABASE", args.tenant);
     if let Some(password) = std::env::var_os("TENANTRY_PASSWORD") {
         command.env("PGPASSWORD", password);
     }

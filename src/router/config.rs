@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use shard_map::ServerName;
 
 use crate::tls::{self, TlsMode};
+
 /// A text that is not shown where a configuration is.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
@@ -36,7 +37,7 @@ impl std::fmt::Debug for Secret {
 }
 
 /// Configuration of a router. Secrets are not in it, only the files that hold them.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RouterConfig {
     /// Where clients connect.
@@ -52,6 +53,7 @@ pub struct RouterConfig {
     /// Worker threads; by default one for each core.
     pub workers: Option<usize>,
     /// URL of the catalog. Without it, the router serves by its snapshot.
+    #[serde(serialize_with = "hide")]
     pub catalog_url: Option<Secret>,
     /// File with the master key, base64.
     pub master_key_file: Option<PathBuf>,
@@ -135,6 +137,33 @@ pub struct RouterConfig {
     /// How long running transactions may take to end at shutdown.
     #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub shutdown_timeout: Duration,
+    /// Users who may do everything at the console, the database `tenantry`.
+    pub admin_users: Vec<String>,
+    /// Users who may look at everything there.
+    pub stats_users: Vec<String>,
+    /// How long PAUSE waits for running transactions to end.
+    #[serde(deserialize_with = "shard_map::duration::deserialize")]
+    pub pause_timeout: Duration,
+    /// Tenants that have metrics of their own, the busiest; the others' are added up. None of either, if 0.
+    pub metrics_tenants_max: usize,
+}
+
+/// Keys whose change takes effect with a restart.
+pub(crate) const RESTART_KEYS: [&str; 9] = [
+    "cancel_listen",
+    "catalog_url",
+    "listen",
+    "master_key_file",
+    "metrics_listen",
+    "name",
+    "report_interval",
+    "snapshot_file",
+    "workers",
+];
+
+/// Shows that there is a secret, and not which.
+fn hide<S: serde::Serializer>(secret: &Option<Secret>, to: S) -> Result<S::Ok, S::Error> {
+    secret.as_ref().map(|_| "(hidden)").serialize(to)
 }
 
 impl Default for RouterConfig {
@@ -183,6 +212,10 @@ impl Default for RouterConfig {
             poll_interval: Duration::from_secs(1),
             report_interval: Duration::from_secs(1),
             shutdown_timeout: Duration::from_secs(30),
+            admin_users: Vec::new(),
+            stats_users: Vec::new(),
+            pause_timeout: Duration::from_secs(30),
+            metrics_tenants_max: 20,
         }
     }
 }
@@ -215,6 +248,7 @@ impl RouterConfig {
             ("connections_per_tenant_max", self.connections_per_tenant_max, 1, 10_000, "1 to 10000"),
             ("connections_per_tenant_min", self.connections_per_tenant_min, 0, 10_000, "0 to 10000"),
             ("queue_max", self.queue_max, 1, 1_000_000, "1 to 1000000"),
+            ("metrics_tenants_max", self.metrics_tenants_max, 0, 10_000, "0 to 10000"),
             (
                 "message_bytes_max",
                 self.message_bytes_max,
@@ -239,6 +273,7 @@ impl RouterConfig {
             ("poll_interval", Some(self.poll_interval)),
             ("report_interval", Some(self.report_interval)),
             ("shutdown_timeout", Some(self.shutdown_timeout)),
+            ("pause_timeout", Some(self.pause_timeout)),
         ];
         for (key, given) in durations {
             let given = given.unwrap_or(Duration::from_secs(1));

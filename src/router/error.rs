@@ -61,6 +61,8 @@ pub(crate) enum ClientError {
     ShuttingDown,
     #[error("terminating connection: user \"{0}\" was dropped")]
     UserDropped(String),
+    #[error("terminating connection due to administrator command")]
+    Killed,
     /// A failure behind the router.
     #[error("the database is not in the router's shard map, and the catalog can't be reached")]
     NoMap,
@@ -97,7 +99,7 @@ impl ClientError {
             Self::QueryTimeout(_) => "57014",
             Self::TransactionTimeout(_) => "25P04",
             Self::IdleTransaction(_) => "25P03",
-            Self::ShuttingDown | Self::UserDropped(_) => "57P01",
+            Self::ShuttingDown | Self::UserDropped(_) | Self::Killed => "57P01",
             Self::Suspended(_)
             | Self::Creating(_)
             | Self::NoMap

@@ -90,10 +90,47 @@ impl Tenant {
         }
     }
 
+    /// An administrator lets no transaction begin, beside what the map says.
+    pub(crate) fn pause(self: &Rc<Self>) {
+        self.paused.set(self.paused.get().or_else(|| Some(Instant::now())));
+        self.tell_changed();
+    }
+
+    /// Ends a pause; `false` when there was none.
+    pub(crate) fn resume(self: &Rc<Self>) -> bool {
+        let was_paused = self.paused.take().is_some();
+        if was_paused {
+            self.tell_changed();
+        }
+        was_paused
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.get().is_some()
+    }
+
+    /// Sessions that keep their connection and are at rest.
+    fn parked_and_pinned(&self) -> usize {
+        self.clients.borrow().values().filter(|client| client.is_parked_and_pinned()).count()
+    }
+
+    /// Connections on which something runs, or may.
+    pub(crate) fn under_way(&self) -> usize {
+        let idle = self.idle.borrow().len() + self.parked_and_pinned();
+        (self.open.get() + self.opening.get()).saturating_sub(idle)
+    }
+
+    /// The hold in force: its number, since when, how much longer, whether it was acknowledged.
+    pub(crate) fn hold(&self) -> Option<(i64, Instant, Duration, bool)> {
+        match &*self.gate.borrow() {
+            Gate::Held(holding) => Some((holding.id, holding.since, holding.left(), holding.acknowledged)),
+            _ => None,
+        }
+    }
+
     /// Tells the catalog that the hold is in force, once only pinned sessions at rest have a connection.
     pub(crate) fn acknowledge_hold(&self) {
-        let clients = self.clients.borrow();
-        let pinned = clients.values().filter(|client| client.is_parked_and_pinned()).count();
+        let pinned = self.parked_and_pinned();
         if self.open.get() + self.opening.get() > pinned {
             return;
         }

@@ -8,6 +8,7 @@
 //! A tenant belongs to one worker, a thread with its own runtime, so that the path of a query takes no lock. What it does
 //! not do: change the map, or anything on a server.
 
+mod admin;
 mod cancel;
 mod config;
 mod descriptors;
@@ -32,6 +33,7 @@ mod reload;
 mod report;
 mod session;
 mod state;
+mod stats;
 mod stream;
 mod systemd;
 mod tenant;
@@ -112,6 +114,7 @@ pub async fn run(
     // From now on, whoever watches the port asks the process that has taken over, if there is one.
     stopping.cancel();
     drain::run(&shared, workers, logins).await;
+    shared.console.close().await;
     for task in &endless {
         task.abort();
     }
@@ -154,6 +157,7 @@ fn share(
         breakers: pool::Breakers::default(),
         workers,
         holds,
+        console: admin::Console::default(),
         config: ArcSwap::from_pointee(config),
     };
     Ok((Arc::new(shared), inboxes, ready))

@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 use wire::Severity;
 
+use crate::admin::NewAdmin;
 use crate::cancel;
 use crate::error::{ClientError, RouterError};
 use crate::login::{self, Arrival, Talk, Unfinished};
@@ -210,11 +211,16 @@ async fn admit(socket: TcpStream, address: SocketAddr, shared: &Arc<Shared>, sec
         Ok(Arrival::Client(login, place, greeting)) => {
             let worker = shared.worker_of(&login.tenant);
             tracing::debug!(client = %talk.address, user = login.user, tenant = %login.tenant, "logged in");
-            let Talk { stream, input, .. } = talk;
+            let Talk { stream, input, address, .. } = talk;
             let Ok(stream) = stream.detach() else { return };
-            let client = NewClient { stream, early: input.to_vec(), greeting, login, place };
+            let client = NewClient { stream, early: input.to_vec(), greeting, address, login, place };
             // A worker that is gone has shut down: the client finds its connection closed.
             drop(shared.workers[worker].send(WorkerMessage::Client(Box::new(client))).await);
+            "ok"
+        }
+        Ok(Arrival::Admin(login, place, greeting)) => {
+            let Talk { stream, input, .. } = talk;
+            shared.console.begin(NewAdmin { stream, early: input, greeting, login, place }, shared.clone());
             "ok"
         }
         Err(Unfinished::Refused(error)) => refuse(&mut talk, &error, shared).await,

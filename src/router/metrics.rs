@@ -1,5 +1,7 @@
 //! What the router counts. Labels are closed sets or names of servers.
 
+pub(crate) mod local;
+
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
@@ -63,19 +65,6 @@ struct Servers {
     connects: IntCounterVec,
     up: IntGaugeVec,
     budget_wait: HistogramVec,
-}
-
-/// What is counted for one server, looked up once.
-#[derive(Clone)]
-pub(crate) struct ServerMetrics {
-    pub(crate) transactions: IntCounter,
-    pub(crate) duration: Histogram,
-    pub(crate) idle: IntGauge,
-    pub(crate) active: IntGauge,
-    pub(crate) connects_ok: IntCounter,
-    pub(crate) connects_failed: IntCounter,
-    pub(crate) up: IntGauge,
-    pub(crate) budget_wait: Histogram,
 }
 
 struct Maker<'a>(&'a Registry);
@@ -218,21 +207,6 @@ impl Metrics {
     /// Counts that a limit was hit; `limit` is its key in the configuration.
     pub(crate) fn limit(&self, limit: &'static str) {
         self.limits.with_label_values(&[limit]).inc();
-    }
-
-    /// The metrics of one server.
-    pub(crate) fn server(&self, name: &str) -> ServerMetrics {
-        let servers = &self.servers;
-        ServerMetrics {
-            transactions: self.transactions.with_label_values(&[name]),
-            duration: self.transaction_duration.with_label_values(&[name]),
-            idle: servers.connections.with_label_values(&[name, "idle"]),
-            active: servers.connections.with_label_values(&[name, "active"]),
-            connects_ok: servers.connects.with_label_values(&[name, "ok"]),
-            connects_failed: servers.connects.with_label_values(&[name, "failed"]),
-            up: servers.up.with_label_values(&[name]),
-            budget_wait: servers.budget_wait.with_label_values(&[name]),
-        }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::pool::{Place, ServerConnection};
 use crate::prepared::StatementCache;
 use crate::session::client::Client;
 use crate::state::Params;
+use crate::stats::{Counters, Figure};
 use crate::worker::Worker;
 
 /// Most sets of startup settings whose reported parameters are kept.
@@ -45,6 +46,8 @@ pub(crate) struct Tenant {
     place: RefCell<Option<Rc<Place>>>,
     /// Its part of a server's connections, beside other tenants'.
     pub(crate) weight: Cell<u32>,
+    /// Since when an administrator lets no transaction begin.
+    pub(crate) paused: Cell<Option<Instant>>,
     /// Grows when the place changes: a connection of an earlier one is not used again.
     pub(crate) generation: Cell<u64>,
     /// Grows when a plan was found to be invalid: statements are prepared anew, each before its next use.
@@ -66,17 +69,19 @@ pub(crate) struct Tenant {
     pub(crate) salted: RefCell<[Option<SaltedKeys>; 3]>,
     params: RefCell<HashMap<(Access, String), Rc<Params>>>,
     last_params: RefCell<Rc<Params>>,
+    pub(crate) counters: Counters,
 }
 
 impl Tenant {
     /// A tenant as the map has it now.
-    pub(crate) fn new(id: TenantId, worker: Rc<Worker>) -> Rc<Self> {
+    pub(crate) fn new(id: TenantId, worker: Rc<Worker>, counters: Counters) -> Rc<Self> {
         let tenant = Rc::new(Self {
             id,
             worker,
             gate: RefCell::new(Gate::Refused(Refusal::UnknownTenant)),
             place: RefCell::default(),
             weight: Cell::new(1),
+            paused: Cell::new(None),
             generation: Cell::new(0),
             plans: Cell::new(0),
             changed: Notify::new(),
@@ -91,6 +96,7 @@ impl Tenant {
             salted: RefCell::default(),
             params: RefCell::default(),
             last_params: RefCell::default(),
+            counters,
         });
         tenant.refresh();
         tenant
@@ -107,7 +113,7 @@ impl Tenant {
             });
             self.weight.set(map.tenants.get(&self.id).map_or(1, |tenant| weight(&tenant.labels)));
             let place = server.map(|(server, key_version)| {
-                let metrics = shared.metrics.server(server.name.as_str());
+                let metrics = self.worker.metrics.server(&shared.metrics, server.name.as_str());
                 Rc::new(Place {
                     budget: shared.budgets.get(&server.name, server.max_connections, shared.terms()),
                     breaker: shared.breakers.get(&server.name, &metrics.up),
@@ -125,6 +131,11 @@ impl Tenant {
         };
         self.set_place(place);
         self.set_gate(gate);
+        self.tell_changed();
+    }
+
+    /// Lets everybody look again who waits for the gate or relies on it.
+    pub(crate) fn tell_changed(self: &Rc<Self>) {
         self.changed.notify_waiters();
         for client in self.clients.borrow().values() {
             client.wake();
@@ -161,8 +172,14 @@ impl Tenant {
         }
     }
 
+    /// Whether new transactions wait: for a move, or for an administrator.
     pub(crate) fn is_held(&self) -> bool {
-        matches!(*self.gate.borrow(), Gate::Held(_))
+        self.is_paused() || matches!(*self.gate.borrow(), Gate::Held(_))
+    }
+
+    /// Whether new transactions may begin.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.is_paused() && matches!(*self.gate.borrow(), Gate::Open)
     }
 
     /// The parameters that a server reports to a client with this access and these startup settings, once known.
@@ -209,13 +226,25 @@ impl Tenant {
         }
     }
 
+    /// Counts an error that one of its clients got.
+    pub(crate) fn count_error(&self, sqlstate: &str) {
+        self.worker.shared.metrics.error(sqlstate);
+        self.counters.add(Figure::Errors, 1);
+    }
+
+    /// Counts a refusal of the router's own.
+    pub(crate) fn count_refusal(&self, error: &ClientError) {
+        self.worker.shared.metrics.refused(error);
+        self.counters.add(Figure::Errors, 1);
+    }
+
     /// Whether there is anything to keep it for.
     pub(crate) fn is_cold(&self) -> bool {
         self.open.get() == 0
             && self.opening.get() == 0
             && self.clients.borrow().is_empty()
             && self.waiting.borrow().is_empty()
-            && !self.is_held()
+            && (!self.is_held() || self.refusal().is_some())
     }
 }
 

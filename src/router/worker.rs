@@ -13,12 +13,14 @@ use shard_map::{MasterKey, Route, ServerName, TenantId};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
+use crate::admin::Console;
 use crate::cancel::CancelRequest;
 use crate::config::RouterConfig;
 use crate::failures::Failures;
 use crate::gate::HoldReady;
 use crate::map::SharedMap;
 use crate::metrics::Metrics;
+use crate::metrics::local::LocalMetrics;
 use crate::peers::{self, Peers};
 use crate::places::Places;
 use crate::pool::{Breakers, Budgets, ServerConnection, Terms, steward};
@@ -26,6 +28,7 @@ use crate::process::Process;
 use crate::relay::Buffers;
 use crate::session::client::{Client, End};
 use crate::session::{self, NewClient};
+use crate::stats::{Cold, Counters, Figures};
 use crate::tenant::Tenant;
 use crate::tls::Tls;
 
@@ -57,6 +60,7 @@ pub(crate) struct Shared {
     pub(crate) process: Process,
     /// Whether it takes clients.
     pub(crate) serving: AtomicBool,
+    pub(crate) console: Console,
 }
 
 impl Shared {
@@ -103,6 +107,8 @@ pub(crate) enum WorkerMessage {
     Evict { server: ServerName, asked: usize },
     /// What is to be reported.
     Report(oneshot::Sender<WorkerReport>),
+    /// Something is to be looked up or done on the worker's own thread.
+    Ask(Question),
     /// Lets clients go, or ends them.
     Drain(End),
     /// No more clients come: finish when there is none.
@@ -110,6 +116,9 @@ pub(crate) enum WorkerMessage {
     /// Stop, finished or not.
     Abort,
 }
+
+/// What somebody on another thread wants of a worker; it must be quick.
+pub(crate) type Question = Box<dyn FnOnce(&Rc<Worker>) + Send>;
 
 /// One worker's part of the router's report.
 #[derive(Debug, Default)]
@@ -123,6 +132,7 @@ pub(crate) struct Worker {
     index: usize,
     pub(crate) shared: Arc<Shared>,
     pub(crate) buffers: Buffers,
+    pub(crate) metrics: LocalMetrics,
     /// How far the router is in its drain.
     ending: Cell<Option<End>>,
     /// No more clients come.
@@ -132,7 +142,9 @@ pub(crate) struct Worker {
     aborted: Cell<bool>,
     /// Told when a client is gone.
     gone: Notify,
-    tenants: RefCell<HashMap<TenantId, Rc<Tenant>>>,
+    pub(crate) tenants: RefCell<HashMap<TenantId, Rc<Tenant>>>,
+    /// Figures of tenants that were here.
+    pub(crate) cold: RefCell<Cold>,
     pub(crate) clients: RefCell<HashMap<u32, Rc<Client>>>,
     next_id: Cell<u32>,
     /// Tenants that are not here, and whose hold could not be acknowledged yet.
@@ -146,6 +158,7 @@ impl Worker {
     fn new(index: usize, shared: Arc<Shared>) -> Rc<Self> {
         Rc::new(Self {
             index,
+            metrics: LocalMetrics::new(&shared.metrics),
             shared,
             buffers: Buffers::default(),
             ending: Cell::new(None),
@@ -154,6 +167,7 @@ impl Worker {
             aborted: Cell::new(false),
             gone: Notify::new(),
             tenants: RefCell::default(),
+            cold: RefCell::default(),
             clients: RefCell::default(),
             next_id: Cell::new(0),
             unacknowledged: RefCell::default(),
@@ -172,11 +186,18 @@ impl Worker {
         self.last.spawn_local(task);
     }
 
-    fn tenant(self: &Rc<Self>, id: &TenantId) -> Rc<Tenant> {
-        if let Some(tenant) = self.tenants.borrow().get(id) {
-            return tenant.clone();
+    /// A tenant of this worker, if it is warm here.
+    pub(crate) fn warm(&self, id: &TenantId) -> Option<Rc<Tenant>> {
+        self.tenants.borrow().get(id).cloned()
+    }
+
+    /// A tenant of this worker.
+    pub(crate) fn tenant(self: &Rc<Self>, id: &TenantId) -> Rc<Tenant> {
+        if let Some(tenant) = self.warm(id) {
+            return tenant;
         }
-        let tenant = Tenant::new(id.clone(), self.clone());
+        let counters = self.cold.borrow_mut().take(id);
+        let tenant = Tenant::new(id.clone(), self.clone(), counters);
         self.tenants.borrow_mut().insert(id.clone(), tenant.clone());
         tenant
     }
@@ -184,6 +205,14 @@ impl Worker {
     /// Its tenants as they are now.
     pub(crate) fn tenants(&self) -> Vec<Rc<Tenant>> {
         self.tenants.borrow().values().cloned().collect()
+    }
+
+    /// What was counted for a tenant, whether it is warm or not.
+    pub(crate) fn figures(&self, id: &TenantId) -> Figures {
+        match self.warm(id) {
+            Some(tenant) => tenant.counters.figures(),
+            None => self.cold.borrow().get(id).map(Counters::figures).unwrap_or_default(),
+        }
     }
 
     /// A process id that no client of this router has, if one is left: the remainder of its local part by the number of
@@ -208,7 +237,7 @@ impl Worker {
             return;
         };
         let tenant = self.tenant(&new.login.tenant);
-        let client = Rc::new(Client::new(id, &new.login));
+        let client = Rc::new(Client::new(id, &new.login, new.address));
         self.clients.borrow_mut().insert(client.id, client.clone());
         tenant.clients.borrow_mut().insert(client.id, client.clone());
         if let Some(end) = self.ending.get() {
@@ -302,6 +331,7 @@ impl Worker {
     }
 
     fn report(&self) -> WorkerReport {
+        self.metrics.flush();
         let clients = self.clients.borrow();
         let mut report = WorkerReport { clients: clients.len(), ..WorkerReport::default() };
         for client in clients.values() {
@@ -327,10 +357,14 @@ impl Worker {
             if tenant.is_held() {
                 tenant.settle();
             }
+            tenant.counters.fade();
             if tenant.is_cold() {
                 self.tenants.borrow_mut().remove(&tenant.id);
+                self.cold.borrow_mut().put(tenant.id.clone(), tenant.counters.take());
             }
         }
+        self.cold.borrow().fade();
+        self.metrics.flush();
     }
 
     fn drain(&self, end: End) {
@@ -357,6 +391,7 @@ impl Worker {
             WorkerMessage::Evict { server, asked } => self.evict_or_pass_on(&server, asked),
             // Who asked may have gone.
             WorkerMessage::Report(to) => drop(to.send(self.report())),
+            WorkerMessage::Ask(question) => question(self),
             WorkerMessage::Drain(end) => self.drain(end),
             WorkerMessage::Shutdown => self.is_closed_to_clients.set(true),
             WorkerMessage::Abort => self.aborted.set(true),
@@ -391,4 +426,5 @@ pub(crate) async fn run(index: usize, shared: Arc<Shared>, mut inbox: mpsc::Rece
     drop(tokio::time::timeout(LAST_TIMEOUT, worker.last.wait()).await);
     worker.closing.set(true);
     worker.tenants.borrow_mut().clear();
+    worker.metrics.flush();
 }

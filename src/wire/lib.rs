@@ -8,6 +8,7 @@ pub mod error_fields;
 pub mod frame;
 pub mod frontend;
 pub mod proxy;
+pub mod results;
 pub mod scram;
 pub mod sql;
 pub mod startup;

@@ -7,6 +7,7 @@
 
 mod harness;
 
+mod admin;
 mod budgets;
 mod cancels;
 mod config;
@@ -65,6 +66,7 @@ fn main() -> std::process::ExitCode {
         #[cfg(feature = "failpoints")]
         crashes::trials(),
         metrics::trials(),
+        admin::trials(),
         config::trials(),
         dev::trials(),
         demo::trials(),

@@ -154,6 +154,7 @@ impl Fleet<'_> {
         table.insert("shutdown_timeout".to_owned(), "8s".into());
         // Everybody here comes from one address.
         table.insert("login_failures_per_address_max".to_owned(), 0.into());
+        table.insert("admin_users".to_owned(), vec![self.plan.user.name.clone()].into());
         insert_path(&mut table, "snapshot_file", &self.layout.path("router").join("snapshot"));
         write_config(&self.layout.path("router.toml"), &table)
     }

@@ -8,14 +8,26 @@ use std::time::SystemTime;
 
 use shard_map::selector::Labels;
 use shard_map::{Refusal, Route, Tenant, TenantId, TenantState, User};
+use wire::startup::Startup;
 
 use super::names::Names;
 use super::settings::Settings;
+use crate::admin::{self, AdminLogin, Right};
+use crate::config::RouterConfig;
 use crate::error::ClientError;
 use crate::map::unknown_server;
 use crate::registry::{self, Record};
 use crate::session::Login;
+use crate::state::APPLICATION_NAME;
 use crate::worker::Shared;
+
+/// Lets a user in to the console, if it asks for that and may. For anybody else the console is a tenant that is not there.
+pub(super) fn console(names: &Names, startup: &Startup, config: &RouterConfig) -> Option<AdminLogin> {
+    let user = names.user.as_ref().filter(|_| names.tenant == admin::DATABASE)?;
+    let right = Right::of(&user.name, config)?;
+    let application_name = startup.get(APPLICATION_NAME).unwrap_or_default().to_owned();
+    Some(AdminLogin { user: user.name.clone(), right, application_name })
+}
 
 /// Lets a user in to the tenant that it asks for, or not.
 pub(super) async fn decide(names: Names, settings: Settings, shared: &Shared) -> Result<Login, ClientError> {

@@ -12,6 +12,7 @@ mod talk;
 use std::io;
 
 use bytes::{Buf as _, BytesMut};
+use tokio::sync::OwnedSemaphorePermit;
 use wire::proxy::{self, Origin};
 use wire::startup::{Initial, Startup, parse_initial};
 use wire::{WireError, backend};
@@ -19,6 +20,7 @@ use wire::{WireError, backend};
 pub(crate) use password::mock_secret;
 pub(crate) use talk::Talk;
 
+use crate::admin::{self, AdminLogin};
 use crate::error::ClientError;
 use crate::places::Place;
 use crate::session::Login;
@@ -37,6 +39,8 @@ pub(crate) enum Arrival {
     Cancel { process_id: u32, key: Vec<u8> },
     /// A client, logged in; its place, and what is to be said to it first.
     Client(Login, Place, BytesMut),
+    /// The same of somebody who wants the console, and may have it.
+    Admin(AdminLogin, OwnedSemaphorePermit, BytesMut),
 }
 
 /// Why there was no login.
@@ -76,7 +80,10 @@ pub(crate) async fn receive(talk: &mut Talk, shared: &Shared, secret: &[u8]) -> 
     if config.tls_mode >= TlsMode::Require && talk.tls.is_none() {
         return Err(ClientError::TlsRequired.into());
     }
-    shared.places.expect(&config, talk.address)?;
+    // The console has places of its own, so that one can look at a router that is full.
+    if startup.get("database") != Some(admin::DATABASE) {
+        shared.places.expect(&config, talk.address)?;
+    }
     shared.failures.check(talk.address, config.login_failures_per_address_max)?;
     negotiate(talk, &startup).await?;
     if !shared.map.is_loaded() {
@@ -85,6 +92,9 @@ pub(crate) async fn receive(talk: &mut Talk, shared: &Shared, secret: &[u8]) -> 
     let settings = Settings::of(&startup)?;
     let names = names::names(&startup, settings.tenant.as_deref(), talk, shared)?;
     let greeting = password::authenticate(talk, &names, &config, secret).await?;
+    if let Some(login) = access::console(&names, &startup, &config) {
+        return Ok(Arrival::Admin(login, shared.console.place()?, greeting));
+    }
     let login = access::decide(names, settings, shared).await?;
     let place = shared.places.take(&config, &login, talk.address)?;
     Ok(Arrival::Client(login, place, greeting))

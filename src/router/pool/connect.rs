@@ -101,6 +101,9 @@ pub(crate) async fn connect(
     side.rest(&tenant.worker.buffers);
     let (process_id, key) = login.key;
     let cancel = CancelTarget {
+        server: place.server.name.clone(),
+        access,
+        since: Instant::now(),
         address: side.peer()?,
         host: place.server.host.clone(),
         tls: side.is_secure().then(|| tenant.worker.shared.tls.servers()),

@@ -6,10 +6,10 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Instant;
 
-use shard_map::{Access, Server};
+use shard_map::{Access, Server, ServerName};
 use wire::backend::tag;
 
-use crate::metrics::ServerMetrics;
+use crate::metrics::local::ServerMetrics;
 use crate::pool::breaker::Breaker;
 use crate::pool::budget::{Budget, Permit};
 use crate::pool::leave::leave;
@@ -26,7 +26,7 @@ pub(crate) struct Place {
     pub(crate) key_version: i32,
     pub(crate) budget: Arc<Budget>,
     pub(crate) breaker: Arc<Breaker>,
-    pub(crate) metrics: ServerMetrics,
+    pub(crate) metrics: Rc<ServerMetrics>,
 }
 
 impl Place {
@@ -41,6 +41,10 @@ impl Place {
 
 /// What it takes to cancel what a connection is running.
 pub(crate) struct CancelTarget {
+    /// What is shown of the connection to an administrator.
+    pub(crate) server: ServerName,
+    pub(crate) access: Access,
+    pub(crate) since: Instant,
     pub(crate) address: SocketAddr,
     /// The server's name, for which its certificate must be.
     pub(crate) host: String,
@@ -57,12 +61,12 @@ pub(crate) struct CancelTarget {
 /// Counts a connection with its tenant and server for as long as it lives.
 pub(crate) struct Slot {
     tenant: Weak<Tenant>,
-    metrics: ServerMetrics,
+    metrics: Rc<ServerMetrics>,
     idle: Cell<bool>,
 }
 
 impl Slot {
-    pub(crate) fn new(tenant: &Rc<Tenant>, metrics: ServerMetrics) -> Self {
+    pub(crate) fn new(tenant: &Rc<Tenant>, metrics: Rc<ServerMetrics>) -> Self {
         tenant.open.set(tenant.open.get() + 1);
         metrics.active.inc();
         Self { tenant: Rc::downgrade(tenant), metrics, idle: Cell::new(false) }

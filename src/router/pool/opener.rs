@@ -13,7 +13,7 @@ use crate::pool::breaker::{Attempt, Trouble};
 use crate::pool::budget::Permit;
 use crate::pool::connect::{ConnectError, connect};
 use crate::pool::connection::{Place, ServerConnection};
-use crate::tenant::{Gate, Tenant};
+use crate::tenant::Tenant;
 
 /// Pause after the first failure; it doubles up to the longest.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -101,7 +101,7 @@ struct WayIn {
 async fn way_in(tenant: &Rc<Tenant>) -> Option<WayIn> {
     loop {
         tenant.first_waiter()?;
-        if !matches!(*tenant.gate.borrow(), Gate::Open) {
+        if !tenant.is_open() {
             return None;
         }
         let place = tenant.place()?;

@@ -24,7 +24,7 @@ pub(crate) struct Waiter {
 impl Tenant {
     /// An idle connection, if nobody else waits for one.
     pub(crate) fn take_idle(&self, access: Access) -> Option<Box<ServerConnection>> {
-        if !matches!(*self.gate.borrow(), Gate::Open) || !self.waiting.borrow().is_empty() {
+        if !self.is_open() || !self.waiting.borrow().is_empty() {
             return None;
         }
         self.pop_idle(access)
@@ -63,7 +63,7 @@ impl Tenant {
         let usable = connection.generation == self.generation.get()
             && connection.cancel.under_way.get() == 0
             && !connection.cancel.spoiled.get()
-            && matches!(*self.gate.borrow(), Gate::Open)
+            && self.is_open()
             && !connection.gives_way(|access| self.first_waiter() == Some(access));
         if usable {
             connection.set_idle(true);
@@ -93,7 +93,7 @@ impl Tenant {
             self.close_idle();
             return self.fail_waiters(&ClientError::refusal(refusal, self.id.as_str()));
         }
-        if matches!(*self.gate.borrow(), Gate::Held(_)) {
+        if self.is_held() {
             self.close_idle();
             return self.acknowledge_hold();
         }

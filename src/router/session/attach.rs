@@ -14,6 +14,7 @@ use crate::pool::reset::{self, ResetError};
 use crate::pool::waiters::Grant;
 use crate::session::{Over, Session};
 use crate::state::{replay, tell_differences};
+use crate::stats::Figure;
 
 /// Connections that may turn out to be broken, one after another, before the client is told.
 const ATTEMPTS_MAX: usize = 3;
@@ -77,16 +78,21 @@ impl Session {
     }
 
     async fn get_connection(&mut self) -> Result<Box<ServerConnection>, Over> {
-        let metrics = &self.tenant.worker.shared.metrics;
         if let Some(connection) = self.tenant.take_idle(self.access) {
-            metrics.pool_hits.inc();
+            self.tenant.worker.metrics.pool_hits.inc();
             return Ok(connection);
         }
+        let metrics = &self.tenant.worker.shared.metrics;
         metrics.pool_misses.inc();
         let mut granted = self.tenant.enqueue(self.access)?;
         metrics.clients_queued.inc();
+        let since = Instant::now();
+        self.me.waiting.set(Some(since));
         let outcome = self.wait_in_queue(&mut granted).await;
+        self.me.waiting.set(None);
         self.tenant.worker.shared.metrics.clients_queued.dec();
+        self.tenant.counters.add(Figure::Waits, 1);
+        self.tenant.counters.add(Figure::WaitMicros, since.elapsed().as_micros() as u64);
         granted.close();
         match (outcome, granted.try_recv()) {
             (Ok(connection), _) => Ok(connection),

@@ -1,11 +1,12 @@
 //! What others on the worker see of a session: its key, its pins, whether it runs something, and a way to wake it.
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use shard_map::TenantId;
+use shard_map::{Access, TenantId};
 use subtle::ConstantTimeEq as _;
 use wire::sql::Pins;
 
@@ -29,6 +30,8 @@ pub(crate) enum End {
     TransactionTimeout(Duration),
     /// It was idle in a transaction for longer than this.
     IdleTransaction(Duration),
+    /// An administrator ends it, whatever it does.
+    Killed,
     /// The router stops.
     Stopped,
 }
@@ -57,6 +60,11 @@ pub(crate) struct Client {
     pub(crate) began: Cell<Option<Instant>>,
     /// The time limit that what it runs is over, once that is being cancelled.
     pub(crate) overdue: Cell<Option<Duration>>,
+    /// Since when it has waited to go on, if it does.
+    pub(crate) waiting: Cell<Option<Instant>>,
+    pub(crate) access: Access,
+    pub(crate) address: IpAddr,
+    pub(crate) connected: Instant,
     target: RefCell<Option<Rc<CancelTarget>>>,
     end: Cell<Option<End>>,
     woken: Cell<bool>,
@@ -69,7 +77,7 @@ const KEY_BYTES: usize = 4;
 const KEY_BYTES_LONG: usize = 32;
 
 impl Client {
-    pub(crate) fn new(id: u32, login: &Login) -> Self {
+    pub(crate) fn new(id: u32, login: &Login, address: IpAddr) -> Self {
         let key: [u8; KEY_BYTES_LONG] = rand::random();
         let length = if login.minor >= 2 { KEY_BYTES_LONG } else { KEY_BYTES };
         Self {
@@ -83,6 +91,10 @@ impl Client {
             since: Cell::new(Instant::now()),
             began: Cell::new(None),
             overdue: Cell::new(None),
+            waiting: Cell::new(None),
+            access: login.access,
+            address,
+            connected: Instant::now(),
             target: RefCell::default(),
             end: Cell::new(None),
             woken: Cell::new(false),
@@ -92,6 +104,11 @@ impl Client {
 
     pub(crate) fn has_key(&self, key: &[u8]) -> bool {
         self.key.ct_eq(key).into()
+    }
+
+    /// The connection that it has, if it has one.
+    pub(crate) fn target(&self) -> Option<Rc<CancelTarget>> {
+        self.target.borrow().clone()
     }
 
     /// What to cancel, if it is running anything at this moment.
@@ -128,6 +145,11 @@ impl Client {
         self.wake();
     }
 
+    /// Whether it runs something.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy.get()
+    }
+
     /// Why the session must end at its next quiet point, if it must.
     pub(crate) fn ending(&self) -> Option<ClientError> {
         match self.end.get()? {
@@ -137,6 +159,7 @@ impl Client {
             End::QueryTimeout(time) => Some(ClientError::QueryTimeout(time)),
             End::TransactionTimeout(time) => Some(ClientError::TransactionTimeout(time)),
             End::IdleTransaction(time) => Some(ClientError::IdleTransaction(time)),
+            End::Killed => Some(ClientError::Killed),
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::error::ClientError;
 use crate::relay::OUTPUT_BYTES_MAX;
 use crate::session::{Over, Session};
+use crate::stats::Figure;
 
 /// Input of a client that is kept before the server has taken what came earlier.
 const INPUT_BYTES_MAX: usize = 64 * 1024;
@@ -33,11 +34,12 @@ impl Session {
         let mut progress = self.me.poll_woken(cx);
         progress |= self.poll_server(cx);
         let buffers = &self.tenant.worker.buffers;
-        let metrics = &self.tenant.worker.shared.metrics;
+        let metrics = &self.tenant.worker.metrics;
         if !self.side.output.is_empty() {
             match self.side.poll_write(buffers, cx) {
                 Poll::Ready(Ok(count)) => {
                     metrics.bytes_out.inc_by(count as u64);
+                    self.tenant.counters.add(Figure::BytesOut, count as u64);
                     let last_word = self.side.output.is_empty() && (self.said_goodbye || self.server_said_so);
                     progress |= last_word || count >= OUTPUT_BYTES_MAX;
                 }
@@ -55,6 +57,7 @@ impl Session {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Over::Vanished)),
                 Poll::Ready(Ok(count)) => {
                     metrics.bytes_in.inc_by(count as u64);
+                    self.tenant.counters.add(Figure::BytesIn, count as u64);
                     progress = true;
                 }
                 Poll::Pending => {}

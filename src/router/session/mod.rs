@@ -14,8 +14,10 @@ mod statements;
 
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Instant;
 
 use bytes::BytesMut;
 use shard_map::{Access, PoolMode, TenantId};
@@ -32,6 +34,7 @@ use crate::session::client::Client;
 use crate::session::expect::{Expected, Named};
 use crate::session::plans::Stretch;
 use crate::state::{APPLICATION_NAME, Deeds, Params, SessionState, startup_settings};
+use crate::stats::Figure;
 use crate::stream::Detached;
 use crate::tenant::Tenant;
 
@@ -55,6 +58,8 @@ pub(crate) struct NewClient {
     pub(crate) early: Vec<u8>,
     /// What is to be said to it first.
     pub(crate) greeting: BytesMut,
+    /// Who it is: a proxy may have said so.
+    pub(crate) address: IpAddr,
     pub(crate) login: Login,
     /// Its place among all clients; held for its drop.
     pub(crate) place: Place,
@@ -138,7 +143,7 @@ struct Session {
 
 /// Runs a session to its end.
 pub(crate) async fn run(new: Box<NewClient>, me: Rc<Client>, tenant: Rc<Tenant>) {
-    let NewClient { stream, early, greeting, login, place } = *new;
+    let NewClient { stream, early, greeting, login, place, .. } = *new;
     let stream = match stream.attach() {
         Ok(stream) => stream,
         Err(error) => {
@@ -254,8 +259,27 @@ impl Session {
         if self.said_goodbye && self.expected.is_empty() && self.side.output.is_empty() {
             return Err(Over::Goodbye);
         }
+        if need == Need::Answers && self.tenant.is_paused() && self.is_quiet() {
+            return self.outlast_pause().await;
+        }
+        self.me.waiting.set(None);
         self.exchange().await?;
         self.replies()
+    }
+
+    /// The next transaction of a client that keeps its connection waits for the end of a pause, as long as one in the
+    /// queue would.
+    async fn outlast_pause(&mut self) -> Result<(), Over> {
+        let time = self.tenant.worker.shared.config().queue_timeout;
+        let since = self.me.waiting.get().unwrap_or_else(Instant::now);
+        self.me.waiting.set(Some(since));
+        match tokio::time::timeout_at((since + time).into(), self.exchange()).await {
+            Ok(outcome) => outcome.and_then(|()| self.replies()),
+            Err(_) => {
+                self.me.waiting.set(None);
+                self.refuse_request(&ClientError::QueueTimeout(time))
+            }
+        }
     }
 
     /// Whether nothing is under way on the connection, if there is one.
@@ -298,8 +322,11 @@ impl Session {
 
     fn count_transaction(&mut self, connection: &ServerConnection) {
         if let Some(began) = self.me.began.take() {
+            let time = began.elapsed();
             connection.place.metrics.transactions.inc();
-            connection.place.metrics.duration.observe(began.elapsed().as_secs_f64());
+            connection.place.metrics.duration.observe(time.as_secs_f64());
+            self.tenant.counters.add(Figure::Transactions, 1);
+            self.tenant.counters.add(Figure::TransactionMicros, time.as_micros() as u64);
         }
     }
 
@@ -313,7 +340,7 @@ impl Session {
 
     /// Answers a request that can't be carried out, and goes on with the next.
     fn refuse_request(&mut self, error: &ClientError) -> Result<(), Over> {
-        self.tenant.worker.shared.metrics.refused(error);
+        self.tenant.count_refusal(error);
         error.write(self.side.out(&self.tenant.worker.buffers), Severity::Error);
         self.drop_request()
     }
@@ -322,7 +349,7 @@ impl Session {
     async fn finish(&mut self, over: Over) {
         let worker = self.tenant.worker.clone();
         if let Over::Refused(error) = &over {
-            worker.shared.metrics.refused(error);
+            self.tenant.count_refusal(error);
             // Not into the middle of a message, of which the client has a part.
             if self.connection.as_ref().is_none_or(|connection| connection.side.pass == 0) {
                 error.write(self.side.out(&worker.buffers), Severity::Fatal);

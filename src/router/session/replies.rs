@@ -11,6 +11,7 @@ use crate::session::expect::Expect;
 use crate::session::plans::shape_of;
 use crate::session::{Over, Session};
 use crate::state::{Deeds, StatementsGone, note_parameter};
+use crate::stats::Figure;
 
 /// Longest reply that is looked at; none that matters is longer.
 const REPLY_BYTES_MAX: usize = 64 * 1024;
@@ -195,6 +196,7 @@ impl Session {
 
     fn completed(&mut self, connection: &mut ServerConnection) {
         self.copying_in = false;
+        self.tenant.counters.add(Figure::Statements, 1);
         let deeds = match self.expected.front() {
             Some(Expect::Execute(deeds) | Expect::Query(deeds)) if deeds.is_nothing() => Deeds::default(),
             // Done when the whole is answered; a COMMIT among them has no part in it.
@@ -284,7 +286,7 @@ impl Session {
             }
             if let Some(limit) = self.me.overdue.get().filter(|_| error.code == QUERY_CANCELED) {
                 let error = ClientError::QueryTimeout(limit);
-                self.tenant.worker.shared.metrics.refused(&error);
+                self.tenant.count_refusal(&error);
                 error.write(self.side.out(&self.tenant.worker.buffers), Severity::Error);
                 self.took_error(connection);
                 return Ok(Fate::KeepBack);
@@ -292,7 +294,7 @@ impl Session {
             if error.is_stale_plan() && self.plan_refused() {
                 return Ok(Fate::KeepBack);
             }
-            self.tenant.worker.shared.metrics.error(error.code);
+            self.tenant.count_error(error.code);
         }
         self.took_error(connection);
         Ok(Fate::PassOn)

@@ -1,9 +1,9 @@
 //! What is asked of TLS, in libpq's words.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// How far a side insists on TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TlsMode {
     /// No TLS.

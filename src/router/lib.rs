@@ -9,6 +9,8 @@
 //! not do: change the map, or anything on a server.
 
 mod admin;
+mod ask;
+mod busiest;
 mod cancel;
 mod config;
 mod descriptors;

@@ -1,6 +1,10 @@
 //! What Prometheus reads: the names that dashboards and alerts rely on, and that they move.
 
-use crate::harness::{Fleet, Sql as _, trials, until};
+use serde_json::Value;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+
+use crate::harness::{DEADLINE, Fleet, Metrics, Router, Sql as _, connect, trials, until};
 use crate::moves::move_to;
 
 trials! {
@@ -10,6 +14,9 @@ trials! {
     shared clients_that_wait_for_a_connection_are_counted,
     shared moves_are_counted_with_their_holds,
     shared tenants_and_operations_are_counted,
+    shared only_the_busiest_tenants_have_series_of_their_own,
+    shared the_api_tells_a_tenants_figures_exactly,
+    shared clients_of_the_http_server_that_say_nothing_do_not_stay,
 }
 
 async fn the_router_has_the_promised_metrics(fleet: &Fleet) {
@@ -138,4 +145,131 @@ async fn tenants_and_operations_are_counted(fleet: &Fleet) {
     })
     .await;
     fleet.cli(&["tenant", "resume", "numbered"]).await.ok();
+}
+
+/// What the router's HTTP server says, and its status.
+async fn ask(router: &Router, path: &str) -> (u16, Value) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let answer = client.get(router.url(path)).send().await.unwrap();
+    let status = answer.status().as_u16();
+    (status, answer.json().await.unwrap_or_default())
+}
+
+/// Values of a metric by tenant.
+fn by_tenant(metrics: &Metrics, name: &str) -> Vec<(String, f64)> {
+    let mut values = metrics.labelled(name, "tenant");
+    values.sort_by(|(a, _), (b, _)| a.cmp(b));
+    values
+}
+
+async fn only_the_busiest_tenants_have_series_of_their_own(fleet: &Fleet) {
+    const TRANSACTIONS: &str = "tenantry_router_tenant_transactions_total";
+    let router = fleet.router(&["metrics_tenants_max=2"]).await;
+    let mut clients = Vec::new();
+    for tenant in ["busy-1", "busy-2", "busy-3", "busy-4"] {
+        fleet.create(tenant, &["--server", "pg-1"]).await;
+        clients.push(connect(&router.through(&fleet.config(tenant))).await.unwrap());
+    }
+    // One after another is the busiest. Nothing is ever taken back, nothing is counted twice, nothing is lost.
+    let (mut before, mut counted) = (Vec::new(), 0.0);
+    for round in 0..4 {
+        for (client, number) in clients.iter().zip(0..) {
+            let sleep = if number == round { "0.2" } else { "0.001" };
+            client.run(&format!("SELECT pg_sleep({sleep})")).await;
+        }
+        counted += 4.0;
+        let whole = "tenantry_router_transactions_total{server=\"pg-1\"}";
+        let metrics = until("the transactions to be counted", async || {
+            let metrics = router.metrics().await;
+            (metrics.get(whole) >= counted).then_some(metrics)
+        })
+        .await;
+        let now = by_tenant(&metrics, TRANSACTIONS);
+        assert!(now.len() <= 3, "two, and the rest: {now:?}");
+        for (tenant, value) in &now {
+            let earlier = before.iter().find(|(known, _)| known == tenant).map_or(0.0, |(_, value)| *value);
+            assert!(*value >= earlier, "{tenant}: {value} after {earlier}");
+        }
+        before = now;
+    }
+    // Activity is looked at once a second.
+    let last = until("the last one to be among the busiest", async || {
+        let now = by_tenant(&router.metrics().await, TRANSACTIONS);
+        (now.len() == 3).then_some(now)
+    })
+    .await;
+    let names: Vec<_> = last.iter().map(|(tenant, _)| tenant.as_str()).collect();
+    for _ in 0..3 {
+        for client in &clients {
+            client.run("SELECT 1").await;
+        }
+    }
+    let grown = |now: &[(String, f64)]| {
+        now.iter().map(|(_, value)| value).sum::<f64>() - last.iter().map(|(_, value)| value).sum::<f64>()
+    };
+    until("what all did since to be counted among them", async || {
+        let now = by_tenant(&router.metrics().await, TRANSACTIONS);
+        let same = now.iter().map(|(tenant, _)| tenant.as_str()).eq(names.iter().copied());
+        // Whoever changes places in between takes what it had along.
+        (!same || grown(&now) == 12.0).then_some(())
+    })
+    .await;
+    let held = by_tenant(&router.metrics().await, "tenantry_router_tenant_clients");
+    assert_eq!(held.iter().map(|(_, clients)| clients).sum::<f64>(), 4.0, "{held:?}");
+    let none = fleet.router(&["metrics_tenants_max=0"]).await;
+    assert!(!none.metrics().await.has(TRANSACTIONS));
+}
+
+async fn the_api_tells_a_tenants_figures_exactly(fleet: &Fleet) {
+    fleet.create("told-exactly", &["--server", "pg-2"]).await;
+    let router = fleet.router(&["idle_server_timeout=100ms"]).await;
+    let (status, cold) = ask(&router, "tenants/told-exactly").await;
+    assert_eq!((status, &cold["state"], &cold["transactions"]), (200, &"cold".into(), &0.into()), "{cold}");
+    let client = connect(&router.through(&fleet.config("told-exactly"))).await.unwrap();
+    for _ in 0..7 {
+        client.run("SELECT 1").await;
+    }
+    let told = until("seven transactions", async || {
+        let (_, told) = ask(&router, "tenants/told-exactly").await;
+        (told["transactions"] == 7).then_some(told)
+    })
+    .await;
+    let shown = [&told["server"], &told["state"], &told["clients"], &told["statements"], &told["errors"]];
+    let expected = serde_json::json!(["pg-2", "open", 1, 7, 0]);
+    assert_eq!(serde_json::json!(shown), expected, "{told}");
+    // Once it is cold, its figures are still there; and go on when it comes back.
+    drop(client);
+    until("the tenant to go cold", async || {
+        let (_, told) = ask(&router, "tenants/told-exactly").await;
+        assert_eq!(told["transactions"], 7);
+        (told["state"] == "cold").then_some(())
+    })
+    .await;
+    let client = connect(&router.through(&fleet.config("told-exactly"))).await.unwrap();
+    client.run("SELECT 1").await;
+    until("one more transaction", async || {
+        let (_, told) = ask(&router, "tenants/told-exactly").await;
+        (told["transactions"] == 8).then_some(())
+    })
+    .await;
+    let (_, top) = ask(&router, "tenants?top=5").await;
+    assert_eq!((top.as_array().map(Vec::len), &top[0]["tenant"]), (Some(1), &"told-exactly".into()), "{top}");
+    for unknown in ["tenants/no-such-tenant", "tenants/-", "tenants/tenantry"] {
+        let (status, answer) = ask(&router, unknown).await;
+        assert!(status == 404 && answer["hint"].is_string(), "{unknown}: {answer}");
+    }
+    assert_eq!(ask(&router, "tenants?top=100000").await.0, 400);
+}
+
+async fn clients_of_the_http_server_that_say_nothing_do_not_stay(fleet: &Fleet) {
+    let router = fleet.router(&[]).await;
+    // More than it has places for: it serves again when they are sent away.
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(TcpStream::connect(("127.0.0.1", router.metrics_port)).await.unwrap());
+    }
+    let (status, _) = tokio::time::timeout(DEADLINE, ask(&router, "healthz")).await.unwrap();
+    assert_eq!(status, 200);
+    let read = tokio::time::timeout(DEADLINE, silent[0].read(&mut [0; 512])).await.unwrap();
+    assert!(matches!(read, Ok(0) | Err(_)), "closed: {read:?}");
 }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use shard_map::TenantId;
 
 use crate::admin::AdminError;
-use crate::admin::ask::ask;
 use crate::admin::command::Deed;
+use crate::ask::ask;
 use crate::session::client::End;
 use crate::tenant::Tenant;
 use crate::worker::{Shared, Worker};

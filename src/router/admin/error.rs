@@ -3,8 +3,8 @@
 use bytes::BytesMut;
 use wire::{ErrorFields, Severity, WireError};
 
-use crate::admin::ask::NoAnswer;
 use crate::admin::command::{Deed, Show};
+use crate::ask::NoAnswer;
 
 /// An error of the console.
 #[derive(Debug, Clone, PartialEq, Eq)]

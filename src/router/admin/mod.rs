@@ -4,7 +4,6 @@
 //! What it does not do: change the map, which is the control plane's.
 
 mod act;
-mod ask;
 mod command;
 mod config;
 mod error;
@@ -22,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use error::AdminError;
+pub(crate) use show::{REST, state};
 
 use crate::config::RouterConfig;
 use crate::error::ClientError;

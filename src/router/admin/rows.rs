@@ -7,7 +7,7 @@ use std::sync::Arc;
 use shard_map::TenantId;
 use wire::results::{Column, ColumnType, Value};
 
-use crate::admin::ask::{self, NoAnswer, PORTION};
+use crate::ask::{self, NoAnswer, PORTION};
 use crate::worker::{Shared, Worker};
 
 /// A row.

@@ -9,10 +9,10 @@ use std::time::Instant;
 use shard_map::{Access, TenantId};
 use wire::results::{Column, Value};
 
-use crate::admin::ask::{self, NoAnswer};
 use crate::admin::command::Show;
 use crate::admin::rows::{Row, Rows, boolean, int8, maybe, name, number, text};
 use crate::admin::{config, help};
+use crate::ask::{self, NoAnswer};
 use crate::session::client::Client;
 use crate::stats::{Figure, Figures};
 use crate::tenant::Tenant;

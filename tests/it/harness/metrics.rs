@@ -27,6 +27,14 @@ impl Metrics {
         self.0.keys().any(|sample| sample.split('{').next() == Some(name))
     }
 
+    /// The values of a metric, by one of its labels.
+    pub(crate) fn labelled(&self, name: &str, label: &str) -> Vec<(String, f64)> {
+        let of_name = self.0.iter().filter(|(sample, _)| sample.split('{').next() == Some(name));
+        let value =
+            |sample: &str| sample.split(&format!("{label}=\"")).nth(1)?.split('"').next().map(str::to_owned);
+        of_name.filter_map(|(sample, number)| Some((value(sample)?, *number))).collect()
+    }
+
     /// The sum of all samples of a name whose labels contain all of these texts.
     pub(crate) fn sum(&self, name: &str, labels: &[&str]) -> f64 {
         let matching = self.0.iter().filter(|(sample, _)| {

@@ -22,6 +22,9 @@ pub(crate) const PORTION: usize = 256;
 #[error("a worker did not answer within {WORKER_TIMEOUT:?}")]
 pub(crate) struct NoAnswer;
 
+/// What somebody on another thread wants of a worker; it must be quick.
+pub(crate) type Question = Box<dyn FnOnce(&Rc<Worker>) + Send>;
+
 /// Runs a question on a worker's thread.
 pub(crate) async fn ask<T: Send + 'static>(
     shared: &Shared,

@@ -9,6 +9,8 @@ use std::collections::{HashMap, VecDeque};
 
 use shard_map::TenantId;
 
+use crate::worker::Worker;
+
 /// Cold tenants whose figures a worker keeps one by one.
 const COLD_MAX: usize = 10_000;
 /// Part of a tenant's activity that fades each second: what it did a minute ago counts half as much.
@@ -187,6 +189,16 @@ impl Cold {
     /// Brings activities up to date.
     pub(crate) fn fade(&self) {
         self.kept.values().for_each(Counters::fade);
+    }
+}
+
+impl Worker {
+    /// What was counted for a tenant, whether it is warm or not.
+    pub(crate) fn figures(&self, id: &TenantId) -> Figures {
+        match self.warm(id) {
+            Some(tenant) => tenant.counters.figures(),
+            None => self.cold.borrow().get(id).map(Counters::figures).unwrap_or_default(),
+        }
     }
 }
 

@@ -155,6 +155,11 @@ impl Tenant {
         *self.place.borrow_mut() = place;
         self.params.borrow_mut().clear();
         self.failure.replace(None);
+        self.renew_connections();
+    }
+
+    /// Lets no connection of now serve another transaction.
+    pub(crate) fn renew_connections(&self) {
         self.generation.set(self.generation.get() + 1);
         self.close_idle();
     }

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::admin::Console;
+use crate::ask::Question;
 use crate::cancel::CancelRequest;
 use crate::config::RouterConfig;
 use crate::failures::Failures;
@@ -28,7 +29,7 @@ use crate::process::Process;
 use crate::relay::Buffers;
 use crate::session::client::{Client, End};
 use crate::session::{self, NewClient};
-use crate::stats::{Cold, Counters, Figures};
+use crate::stats::Cold;
 use crate::tenant::Tenant;
 use crate::tls::Tls;
 
@@ -117,9 +118,6 @@ pub(crate) enum WorkerMessage {
     Abort,
 }
 
-/// What somebody on another thread wants of a worker; it must be quick.
-pub(crate) type Question = Box<dyn FnOnce(&Rc<Worker>) + Send>;
-
 /// One worker's part of the router's report.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerReport {
@@ -205,14 +203,6 @@ impl Worker {
     /// Its tenants as they are now.
     pub(crate) fn tenants(&self) -> Vec<Rc<Tenant>> {
         self.tenants.borrow().values().cloned().collect()
-    }
-
-    /// What was counted for a tenant, whether it is warm or not.
-    pub(crate) fn figures(&self, id: &TenantId) -> Figures {
-        match self.warm(id) {
-            Some(tenant) => tenant.counters.figures(),
-            None => self.cold.borrow().get(id).map(Counters::figures).unwrap_or_default(),
-        }
     }
 
     /// A process id that no client of this router has, if one is left: the remainder of its local part by the number of

@@ -10,7 +10,7 @@ use catalog::{Catalog, Report, Reporter};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::gate::HoldReady;
-use crate::worker::{Shared, WorkerMessage};
+use crate::worker::{Shared, Worker, WorkerMessage};
 
 /// How long a worker may take to say what it has.
 const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -21,6 +21,29 @@ const ACKNOWLEDGE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Longest time for which a router that starts waits to be on the catalog's list; without a catalog it serves anyway.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// One worker's part of the router's report.
+#[derive(Debug, Default)]
+pub(crate) struct WorkerReport {
+    pub(crate) clients: usize,
+    pub(crate) pinned: BTreeMap<String, BTreeMap<String, u32>>,
+}
+
+impl Worker {
+    /// What is to be reported of this worker.
+    pub(crate) fn report(&self) -> WorkerReport {
+        self.metrics.flush();
+        let clients = self.clients.borrow();
+        let mut report = WorkerReport { clients: clients.len(), ..WorkerReport::default() };
+        for client in clients.values() {
+            for reason in client.pins.get().iter() {
+                let of_tenant = report.pinned.entry(client.tenant.to_string()).or_default();
+                *of_tenant.entry(reason.as_str().to_owned()).or_default() += 1;
+            }
+        }
+        report
+    }
+}
 
 /// Puts the router on the catalog's list before its first client comes: a cutover waits only for routers on it.
 pub(crate) async fn announce(shared: &Shared, catalog: &Catalog) {

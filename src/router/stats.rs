@@ -6,9 +6,11 @@
 
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 
 use shard_map::TenantId;
 
+use crate::tenant::Tenant;
 use crate::worker::Worker;
 
 /// Cold tenants whose figures a worker keeps one by one.
@@ -193,6 +195,11 @@ impl Cold {
 }
 
 impl Worker {
+    /// A tenant of this worker, if it is warm here.
+    pub(crate) fn warm(&self, id: &TenantId) -> Option<Rc<Tenant>> {
+        self.tenants.borrow().get(id).cloned()
+    }
+
     /// What was counted for a tenant, whether it is warm or not.
     pub(crate) fn figures(&self, id: &TenantId) -> Figures {
         match self.warm(id) {

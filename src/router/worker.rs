@@ -1,7 +1,7 @@
 //! A worker: one thread, one runtime, and all that belongs to its tenants.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use crate::places::Places;
 use crate::pool::{Breakers, Budgets, ServerConnection, Terms, steward};
 use crate::process::Process;
 use crate::relay::Buffers;
+use crate::report::WorkerReport;
 use crate::session::client::{Client, End};
 use crate::session::{self, NewClient};
 use crate::stats::Cold;
@@ -118,13 +119,6 @@ pub(crate) enum WorkerMessage {
     Abort,
 }
 
-/// One worker's part of the router's report.
-#[derive(Debug, Default)]
-pub(crate) struct WorkerReport {
-    pub(crate) clients: usize,
-    pub(crate) pinned: BTreeMap<String, BTreeMap<String, u32>>,
-}
-
 /// One worker's own.
 pub(crate) struct Worker {
     index: usize,
@@ -184,15 +178,10 @@ impl Worker {
         self.last.spawn_local(task);
     }
 
-    /// A tenant of this worker, if it is warm here.
-    pub(crate) fn warm(&self, id: &TenantId) -> Option<Rc<Tenant>> {
-        self.tenants.borrow().get(id).cloned()
-    }
-
     /// A tenant of this worker.
     pub(crate) fn tenant(self: &Rc<Self>, id: &TenantId) -> Rc<Tenant> {
-        if let Some(tenant) = self.warm(id) {
-            return tenant;
+        if let Some(warm) = self.warm(id) {
+            return warm;
         }
         let counters = self.cold.borrow_mut().take(id);
         let tenant = Tenant::new(id.clone(), self.clone(), counters);
@@ -318,19 +307,6 @@ impl Worker {
         let oldest = tenant.idle.borrow_mut().remove(0);
         ServerConnection::close(oldest);
         true
-    }
-
-    fn report(&self) -> WorkerReport {
-        self.metrics.flush();
-        let clients = self.clients.borrow();
-        let mut report = WorkerReport { clients: clients.len(), ..WorkerReport::default() };
-        for client in clients.values() {
-            for reason in client.pins.get().iter() {
-                let of_tenant = report.pinned.entry(client.tenant.to_string()).or_default();
-                *of_tenant.entry(reason.as_str().to_owned()).or_default() += 1;
-            }
-        }
-        report
     }
 
     fn sweep(self: &Rc<Self>) {

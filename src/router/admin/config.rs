@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn no_secret_is_shown() {
-        let url = Some("postgres://u:hunter2@db/catalog".to_owned());
+        let url = Some("postgres://u:hunter2@db/catalog".to_owned().into());
         let config = RouterConfig { catalog_url: url, ..RouterConfig::default() };
         assert!(!format!("{:?}", rows(&config)).contains("hunter2"));
         assert_eq!(value(&config, "catalog_url")[0], name("(hidden)"));

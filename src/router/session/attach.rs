@@ -150,6 +150,21 @@ impl Session {
         }
     }
 
+    /// The next transaction of a client that keeps its connection waits for the end of a pause, as long as one in the
+    /// queue would.
+    pub(super) async fn outlast_pause(&mut self) -> Result<(), Over> {
+        let time = self.tenant.worker.shared.config().queue_timeout;
+        let since = self.me.waiting.get().unwrap_or_else(Instant::now);
+        self.me.waiting.set(Some(since));
+        match tokio::time::timeout_at((since + time).into(), self.exchange()).await {
+            Ok(outcome) => outcome.and_then(|()| self.replies()),
+            Err(_) => {
+                self.me.waiting.set(None);
+                self.refuse_request(&ClientError::QueueTimeout(time))
+            }
+        }
+    }
+
     /// Ends when the client goes away, or must.
     async fn client_leaves(&mut self) -> Over {
         poll_fn(|cx| {

@@ -17,7 +17,6 @@ use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Instant;
 
 use bytes::BytesMut;
 use shard_map::{Access, PoolMode, TenantId};
@@ -265,21 +264,6 @@ impl Session {
         self.me.waiting.set(None);
         self.exchange().await?;
         self.replies()
-    }
-
-    /// The next transaction of a client that keeps its connection waits for the end of a pause, as long as one in the
-    /// queue would.
-    async fn outlast_pause(&mut self) -> Result<(), Over> {
-        let time = self.tenant.worker.shared.config().queue_timeout;
-        let since = self.me.waiting.get().unwrap_or_else(Instant::now);
-        self.me.waiting.set(Some(since));
-        match tokio::time::timeout_at((since + time).into(), self.exchange()).await {
-            Ok(outcome) => outcome.and_then(|()| self.replies()),
-            Err(_) => {
-                self.me.waiting.set(None);
-                self.refuse_request(&ClientError::QueueTimeout(time))
-            }
-        }
     }
 
     /// Whether nothing is under way on the connection, if there is one.

@@ -27,7 +27,7 @@ async fn clients_beyond_the_most_are_refused_and_the_others_go_on(fleet: &Fleet)
 
 /// Whether one more client is refused for this limit, and that is counted.
 async fn is_refused(router: &Router, config: &Config, limit: &str) {
-    let refusal = connect(config).await.err().expect("a refusal");
+    let refusal = connect(config).await.expect_err("a refusal");
     assert_eq!(code(&refusal), "53300");
     assert!(message(&refusal).contains(limit), "{refusal:?}");
     let key = limit.split(' ').next().unwrap();

@@ -71,7 +71,7 @@ async fn a_router_that_requires_tls_takes_nobody_without(fleet: &Fleet) {
     let shown = files.shown(&authority.issue("router", &["127.0.0.1"]));
     let router = router(fleet, &[&[mode("require")][..], &shown].concat()).await;
     let config = fleet.config("tls-only");
-    let refusal = connect(&router.through(&config)).await.err().expect("a refusal");
+    let refusal = connect(&router.through(&config)).await.expect_err("a refusal");
     assert_eq!(code(&refusal), "28000");
     assert!(message(&refusal).contains("TLS"), "{refusal:?}");
     let client = Tls::new(&authority, None).connect(&secure(&config, &router)).await.unwrap();
@@ -120,7 +120,7 @@ async fn tls_without_a_request_needs_alpn(fleet: &Fleet) {
     config.ssl_negotiation(SslNegotiation::Direct);
     let tls = Tls::new(&authority, None);
     tls.connect(&config).await.unwrap().run("SELECT 1").await;
-    let refusal = tls.without_alpn().connect(&config).await.err().expect("a refusal");
+    let refusal = tls.without_alpn().connect(&config).await.expect_err("a refusal");
     assert_eq!(code(&refusal), "08P01");
     // After a request for it, as older drivers ask.
     config.ssl_negotiation(SslNegotiation::Postgres);

@@ -10,6 +10,7 @@ trials! {
     shared a_transaction_over_its_time_ends_with_its_connection_and_nothing_of_it_stays,
     shared clients_beyond_the_most_are_refused_and_the_others_go_on,
     shared clients_of_a_tenant_of_a_user_and_from_an_address_are_limited,
+    shared a_router_takes_as_many_descriptors_as_it_may,
     shared a_message_that_is_too_long_ends_its_session_alone,
 }
 
@@ -112,4 +113,14 @@ async fn a_transaction_over_its_time_ends_with_its_connection_and_nothing_of_it_
     let metrics = router.metrics().await;
     assert_eq!(metrics.get("tenantry_router_limits_total{limit=\"idle_transaction_timeout\"}"), 1.0);
     assert_eq!(metrics.get("tenantry_router_limits_total{limit=\"transaction_timeout\"}"), 1.0);
+}
+
+async fn a_router_takes_as_many_descriptors_as_it_may(fleet: &Fleet) {
+    let router = fleet.router(&["clients_max=1000000"]).await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", router.pid().as_raw_nonzero())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let numbers: Vec<&str> = files.split_whitespace().skip(3).take(2).collect();
+    assert_eq!(numbers[0], numbers[1], "the soft limit is the hard one");
+    let is_enough = numbers[0].parse::<u64>().is_ok_and(|limit| limit >= 1_001_000);
+    assert_eq!(router.log().contains("too few file descriptors"), !is_enough);
 }

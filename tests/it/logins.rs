@@ -11,6 +11,7 @@ trials! {
     shared a_login_that_takes_too_long_is_told_the_limit,
     shared an_address_that_fails_too_often_is_refused_and_others_are_not,
     shared a_proxy_tells_the_address_and_nobody_else_does,
+    shared a_tenant_out_of_reach_is_answered_like_a_wrong_password,
     shared the_option_and_the_user_name_a_tenant_before_the_database,
 }
 
@@ -108,4 +109,28 @@ async fn the_option_and_the_user_name_a_tenant_before_the_database(fleet: &Fleet
     config.options("-c tenant=logins-nowhere");
     let refusal = connect(&config).await.err().unwrap();
     assert!(message(&refusal).contains("logins-nowhere"), "{refusal:?}");
+}
+
+async fn a_tenant_out_of_reach_is_answered_like_a_wrong_password(fleet: &Fleet) {
+    fleet.create("reach-in", &["--label", "reach=in"]).await;
+    fleet.create("reach-out", &[]).await;
+    let made = fleet.cli(&["user", "create", "reacher", "--tenants", "reach=in"]).await.ok();
+    let password = made["password"].as_str().unwrap();
+    let inside = fleet.config_as("reacher", password, "reach-in");
+    until("the user to get in", async || connect(&inside).await.ok()).await;
+    let answer = async |password: &str, tenant: &str| {
+        let refusal = connect(&fleet.config_as("reacher", password, tenant)).await.expect_err("a refusal");
+        (code(&refusal), message(&refusal))
+    };
+    let wrong = answer("wrong", "reach-in").await;
+    assert_eq!(wrong.0, "28P01");
+    for tenant in ["reach-out", "reach-nowhere", "No Tenant's Name"] {
+        assert_eq!(answer(password, tenant).await, wrong, "{tenant}");
+    }
+    // Who is let in to just this one may know that it is gone.
+    let mut own = fleet.user("reach-owner", "reach-out", &[]).await;
+    fleet.cli(&["tenant", "delete", "reach-out", "--yes"]).await.exits(0);
+    own.dbname("reach-out");
+    let told = until("the router to hear of it", async || connect(&own).await.err()).await;
+    assert_eq!(code(&told), "3D000");
 }

@@ -23,6 +23,7 @@ trials! {
     shared a_certificate_is_replaced_while_sessions_go_on,
     shared the_host_that_a_client_asks_for_names_its_tenant,
     own servers_are_spoken_to_with_tls,
+    own registries_are_asked_with_tls,
 }
 
 /// Settings as the harness takes them.
@@ -322,4 +323,27 @@ async fn servers_are_spoken_to_with_tls(fleet: &mut Fleet) {
     let itself = files.setting("server_tls_ca_file", "itself.crt", &strange.pem);
     let pinned = router(fleet, &["server_tls_mode=verify-full".to_owned(), itself]).await;
     assert_eq!(is_secure(&pinned).await, "t");
+}
+
+async fn registries_are_asked_with_tls(fleet: &mut Fleet) {
+    let (files, authority) = (Files::of(fleet, "registries"), Authority::new());
+    let ca = files.setting("server_tls_ca_file", "ca.crt", &authority.pem());
+    let strange = files.setting("server_tls_ca_file", "strange.crt", &Authority::new().pem());
+    let full = "server_tls_mode=verify-full".to_owned();
+    let snapshot = fleet.path().join("old-snapshot");
+    let by_snapshot = format!("snapshot_file={}", snapshot.display());
+    let first = router(fleet, &[by_snapshot.clone()]).await;
+    until("a snapshot to be there", async || snapshot.exists().then_some(())).await;
+    drop(first);
+
+    // A tenant that the snapshot does not have, and no catalog that would tell.
+    fleet.create("tls-later", &[]).await;
+    let server = fleet.tenant("tls-later").await["server"].as_str().unwrap().to_owned();
+    give_tls(fleet, &server, &authority.issue("server", &["127.0.0.1"])).await;
+    let alone = [full, by_snapshot, "catalog_url=postgres://127.0.0.1:1/nothing".to_owned()];
+    let config = fleet.config("tls-later");
+    let misled = router(fleet, &[&alone[..], &[strange]].concat()).await;
+    assert_eq!(code(&connect(&misled.through(&config)).await.err().unwrap()), "57P03");
+    let knows = router(fleet, &[&alone[..], &[ca]].concat()).await;
+    connect(&knows.through(&config)).await.unwrap().run("SELECT 1").await;
 }

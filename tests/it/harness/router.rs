@@ -173,7 +173,7 @@ impl Router {
         until("the router to end", async || self.ended()).await
     }
 
-    fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         pid_of(lock(&self.child).as_ref().expect("it runs"))
     }
 

@@ -41,6 +41,16 @@ fn literal(text: &str) -> String {
     }
 }
 
+/// Each SET of this one changes its style, the order of day and month, or both.
+const CUMULATIVE: &str = "datestyle";
+
+/// Statements that were made and one more, which takes the place of an earlier one that is the same.
+fn added(before: &str, text: &Rc<str>) -> Rc<str> {
+    let mut all: Vec<&str> = before.split(';').filter(|earlier| *earlier != &**text).collect();
+    all.push(text);
+    all.join(";").into()
+}
+
 fn identifier(name: &str) -> String {
     name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect::<Vec<_>>().join(".")
 }
@@ -301,6 +311,11 @@ impl SessionState {
                 settings.remove(IDENTITY[1]);
             }
             match text {
+                Some(text) if parameter == CUMULATIVE => {
+                    let before = settings.get(parameter);
+                    let together = before.map_or_else(|| text.clone(), |before| added(before, &text));
+                    settings.insert(parameter.to_owned(), together);
+                }
                 Some(text) => drop(settings.insert(parameter.to_owned(), text)),
                 None => drop(settings.remove(parameter)),
             }

@@ -146,6 +146,15 @@ pub fn backend_key_data(body: &[u8]) -> Result<(u32, &[u8]), WireError> {
     if (4..=256).contains(&key.len()) { Ok((process_id, key)) } else { Err(fields.malformed()) }
 }
 
+/// Reads a NotificationResponse: the sender's process id, and channel and payload as they are.
+///
+/// # Errors
+/// [`WireError::Malformed`].
+pub fn notification(body: &[u8]) -> Result<(u32, &[u8]), WireError> {
+    let mut fields = Fields::new(body, "NotificationResponse");
+    Ok((fields.i32()?.cast_unsigned(), fields.rest()))
+}
+
 /// Reads a CommandComplete: its tag, such as `UPDATE 3`.
 ///
 /// # Errors
@@ -154,6 +163,14 @@ pub fn command_complete(body: &[u8]) -> Result<&[u8], WireError> {
     let mut fields = Fields::new(body, "CommandComplete");
     let tag = fields.cstr()?;
     fields.end().map(|()| tag)
+}
+
+/// Writes a NotificationResponse; `rest` as in [`notification`].
+pub fn write_notification(out: &mut BytesMut, sender: u32, rest: &[u8]) {
+    message(out, tag::NOTIFICATION, |out| {
+        out.put_u32(sender);
+        out.put_slice(rest);
+    });
 }
 
 /// Writes a message with the body that it had.

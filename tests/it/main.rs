@@ -12,6 +12,7 @@ mod budgets;
 mod cancels;
 mod config;
 mod copying;
+mod corners;
 #[cfg(feature = "failpoints")]
 mod crashes;
 mod demo;
@@ -50,6 +51,7 @@ fn main() -> std::process::ExitCode {
         sessions::trials(),
         tls::trials(),
         errors::trials(),
+        corners::trials(),
         cancels::trials(),
         copying::trials(),
         pooling::trials(),

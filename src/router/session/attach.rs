@@ -50,6 +50,18 @@ impl Session {
                         self.tenant.discard(connection);
                         return Err(ClientError::ServerLost.into());
                     }
+                    // What an earlier client left can't be undone by itself, so all of it is; what this one wants is
+                    // then tried once more, and alone.
+                    Err(ResetError::Refused(_))
+                        if !connection.applied.is_empty() && !self.state.is_pinned() =>
+                    {
+                        if reset::clean(&mut connection, &self.tenant.worker.buffers, false, true).await {
+                            self.connection = Some(connection);
+                        } else {
+                            self.tenant.discard(connection);
+                        }
+                        continue;
+                    }
                     Err(ResetError::Refused(error)) => {
                         self.connection = Some(connection);
                         return Err(error.into());

@@ -7,6 +7,7 @@ mod attach;
 pub(crate) mod client;
 mod exchange;
 mod expect;
+mod finish;
 mod plans;
 mod replies;
 mod requests;
@@ -26,7 +27,7 @@ use wire::{Severity, WireError};
 
 use crate::error::ClientError;
 use crate::places::Place;
-use crate::pool::{ServerConnection, reset};
+use crate::pool::ServerConnection;
 use crate::prepared::Statement;
 use crate::relay::Side;
 use crate::session::client::Client;
@@ -223,7 +224,7 @@ impl Session {
             }
         }
         let out = self.side.out(&self.tenant.worker.buffers);
-        backend::write_parameter_status(out, APPLICATION_NAME.as_bytes(), name.as_bytes());
+        backend::write_parameter_status(out, APPLICATION_NAME.as_bytes(), as_name(name).as_bytes());
         backend::write_backend_key_data(out, self.me.id, &self.me.key);
         backend::write_ready_for_query(out, TransactionStatus::Idle);
         Ok(())
@@ -255,7 +256,9 @@ impl Session {
         if self.is_at_rest() {
             self.rest()?;
         }
-        if self.said_goodbye && self.expected.is_empty() && self.side.output.is_empty() {
+        // A server that waits for the rest of a stretch, or of a COPY, will have no answer.
+        let is_answered = self.expected.is_empty() && self.side.output.is_empty();
+        if self.said_goodbye && (is_answered || self.unsynced || self.copying_in) {
             return Err(Over::Goodbye);
         }
         if need == Need::Answers && self.tenant.is_paused() && self.is_quiet() {
@@ -264,6 +267,11 @@ impl Session {
         self.me.waiting.set(None);
         self.exchange().await?;
         self.replies()
+    }
+
+    /// Whether the client can go on with another connection: no state that it may rely on is on the one it has.
+    fn can_change_connection(&self) -> bool {
+        self.mode == PoolMode::Transaction && self.is_quiet() && !self.state.is_pinned()
     }
 
     /// Whether nothing is under way on the connection, if there is one.
@@ -328,69 +336,12 @@ impl Session {
         error.write(self.side.out(&self.tenant.worker.buffers), Severity::Error);
         self.drop_request()
     }
-
-    /// Says the last word and leaves the connection as it can be left.
-    async fn finish(&mut self, over: Over) {
-        let worker = self.tenant.worker.clone();
-        if let Over::Refused(error) = &over {
-            self.tenant.count_refusal(error);
-            // Not into the middle of a message, of which the client has a part.
-            if self.connection.as_ref().is_none_or(|connection| connection.side.pass == 0) {
-                error.write(self.side.out(&worker.buffers), Severity::Fatal);
-            }
-        }
-        if let Some(mut connection) = self.connection.take() {
-            self.me.set_target(None);
-            self.count_transaction(&connection);
-            if !self.expected.is_empty() {
-                worker.spawn_to_end(crate::cancel::cancel(
-                    connection.cancel.clone(),
-                    worker.shared.config().connect_timeout,
-                ));
-                self.tenant.discard(connection);
-            } else if self.can_clean(&connection) {
-                let in_transaction = self.status != TransactionStatus::Idle || self.unsynced;
-                // In session mode, functions may have left state that no text shows.
-                let discard = self.state.is_pinned() || self.mode == PoolMode::Session;
-                if reset::clean(&mut connection, &worker.buffers, in_transaction, discard).await {
-                    self.tenant.release(connection);
-                } else {
-                    self.tenant.discard(connection);
-                }
-            } else {
-                self.tenant.discard(connection);
-            }
-        }
-        if !matches!(over, Over::Vanished) {
-            // A client that does not take it finds the connection closed.
-            drop(
-                crate::relay::limited(LAST_WORD_TIMEOUT, "the last word", self.side.flush(&worker.buffers))
-                    .await,
-            );
-        }
-        self.side.close();
-        self.side.input.clear();
-        self.side.output.clear();
-        self.side.rest(&worker.buffers);
-    }
-
-    /// Whether the connection of a client that leaves can be cleaned for another.
-    fn can_clean(&self, connection: &ServerConnection) -> bool {
-        let mut lasting = self.state.pins;
-        lasting.subtract(Pins::DISCARDED);
-        let side = &connection.side;
-        lasting.is_empty()
-            && !self.server_gone
-            && !self.server_said_so
-            && !self.copying_in
-            && !self.skipping
-            && !self.unsynced
-            && self.side.pass == 0
-            && side.pass == 0
-            && side.input.is_empty()
-            && side.output.is_empty()
-    }
 }
 
-/// How long a client may take to read why its session ends.
-const LAST_WORD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
+/// A name as long as Postgres keeps one.
+fn as_name(text: &str) -> &str {
+    &text[..text.floor_char_boundary(NAME_BYTES_MAX)]
+}
+
+/// NAMEDATALEN less its final zero.
+const NAME_BYTES_MAX: usize = 63;

@@ -7,7 +7,7 @@ use wire::{ErrorFields, HEADER_BYTES, Severity};
 use crate::error::ClientError;
 use crate::pool::ServerConnection;
 use crate::relay::forward;
-use crate::session::expect::Expect;
+use crate::session::expect::{Expect, Named};
 use crate::session::plans::shape_of;
 use crate::session::{Over, Session};
 use crate::state::{Deeds, StatementsGone, note_parameter};
@@ -44,7 +44,7 @@ impl Session {
 
     /// The connection has ended, or must.
     fn lose(&mut self, connection: Box<ServerConnection>, outcome: Result<(), Over>) -> Result<(), Over> {
-        let nothing_lost = self.is_quiet() && !self.state.is_pinned() && !self.server_said_so;
+        let nothing_lost = self.can_change_connection() && !self.server_said_so;
         self.me.set_target(None);
         self.tenant.discard(connection);
         outcome?;
@@ -167,6 +167,7 @@ impl Session {
             }
             tag::READY_FOR_QUERY => self.ready(connection, backend::ready_for_query(body)?)?,
             tag::ERROR => return self.failed(connection, body),
+            tag::NOTIFICATION if !body.is_empty() => return self.notified(connection, body),
             tag::PARAMETER_STATUS => {
                 let (name, value) = backend::parameter_status(body)?;
                 note_parameter(&mut connection.params, name, value);
@@ -175,6 +176,16 @@ impl Session {
             _ => {}
         }
         Ok(Fate::PassOn)
+    }
+
+    /// A notification; of itself under the process id that the client knows.
+    fn notified(&mut self, connection: &ServerConnection, body: &[u8]) -> Result<Fate, Over> {
+        let (sender, rest) = backend::notification(body)?;
+        if sender != connection.cancel.process_id {
+            return Ok(Fate::PassOn);
+        }
+        backend::write_notification(self.side.out(&self.tenant.worker.buffers), self.me.id, rest);
+        Ok(Fate::KeepBack)
     }
 
     fn parsed(&mut self, connection: &mut ServerConnection) -> Fate {
@@ -277,7 +288,7 @@ impl Session {
         if !body.is_empty() {
             let error = ErrorFields::parse(body)?;
             if error.ends_session() {
-                if self.is_quiet() && !self.state.is_pinned() {
+                if self.can_change_connection() {
                     // Nothing of this client's was there.
                     self.server_gone = true;
                     return Ok(Fate::KeepBack);
@@ -332,7 +343,10 @@ impl Session {
             }
             Expect::CloseSilent(statement) => connection.prepared.restore(statement),
             Expect::LocalParse(name) => drop(self.statements.remove(&name)),
-            Expect::LocalClose(Some((name, named))) => drop(self.statements.insert(name, named)),
+            // Its Parse was answered, or is among what is taken back next.
+            Expect::LocalClose(Some((name, named))) => {
+                drop(self.statements.insert(name, Named { unsure: None, ..named }));
+            }
             _ => {}
         }
     }
@@ -340,10 +354,10 @@ impl Session {
 
 /// Whether the client may get something else in a reply's place.
 fn is_replaced(tag: u8) -> bool {
-    matches!(tag, tag::ERROR | tag::EMPTY_QUERY)
+    matches!(tag, tag::ERROR | tag::EMPTY_QUERY | tag::NOTIFICATION)
 }
 
 /// Whether a reply's body is looked at.
 fn is_read(tag: u8) -> bool {
-    matches!(tag, tag::READY_FOR_QUERY | tag::ERROR | tag::PARAMETER_STATUS)
+    matches!(tag, tag::READY_FOR_QUERY | tag::ERROR | tag::PARAMETER_STATUS | tag::NOTIFICATION)
 }

@@ -29,12 +29,12 @@ pub(super) fn plain(token: Token<'_>) -> Option<Cow<'_, str>> {
     }
 }
 
-/// Former names that the server still takes (`map_old_guc_names` in `guc.c`).
+/// Former names that every server still takes (`map_old_guc_names` in `guc.c`); a newer one is left, as older servers do
+/// not know what it has become.
 pub(super) fn canonical(name: Cow<'_, str>) -> Cow<'_, str> {
     match name.as_ref() {
         "sort_mem" => Cow::Borrowed("work_mem"),
         "vacuum_mem" => Cow::Borrowed("maintenance_work_mem"),
-        "force_parallel_mode" => Cow::Borrowed("debug_parallel_query"),
         _ => name,
     }
 }

@@ -130,6 +130,19 @@ impl Raw {
         self.add(|out| frontend::describe(b'S', name, out))
     }
 
+    /// Adds Close of a statement.
+    pub(crate) fn close_statement(&mut self, name: &str) -> &mut Self {
+        self.add(|out| frontend::close(b'S', name, out))
+    }
+
+    /// Adds Terminate.
+    pub(crate) fn terminate(&mut self) -> &mut Self {
+        self.add(|out| {
+            frontend::terminate(out);
+            Ok(())
+        })
+    }
+
     /// Adds Sync.
     pub(crate) fn sync(&mut self) -> &mut Self {
         self.add(|out| {
@@ -207,7 +220,8 @@ fn shorten(message: Message) -> String {
         Message::ErrorResponse(body) => format!("E:{}", error_code(body.fields())),
         Message::NoticeResponse(body) => format!("N:{}", error_code(body.fields())),
         Message::NotificationResponse(body) => {
-            format!("A:{}={}", body.channel().unwrap(), body.message().unwrap())
+            let whose = body.process_id();
+            format!("A:{}={} from {whose}", body.channel().unwrap(), body.message().unwrap())
         }
         Message::ParameterStatus(body) => format!("S:{}={}", body.name().unwrap(), body.value().unwrap()),
         Message::ReadyForQuery(body) => format!("Z:{}", char::from(body.status())),

@@ -64,7 +64,7 @@ impl Tenant {
             && connection.cancel.under_way.get() == 0
             && !connection.cancel.spoiled.get()
             && self.is_open()
-            && !connection.gives_way(|access| self.first_waiter() == Some(access));
+            && !connection.gives_way(|access| self.could_use(access));
         if usable {
             connection.set_idle(true);
             self.idle.borrow_mut().push(connection);
@@ -193,6 +193,12 @@ impl Tenant {
     pub(crate) fn close_idle(&self) {
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
         idle.into_iter().for_each(ServerConnection::close);
+    }
+
+    /// Whether whoever waits first could use such a connection.
+    fn could_use(&self, access: Access) -> bool {
+        let waiting = self.waiting.borrow();
+        waiting.iter().find(|waiter| !waiter.sender.is_closed()).is_some_and(|waiter| waiter.access == access)
     }
 
     /// Who waits first, and as what.

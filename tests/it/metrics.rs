@@ -32,6 +32,8 @@ async fn the_router_has_the_promised_metrics(fleet: &Fleet) {
         "tenantry_router_transactions_total",
         "tenantry_router_transaction_duration_seconds_bucket",
         "tenantry_router_queue_wait_seconds_count",
+        "tenantry_router_server_up",
+        "tenantry_router_budget_wait_seconds_count",
         "tenantry_router_server_connections",
         "tenantry_router_server_connects_total",
         "tenantry_router_pool_hits_total",

@@ -240,10 +240,12 @@ async fn refuse(talk: &mut Talk, error: &ClientError, shared: &Shared) -> &'stat
     if is_wrong_password {
         shared.failures.note(talk.address, shared.config().login_failures_per_address_max);
     }
-    tracing::debug!(address = %talk.address, %error, sqlstate = error.sqlstate(), "login refused");
+    let outcome = if is_wrong_password { "wrong_password" } else { "refused" };
+    let ((user, tenant), sqlstate) = (&talk.names, error.sqlstate());
+    tracing::info!(user, tenant, client = %talk.address, outcome, sqlstate, %error, "login refused");
     let mut out = BytesMut::new();
     error.write(&mut out, Severity::Fatal);
     drop(tokio::time::timeout(REFUSAL_TIMEOUT, talk.send(&mut out)).await);
     talk.stream.close();
-    if is_wrong_password { "wrong_password" } else { "refused" }
+    outcome
 }

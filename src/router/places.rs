@@ -33,6 +33,13 @@ pub(crate) struct Place {
     address: IpAddr,
 }
 
+impl Place {
+    /// Where the client is.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
+    }
+}
+
 impl Places {
     /// Whether there may be a place for who comes from this address: to refuse early what will be refused anyway.
     pub(crate) fn expect(&self, config: &RouterConfig, address: IpAddr) -> Result<(), ClientError> {

@@ -91,6 +91,7 @@ pub(crate) async fn receive(talk: &mut Talk, shared: &Shared, secret: &[u8]) -> 
     }
     let settings = Settings::of(&startup)?;
     let names = names::names(&startup, settings.tenant.as_deref(), talk, shared)?;
+    talk.names = (names.user_name.clone(), names.tenant.clone());
     let greeting = password::authenticate(talk, &names, &config, secret).await?;
     if let Some(login) = access::console(&names, &startup, &config) {
         return Ok(Arrival::Admin(login, shared.console.place()?, greeting));

@@ -29,13 +29,16 @@ pub(crate) struct Talk {
     pub(crate) address: IpAddr,
     /// Read, and not yet dealt with.
     pub(crate) input: BytesMut,
+    /// User and tenant that were asked for, as given: for the log.
+    pub(crate) names: (String, String),
     /// What TLS was begun with.
     pub(super) tls: Option<Arc<Clients>>,
 }
 
 impl Talk {
     pub(crate) fn new(socket: TcpStream, address: IpAddr) -> Self {
-        Self { stream: Stream::plain(socket), address, input: BytesMut::new(), tls: None }
+        let stream = Stream::plain(socket);
+        Self { stream, address, input: BytesMut::new(), names: Default::default(), tls: None }
     }
 
     /// Begins TLS. What `input` holds belongs to the handshake.

@@ -7,6 +7,7 @@ mod attach;
 pub(crate) mod client;
 mod exchange;
 mod expect;
+mod farewell;
 mod finish;
 mod plans;
 mod replies;
@@ -165,6 +166,7 @@ pub(crate) async fn run(new: Box<NewClient>, me: Rc<Client>, tenant: Rc<Tenant>)
         })
         .await
     };
+    session.log_end(&over, place.address());
     session.finish(over).await;
     shared.metrics.clients.dec();
     drop(place);

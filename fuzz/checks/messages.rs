@@ -81,6 +81,7 @@ pub(crate) fn frontend(data: &[u8]) {
                 assert_eq!((body_of(&describe), body_of(&close)), (body, body));
             }
         }
+        client::FUNCTION_CALL => drop(frontend::function_call(body)),
         client::EXECUTE => drop(frontend::execute(body)),
         client::PASSWORD => {
             if let Ok((mechanism, first)) = frontend::sasl_initial(body)

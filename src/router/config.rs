@@ -128,6 +128,12 @@ pub struct RouterConfig {
     pub idle_transaction_timeout: Option<Duration>,
     /// Longest message that a client may send, in bytes.
     pub message_bytes_max: usize,
+    /// Most statements that are prepared on a server connection at a time; the one not used for longest gives way.
+    pub prepared_per_connection_max: usize,
+    /// Most prepared statements that a client has.
+    pub prepared_per_client_max: usize,
+    /// Most bytes that the prepared statements of all clients of a tenant have together, each text counted once.
+    pub prepared_bytes_per_tenant_max: usize,
     /// How often the catalog is asked for changes, apart from its notifications; also the pause between attempts.
     #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub poll_interval: Duration,
@@ -209,6 +215,9 @@ impl Default for RouterConfig {
             transaction_timeout: None,
             idle_transaction_timeout: None,
             message_bytes_max: 1 << 30,
+            prepared_per_connection_max: 200,
+            prepared_per_client_max: 10_000,
+            prepared_bytes_per_tenant_max: 64 << 20,
             poll_interval: Duration::from_secs(1),
             report_interval: Duration::from_secs(1),
             shutdown_timeout: Duration::from_secs(30),
@@ -235,6 +244,9 @@ pub struct InvalidConfig {
 /// Fewest bytes that `message_bytes_max` may be: what is looked at is held whole up to here.
 const MESSAGE_BYTES_MAX_LEAST: usize = 64 * 1024;
 
+/// Fewest bytes that `prepared_bytes_per_tenant_max` may be: the longest text that is read must have room.
+const PREPARED_BYTES_MAX_LEAST: usize = 2 << 20;
+
 impl RouterConfig {
     /// Checks every value.
     ///
@@ -247,6 +259,15 @@ impl RouterConfig {
             ("logins_max", self.logins_max, 1, 1_000_000, "1 to 1000000"),
             ("connections_per_tenant_max", self.connections_per_tenant_max, 1, 10_000, "1 to 10000"),
             ("connections_per_tenant_min", self.connections_per_tenant_min, 0, 10_000, "0 to 10000"),
+            ("prepared_per_connection_max", self.prepared_per_connection_max, 1, 100_000, "1 to 100000"),
+            ("prepared_per_client_max", self.prepared_per_client_max, 1, 1_000_000, "1 to 1000000"),
+            (
+                "prepared_bytes_per_tenant_max",
+                self.prepared_bytes_per_tenant_max,
+                PREPARED_BYTES_MAX_LEAST,
+                1 << 40,
+                "2097152 to 1099511627776",
+            ),
             ("queue_max", self.queue_max, 1, 1_000_000, "1 to 1000000"),
             ("metrics_tenants_max", self.metrics_tenants_max, 0, 10_000, "0 to 10000"),
             (

@@ -38,6 +38,12 @@ pub(crate) enum ClientError {
     TooManyFailures { max: u32 },
     #[error("a message of {length} bytes is too long (message_bytes_max = {max})")]
     MessageTooLong { length: usize, max: usize },
+    #[error("too many prepared statements (prepared_per_client_max = {0})")]
+    TooManyStatements(usize),
+    #[error(
+        "the prepared statements of this database are too long together (prepared_bytes_per_tenant_max = {0})"
+    )]
+    StatementsTooLong(usize),
     #[error("no server connection became free within {0:?}")]
     QueueTimeout(Duration),
     #[error("too many transactions of this database wait already")]
@@ -94,7 +100,7 @@ impl ClientError {
             Self::Replication | Self::Option(_) => "0A000",
             Self::TooManyClients { .. } | Self::QueueTimeout(_) | Self::QueueFull => "53300",
             Self::TooManyFailures { .. } => "53400",
-            Self::MessageTooLong { .. } => "54000",
+            Self::MessageTooLong { .. } | Self::TooManyStatements(_) | Self::StatementsTooLong(_) => "54000",
             Self::LoginTimeout(_) => "57P05",
             Self::QueryTimeout(_) => "57014",
             Self::TransactionTimeout(_) => "25P04",
@@ -119,6 +125,8 @@ impl ClientError {
             Self::TooManyClients { key, .. } => key,
             Self::TooManyFailures { .. } => "login_failures_per_address_max",
             Self::MessageTooLong { .. } => "message_bytes_max",
+            Self::TooManyStatements(_) => "prepared_per_client_max",
+            Self::StatementsTooLong(_) => "prepared_bytes_per_tenant_max",
             Self::QueueTimeout(_) => "queue_timeout",
             Self::QueueFull => "queue_max",
             Self::LoginTimeout(_) => "login_timeout",
@@ -157,6 +165,9 @@ impl ClientError {
                 Some("Wait a minute, and look for a client with a wrong password.")
             }
             Self::ServerDown(_) | Self::ServerStarting(_) | Self::NoMap => Some("Try again later."),
+            Self::TooManyStatements(_) | Self::StatementsTooLong(_) => {
+                Some("Close statements that are not used.")
+            }
             Self::CommitUnknown => Some("Whether the transaction was committed is not known."),
             _ => None,
         }

@@ -11,6 +11,8 @@ use bytes::BytesMut;
 use wire::backend;
 use wire::sql::{Change, Count, Effects, PinReason, Pins, Transaction};
 
+use crate::prepared::NAME_PREFIX;
+
 /// Settings by canonical name: the statement that makes each.
 pub(crate) type Settings = BTreeMap<String, Rc<str>>;
 
@@ -29,6 +31,15 @@ pub(crate) fn startup_settings(pairs: &[(String, String)]) -> Settings {
             (name.to_ascii_lowercase(), text.into())
         })
         .collect()
+}
+
+/// Why a client with these settings needs a connection of its own from the first.
+pub(crate) fn startup_pins(pairs: &[(String, String)]) -> Pins {
+    let mut pins = Pins::NONE;
+    for (name, value) in pairs {
+        pins.add(wire::sql::pins_of_setting(&name.to_ascii_lowercase(), Some(value)));
+    }
+    pins
 }
 
 /// A string constant that means the same with either value of standard_conforming_strings.
@@ -105,6 +116,11 @@ pub(crate) fn tell_differences(told: &mut Rc<Params>, params: &Rc<Params>, out: 
     *told = params.clone();
 }
 
+/// Functions of large objects by their OIDs, which are the same in every version (`pg_proc.dat`): clients call these, and
+/// hardly anything else, by number.
+const LARGE_OBJECT_FUNCTIONS: [u32; 17] =
+    [715, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170, 3171, 3172, 3457, 3458, 3459, 3460];
+
 /// What one statement, sent to a server, will do when it succeeds.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Deeds {
@@ -140,6 +156,30 @@ impl Deeds {
     /// Of a text that is too long to be held and read.
     pub(crate) fn unread() -> Self {
         Self::of(Effects { pins: Pins::of(PinReason::Unreadable), ..Effects::default() })
+    }
+
+    /// Of a function called by its number. Those of large objects leave nothing behind their transaction; any other may
+    /// be one that does.
+    pub(crate) fn of_call(function: u32) -> Self {
+        if LARGE_OBJECT_FUNCTIONS.contains(&function) {
+            return Self::default();
+        }
+        Self::of(Effects { pins: Pins::of(PinReason::FunctionCall), ..Effects::default() })
+    }
+
+    /// Whether it makes or removes a statement of a name that only the router gives.
+    pub(crate) fn names_reserved(&self) -> bool {
+        let reserved = |change: &Change<'_>| match change {
+            Change::Prepare(name) | Change::Deallocate(name) => name.starts_with(NAME_PREFIX),
+            _ => false,
+        };
+        self.effects.as_ref().is_some_and(|effects| effects.changes.iter().any(reserved))
+    }
+
+    /// Whether it is among others, and statements are gone even if one of those fails.
+    pub(crate) fn may_deallocate_all(&self) -> bool {
+        let all = |effects: &Rc<Effects<'_>>| effects.changes.contains(&Change::DeallocateAll);
+        self.is_of_many() && self.effects.as_ref().is_some_and(all)
     }
 
     pub(crate) fn commits(&self) -> bool {
@@ -182,6 +222,8 @@ pub(crate) struct SessionState {
     startup: Rc<Settings>,
     pub(crate) settings: Rc<Settings>,
     pub(crate) pins: Pins,
+    /// Reasons in the settings that it began with, which come back with them.
+    lasting: Pins,
     /// Reasons that are gone if the transaction commits.
     released: Pins,
     listens: BTreeSet<String>,
@@ -192,8 +234,9 @@ pub(crate) struct SessionState {
 }
 
 impl SessionState {
-    pub(crate) fn new(startup: Rc<Settings>) -> Self {
-        Self { settings: startup.clone(), startup, ..Self::default() }
+    /// One that begins with these settings, and the reasons in them.
+    pub(crate) fn new(startup: Rc<Settings>, lasting: Pins) -> Self {
+        Self { settings: startup.clone(), startup, pins: lasting, lasting, ..Self::default() }
     }
 
     pub(crate) fn is_pinned(&self) -> bool {
@@ -201,15 +244,20 @@ impl SessionState {
     }
 
     /// Takes account of a statement as it is sent; gives the reasons that are new.
-    pub(crate) fn sending(&mut self, deeds: &Deeds) -> Pins {
-        let mut new = Pins::NONE;
-        if let Some(effects) = &deeds.effects {
-            new = effects.pins;
-            new.subtract(self.pins);
-            self.pins.add(effects.pins);
-            // Even if this release succeeds later, the new pin stays.
-            self.released.subtract(effects.pins);
+    pub(crate) fn sending(&mut self, deeds: &Deeds, in_transaction: bool) -> Pins {
+        let Some(effects) = &deeds.effects else {
+            return Pins::NONE;
+        };
+        let mut pins = effects.pins;
+        if in_transaction {
+            // What it asks for was most likely done earlier in the transaction, on this connection.
+            pins.remove(PinReason::Sequence);
         }
+        let mut new = pins;
+        new.subtract(self.pins);
+        self.pins.add(pins);
+        // Even if this release succeeds later, the new pin stays.
+        self.released.subtract(pins);
         new
     }
 
@@ -325,6 +373,7 @@ impl SessionState {
     fn committed(&mut self) {
         self.before = None;
         self.pins.subtract(self.released);
+        self.pins.add(self.lasting);
         self.released = Pins::NONE;
     }
 

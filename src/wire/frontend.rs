@@ -110,6 +110,14 @@ pub fn execute(body: &[u8]) -> Result<(&[u8], i32), WireError> {
     fields.end().map(|()| execute)
 }
 
+/// The function's OID, at the start of a FunctionCall's body, which need not be whole.
+///
+/// # Errors
+/// [`WireError::Malformed`] when it is not there.
+pub fn function_call(body: &[u8]) -> Result<u32, WireError> {
+    Ok(Fields::new(body, "FunctionCall").i32()?.cast_unsigned())
+}
+
 /// The mechanism and first message of a SASLInitialResponse.
 ///
 /// # Errors
@@ -222,6 +230,7 @@ mod tests {
             sasl_initial(b).map(drop)
         });
         no_prefix(b"p\0\0\0\0\x05", |b| execute(b).map(drop));
+        no_prefix(b"\0\0\x03\xb8", |b| function_call(b).map(drop));
     }
 
     #[test]

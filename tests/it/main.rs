@@ -18,6 +18,8 @@ mod crashes;
 mod demo;
 mod dev;
 mod errors;
+mod frameworks;
+mod hostile;
 mod lifecycle;
 mod limits;
 mod logins;
@@ -52,6 +54,8 @@ fn main() -> std::process::ExitCode {
         tls::trials(),
         errors::trials(),
         corners::trials(),
+        frameworks::trials(),
+        hostile::trials(),
         cancels::trials(),
         copying::trials(),
         pooling::trials(),

@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 
 use crate::harness::raw::Raw;
-use crate::harness::{Fleet, Sql as _, connect, trials};
+use crate::harness::{Fleet, Sql as _, connect, trials, until};
 
 trials! {
     shared a_client_that_has_its_portals_described_does_not_notice_a_change_of_the_schema,
@@ -19,6 +19,12 @@ trials! {
     shared an_error_in_a_pipeline_undoes_its_transaction_only,
     shared many_queries_at_once_are_answered_in_order,
     shared a_statement_is_prepared_anew_after_its_table_changed,
+    shared a_client_with_too_many_statements_is_told_and_goes_on,
+    shared a_tenants_statements_are_bounded_in_bytes,
+    shared a_server_connection_keeps_the_statements_used_last,
+    shared names_of_the_router_are_not_for_clients,
+    shared statements_that_went_with_a_failed_query_string_are_made_again,
+    shared a_pipeline_with_a_deallocate_is_answered_in_order,
 }
 
 async fn statements_survive_the_change_of_server_connections(fleet: &Fleet) {
@@ -243,4 +249,104 @@ async fn a_statement_is_deallocated_by_its_clients_name_in_the_extended_protocol
     assert_eq!(raw.replies(1).await, ["1", "2", "C:DEALLOCATE", "Z:I"]);
     raw.execute("one", &[]).sync();
     assert_eq!(raw.replies(1).await, ["E:26000", "Z:I"]);
+}
+
+async fn a_client_with_too_many_statements_is_told_and_goes_on(fleet: &Fleet) {
+    fleet.create("manystatements", &[]).await;
+    let router = fleet.router(&["prepared_per_client_max=3"]).await;
+    let config = router.through(&fleet.config("manystatements"));
+    let mut raw = Raw::login(&config, &[]).await;
+    // In one pipeline: the answer has its place between the others.
+    for n in 0..5 {
+        raw.parse(&format!("s{n}"), &format!("SELECT {n}"));
+    }
+    raw.sync().execute("s2", &[]).sync();
+    assert_eq!(raw.replies(2).await, ["1", "1", "1", "E:54000", "Z:I", "2", "D:2", "C:SELECT 1", "Z:I"]);
+    // In a transaction it fails as any error does.
+    raw.query("BEGIN").parse("more", "SELECT 1").sync().query("ROLLBACK");
+    assert_eq!(raw.replies(3).await, ["C:BEGIN", "Z:T", "E:54000", "Z:E", "C:ROLLBACK", "Z:I"]);
+    // The unnamed statement is none of them; one that is closed, or deallocated, makes room.
+    raw.parse("", "SELECT 'unnamed'").execute("", &[]).sync();
+    assert_eq!(raw.replies(1).await, ["1", "2", "D:unnamed", "C:SELECT 1", "Z:I"]);
+    raw.close_statement("s1").parse("more", "SELECT 'more'").execute("more", &[]).sync();
+    assert_eq!(raw.replies(1).await, ["3", "1", "2", "D:more", "C:SELECT 1", "Z:I"]);
+    raw.query("DEALLOCATE ALL").parse("s0", "SELECT 'new'").execute("s0", &[]).sync();
+    assert_eq!(raw.replies(2).await[2..], ["1", "2", "D:new", "C:SELECT 1", "Z:I"]);
+    let metrics = router.metrics().await;
+    assert!(metrics.get("tenantry_router_limits_total{limit=\"prepared_per_client_max\"}") == 2.0);
+}
+
+async fn a_tenants_statements_are_bounded_in_bytes(fleet: &Fleet) {
+    fleet.create("longstatements", &[]).await;
+    let router = fleet.router(&["prepared_bytes_per_tenant_max=2097152"]).await;
+    let config = router.through(&fleet.config("longstatements"));
+    let (mut one, mut other) = (Raw::login(&config, &[]).await, Raw::login(&config, &[]).await);
+    let text = |n: i32| format!("SELECT {n} /* {} */", "x".repeat(900_000));
+    one.parse("a", &text(1)).sync().parse("b", &text(2)).sync().parse("c", &text(3)).sync();
+    assert_eq!(one.replies(3).await, ["1", "Z:I", "1", "Z:I", "E:54000", "Z:I"]);
+    // The same text takes no more room, whoever has it; it goes when the last of them goes.
+    other.parse("same", &text(2)).execute("same", &[]).sync().parse("c", &text(3)).sync();
+    assert_eq!(other.replies(2).await, ["1", "2", "D:2", "C:SELECT 1", "Z:I", "E:54000", "Z:I"]);
+    drop(one);
+    until("the first client's statements to be gone", async || {
+        other.parse("c", &text(3)).sync();
+        (other.replies(1).await == ["1", "Z:I"]).then_some(())
+    })
+    .await;
+}
+
+async fn a_server_connection_keeps_the_statements_used_last(fleet: &Fleet) {
+    fleet.create("fewkept", &[]).await;
+    let router = fleet.router(&["prepared_per_connection_max=3", "workers=1"]).await;
+    let client = connect(&router.through(&fleet.config("fewkept"))).await.unwrap();
+    let mut statements = Vec::new();
+    for n in 0..10 {
+        statements.push(client.prepare(&format!("SELECT {n} + $1::int4")).await.unwrap());
+    }
+    for _ in 0..2 {
+        for (n, statement) in (0..).zip(&statements) {
+            assert_eq!(client.query_one(statement, &[&1]).await.unwrap().get::<_, i32>(0), n + 1);
+        }
+    }
+    let count = "SELECT count(*) FROM pg_prepared_statements";
+    assert!((1..=3).contains(&client.number(count).await));
+}
+
+async fn names_of_the_router_are_not_for_clients(fleet: &Fleet) {
+    fleet.create("reserved", &[]).await;
+    let config = fleet.config("reserved");
+    let (mut raw, client) = (Raw::login(&config, &[]).await, fleet.connect("reserved").await);
+    let statement = client.prepare("SELECT 42").await.unwrap();
+    let names = client.column("SELECT name FROM pg_prepared_statements WHERE name LIKE 'tenantry%'").await;
+    for name in names.iter().map(String::as_str).chain(["tenantry_1000"]) {
+        raw.query(&format!("DEALLOCATE {name}")).query(&format!("PREPARE {name} AS SELECT 1"));
+        assert_eq!(raw.replies(2).await, ["E:26000", "Z:I", "E:26000", "Z:I"], "{name}");
+        raw.parse("", &format!("DEALLOCATE {name}")).execute("", &[]).sync();
+        assert_eq!(raw.replies(1).await, ["1", "2", "E:26000", "Z:I"], "{name}");
+        raw.query(&format!("BEGIN; DEALLOCATE {name}")).query("ROLLBACK");
+        raw.replies(2).await;
+        // By the protocol it may call its own as it likes.
+        raw.parse(name, "SELECT 'mine'").execute(name, &[]).close_statement(name).sync();
+        assert_eq!(raw.replies(1).await, ["1", "2", "D:mine", "C:SELECT 1", "3", "Z:I"], "{name}");
+    }
+    assert_eq!(client.query_one(&statement, &[]).await.unwrap().get::<_, i32>(0), 42);
+}
+
+async fn statements_that_went_with_a_failed_query_string_are_made_again(fleet: &Fleet) {
+    fleet.create("halfdone", &[]).await;
+    let (one, other) = (fleet.connect("halfdone").await, fleet.connect("halfdone").await);
+    let statement = one.prepare("SELECT 42").await.unwrap();
+    assert_eq!(one.query_one(&statement, &[]).await.unwrap().get::<_, i32>(0), 42);
+    assert_eq!(other.fails("DEALLOCATE ALL; SELECT 1/0").await, "22012");
+    assert_eq!(one.query_one(&statement, &[]).await.unwrap().get::<_, i32>(0), 42);
+}
+
+async fn a_pipeline_with_a_deallocate_is_answered_in_order(fleet: &Fleet) {
+    fleet.create("ordered", &[]).await;
+    let mut raw = Raw::login(&fleet.config("ordered"), &[]).await;
+    raw.parse("s", "SELECT 1").execute("s", &[]);
+    raw.parse("", "DEALLOCATE s").execute("", &[]).parse("s", "SELECT 2").execute("s", &[]).sync();
+    let expected =
+        ["1", "2", "D:1", "C:SELECT 1", "1", "2", "C:DEALLOCATE", "1", "2", "D:2", "C:SELECT 1", "Z:I"];
+    assert_eq!(raw.replies(1).await, expected);
 }

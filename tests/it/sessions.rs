@@ -17,6 +17,12 @@ trials! {
     shared a_session_lock_is_held_until_released,
     shared a_cursor_with_hold_outlives_its_transaction,
     shared session_mode_keeps_one_connection,
+    shared what_a_client_leaves_is_its_own_and_goes_with_it,
+    shared what_ends_with_its_transaction_keeps_no_connection,
+    shared a_lock_taken_by_a_function_call_is_held_until_the_client_goes,
+    shared large_objects_by_function_calls_keep_no_connection,
+    shared a_sequences_last_value_is_that_of_the_client_that_asks,
+    shared a_temporary_search_path_of_the_startup_packet_is_the_clients_own,
 }
 
 /// Clients of one tenant that take turns on its connections.
@@ -187,4 +193,174 @@ async fn session_mode_keeps_one_connection(fleet: &Fleet) {
     drop(one);
     let third = connect(&config).await.unwrap();
     assert_eq!(third.column("SHOW work_mem").await, ["4MB"], "nothing of a session is left to the next");
+}
+
+/// Something done to the session; what a query tells of it, to the client that did it and to any other.
+const LEFT_BEHIND: [(&str, &str, &str, &str); 21] = [
+    ("SET work_mem = '5MB'", WORK_MEM, "5MB", "4MB"),
+    ("SET SESSION work_mem TO '5MB'; SET enable_sort = off", WORK_MEM, "5MB", "4MB"),
+    ("BEGIN; SET work_mem = '5MB'; COMMIT", WORK_MEM, "5MB", "4MB"),
+    ("SELECT set_config('work_mem', '5MB', false)", WORK_MEM, "5MB", "4MB"),
+    ("SELECT set_config('enable_' || 'sort', 'off', false)", "SHOW enable_sort", "off", "on"),
+    ("EXPLAIN ANALYZE SELECT set_config('work_mem', '5MB', false)", WORK_MEM, "5MB", "4MB"),
+    ("UPDATE pg_settings SET setting = '5120' WHERE name = 'work_mem'", WORK_MEM, "5MB", "4MB"),
+    ("DO $$ BEGIN SET work_mem = '5MB'; END $$", WORK_MEM, "5MB", "4MB"),
+    ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", "SHOW transaction_read_only", "on", "off"),
+    ("SET row_security = off", "SHOW row_security", "off", "on"),
+    ("SET client_encoding = 'GBK'", "SHOW client_encoding", "GBK", "UTF8"),
+    ("CREATE TEMP TABLE x (n int)", "SELECT to_regclass('x') IS NULL", "f", "t"),
+    ("CREATE TABLE pg_temp.x (n int)", "SELECT to_regclass('x') IS NULL", "f", "t"),
+    ("SELECT 1 AS n INTO TEMPORARY x", "SELECT to_regclass('x') IS NULL", "f", "t"),
+    (
+        "SET search_path = pg_temp, public; CREATE TABLE x (n int)",
+        "SELECT to_regclass('x') IS NULL",
+        "f",
+        "t",
+    ),
+    ("CREATE TEMP SEQUENCE x", "SELECT to_regclass('x') IS NULL", "f", "t"),
+    (
+        "BEGIN; DECLARE x CURSOR WITH HOLD FOR SELECT 1; COMMIT",
+        "SELECT count(*) FROM pg_cursors WHERE is_holdable",
+        "1",
+        "0",
+    ),
+    ("PREPARE x AS SELECT 1", "SELECT count(*) FROM pg_prepared_statements WHERE from_sql", "1", "0"),
+    ("LISTEN x", "SELECT count(*) FROM pg_listening_channels()", "1", "0"),
+    ("SELECT \"pg_catalog\".\"pg_advisory_lock\"(7)", OWN_LOCKS, "1", "0"),
+    ("SELECT 1 WHERE pg_try_advisory_lock_shared(7, 7)", OWN_LOCKS, "1", "0"),
+];
+const WORK_MEM: &str = "SHOW work_mem";
+const OWN_LOCKS: &str =
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()";
+
+async fn what_a_client_leaves_is_its_own_and_goes_with_it(fleet: &Fleet) {
+    fleet.create("left", &[]).await;
+    let other = fleet.connect("left").await;
+    for (done, asked, mine, others) in LEFT_BEHIND {
+        let client = fleet.connect("left").await;
+        client.run(done).await;
+        for _ in 0..2 {
+            assert_eq!(client.column(asked).await, [mine], "{done}");
+            assert_eq!(other.column(asked).await, [others], "{done}");
+        }
+        let pid = client.column("SELECT pg_backend_pid()").await;
+        drop(client);
+        // Whoever has the connection next, or finds it gone, is as if nothing had been.
+        until("the connection to be another's, or gone", async || {
+            let there = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {}", pid[0]);
+            let same = other.column("SELECT pg_backend_pid()").await == pid;
+            (same || other.number(&there).await == 0).then_some(())
+        })
+        .await;
+        assert_eq!(other.column(asked).await, [others], "{done}");
+    }
+}
+
+async fn what_ends_with_its_transaction_keeps_no_connection(fleet: &Fleet) {
+    fleet.create("ended", &[]).await;
+    let router = fleet.router(&["workers=1"]).await;
+    let config = router.through(&fleet.config("ended"));
+    let client = connect(&config).await.unwrap();
+    for sql in [
+        "BEGIN; CREATE TEMP TABLE x ON COMMIT DROP AS SELECT 1; SELECT * FROM x; COMMIT",
+        "SET LOCAL work_mem = '5MB'",
+        "BEGIN; SELECT set_config('work_mem', '5MB', true), txid_current(); COMMIT",
+        "BEGIN; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; SELECT pg_export_snapshot(); COMMIT",
+        "SELECT pg_advisory_xact_lock(1), pg_try_advisory_xact_lock_shared(2)",
+        "BEGIN; DECLARE c CURSOR FOR SELECT 1; FETCH c; COMMIT",
+        "NOTIFY news, 'SET work_mem = 1'",
+        "SELECT lo_unlink(lo_create(0))",
+        "SET CONSTRAINTS ALL DEFERRED",
+        "EXPLAIN SELECT 1",
+        "SELECT setting FROM pg_settings WHERE name = 'work_mem'",
+    ] {
+        client.run(sql).await;
+        assert_eq!(client.column("SHOW work_mem").await, ["4MB"], "{sql}");
+        let pins = router.metrics().await.sum("tenantry_router_pins_total", &[]);
+        assert!(pins == 0.0, "{sql} pinned");
+    }
+}
+
+/// A FunctionCall with numbers of 8 bytes each.
+fn call(raw: &mut Raw, function: u32, arguments: &[i64]) {
+    let count = u16::try_from(arguments.len()).unwrap();
+    raw.message_of(b'F', |body| {
+        body.extend(function.to_be_bytes());
+        body.extend([0, 1, 0, 1]);
+        body.extend(count.to_be_bytes());
+        for argument in arguments {
+            body.extend(8_u32.to_be_bytes());
+            body.extend(argument.to_be_bytes());
+        }
+        body.extend([0, 1]);
+    });
+}
+
+async fn a_lock_taken_by_a_function_call_is_held_until_the_client_goes(fleet: &Fleet) {
+    fleet.create("called", &[]).await;
+    let mut raw = Raw::login(&fleet.config("called"), &[]).await;
+    const PG_ADVISORY_LOCK: u32 = 2880;
+    call(&mut raw, PG_ADVISORY_LOCK, &[42]);
+    assert_eq!(raw.replies(1).await, ["V", "Z:I"]);
+    let other = fleet.connect("called").await;
+    for _ in 0..3 {
+        raw.query("SELECT 1");
+        raw.replies(1).await;
+        assert_eq!(other.column("SELECT pg_try_advisory_lock(42)").await, ["f"]);
+    }
+    drop(raw);
+    until("the lock to be released", async || {
+        (other.column("SELECT pg_try_advisory_lock(42)").await == ["t"]).then_some(())
+    })
+    .await;
+}
+
+async fn large_objects_by_function_calls_keep_no_connection(fleet: &Fleet) {
+    fleet.create("objects", &[]).await;
+    let router = fleet.router(&["workers=1"]).await;
+    let mut raw = Raw::login(&router.through(&fleet.config("objects")), &[]).await;
+    const LO_TELL64: u32 = 3171;
+    call(&mut raw, LO_TELL64, &[0]);
+    // An argument of the wrong length: an error as any other.
+    assert_eq!(raw.replies(1).await, ["E:22P03", "Z:I"]);
+    raw.query("SELECT 1");
+    assert_eq!(raw.replies(1).await, ["T", "D:1", "C:SELECT 1", "Z:I"]);
+    assert!(router.metrics().await.sum("tenantry_router_pins_total", &[]) == 0.0);
+}
+
+async fn a_sequences_last_value_is_that_of_the_client_that_asks(fleet: &Fleet) {
+    fleet.create("sequences", &[]).await;
+    let [one, two] = clients(fleet, "sequences").await;
+    one.run("CREATE SEQUENCE s; CREATE TABLE t (id serial, n int)").await;
+    // From the first time that it asks, it has a connection to itself.
+    one.run("BEGIN; INSERT INTO t (n) VALUES (1)").await;
+    assert_eq!(one.column("SELECT lastval()").await, ["1"]);
+    one.run("COMMIT").await;
+    one.run("SELECT nextval('s')").await;
+    assert_eq!(one.column("SELECT lastval()").await, ["1"]);
+    for n in 2..5 {
+        two.run("SELECT nextval('s'), nextval('s')").await;
+        one.run("INSERT INTO t (n) VALUES (1)").await;
+        two.run("SELECT nextval('s')").await;
+        assert_eq!(one.number("SELECT lastval()").await, n);
+        assert_eq!(one.number("SELECT currval('t_id_seq')").await, n);
+    }
+    one.run("DISCARD SEQUENCES").await;
+    until("the connection to be shared again", async || {
+        let pid = "SELECT pg_backend_pid()";
+        (one.column(pid).await == two.column(pid).await).then_some(())
+    })
+    .await;
+}
+
+async fn a_temporary_search_path_of_the_startup_packet_is_the_clients_own(fleet: &Fleet) {
+    fleet.create("temppath", &[]).await;
+    let mut config = fleet.config("temppath");
+    config.options("-c search_path=pg_temp,public");
+    let (client, other) = (connect(&config).await.unwrap(), fleet.connect("temppath").await);
+    client.run("CREATE TABLE scratch (n int)").await;
+    for _ in 0..3 {
+        assert_eq!(other.column("SELECT to_regclass('scratch') IS NULL").await, ["t"]);
+        assert_eq!(client.number("SELECT count(*) FROM scratch").await, 0);
+    }
 }

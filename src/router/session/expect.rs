@@ -6,7 +6,8 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use crate::prepared::Statement;
+use crate::error::ClientError;
+use crate::prepared::{Held, Statement};
 use crate::state::Deeds;
 
 /// A request that was sent, or answered here in its turn.
@@ -18,6 +19,9 @@ pub(crate) enum Expect {
     ParseUnnamed { id: u64, silent: bool },
     /// Parse that is passed on as it came.
     ParseRaw,
+    /// Something in the place of a request that the router refuses: the server's error to it gives way to this one, and
+    /// the server skips to the Sync as the client expects.
+    Refused(Box<ClientError>),
     /// Bind.
     Bind,
     /// Describe of a portal, or of a statement that is the client's own affair.
@@ -47,9 +51,9 @@ pub(crate) enum Expect {
 }
 
 /// A client's named statement.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Named {
-    pub(crate) statement: Rc<Statement>,
+    pub(crate) statement: Held,
     /// The segment in which its Parse was sent, until that is answered.
     pub(crate) unsure: Option<u64>,
     /// The shape of its result, if the client was told.

@@ -10,6 +10,7 @@ mod expect;
 mod farewell;
 mod finish;
 mod plans;
+mod refusals;
 mod replies;
 mod requests;
 mod statements;
@@ -34,7 +35,7 @@ use crate::relay::Side;
 use crate::session::client::Client;
 use crate::session::expect::{Expected, Named};
 use crate::session::plans::Stretch;
-use crate::state::{APPLICATION_NAME, Deeds, Params, SessionState, startup_settings};
+use crate::state::{APPLICATION_NAME, Deeds, Params, SessionState, startup_pins, startup_settings};
 use crate::stats::Figure;
 use crate::stream::Detached;
 use crate::tenant::Tenant;
@@ -181,7 +182,10 @@ impl Session {
             mode: login.pool_mode,
             side,
             connection: None,
-            state: SessionState::new(Rc::new(startup_settings(&login.settings))),
+            state: SessionState::new(
+                Rc::new(startup_settings(&login.settings)),
+                startup_pins(&login.settings),
+            ),
             told: Rc::default(),
             expected: Expected::default(),
             segment: 1,
@@ -203,6 +207,7 @@ impl Session {
 
     /// Ends the login: tells the parameters, learning them from a server if nobody did before.
     async fn greet(&mut self, login: &Login) -> Result<(), Over> {
+        self.note_pins(self.state.pins);
         let mut name = "";
         let mut key = String::new();
         for (parameter, value) in &login.settings {

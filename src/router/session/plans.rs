@@ -158,8 +158,7 @@ impl Session {
             before.push(Expect::CloseSilent(statement.clone()));
             before.push(Expect::Parse { statement: statement.clone(), client: None });
             // Of an earlier segment: what comes next waits until the answer is there.
-            let added = connection.prepared.add(statement.clone(), self.segment - 1, self.tenant.plans.get());
-            debug_assert!(added.is_none(), "what is there already needs no room");
+            connection.prepared.add(statement.clone(), self.segment - 1, self.tenant.plans.get());
         }
         out.extend_from_slice(&stretch.bytes);
         self.expected.put_before(before);
@@ -195,8 +194,8 @@ impl Session {
         if client.is_none() { Fate::KeepBack } else { Fate::PassOn }
     }
 
-    /// Tells the client that what it was told of a statement's result is not so any more, as Postgres does.
-    pub(super) fn tell_of_change(&mut self) {
+    /// What tells the client that what it was told of a statement's result is not so any more, as Postgres does.
+    pub(super) fn change_of_shape(&self) -> BytesMut {
         let error = ErrorFields {
             severity: Severity::Error.as_str(),
             code: "0A000",
@@ -206,7 +205,9 @@ impl Session {
             routine: Some("RevalidateCachedQuery"),
         };
         self.tenant.worker.shared.metrics.error(error.code);
-        error.write_error(self.side.out(&self.tenant.worker.buffers));
+        let mut answer = BytesMut::new();
+        error.write_error(&mut answer);
+        answer
     }
 }
 

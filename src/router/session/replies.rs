@@ -1,6 +1,6 @@
 //! Takes the server's replies: passes them on, keeps back those to the router's own requests, and learns from the rest.
 
-use bytes::Buf as _;
+use bytes::{Buf as _, BytesMut};
 use wire::backend::{self, TransactionStatus, tag};
 use wire::{ErrorFields, HEADER_BYTES, Severity};
 
@@ -20,10 +20,12 @@ const REPLY_BYTES_MAX: usize = 64 * 1024;
 const QUERY_CANCELED: &str = "57014";
 
 /// What becomes of a reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Fate {
     PassOn,
     KeepBack,
+    /// The client gets this in its place.
+    Replace(BytesMut),
 }
 
 impl Session {
@@ -100,10 +102,14 @@ impl Session {
                     self.stretch.passes_end();
                     connection.side.pass = header.total();
                 }
-                Fate::KeepBack => {
+                Fate::KeepBack | Fate::Replace(_) => {
                     forward(&mut connection.side.input, run, &mut self.side, &self.tenant.worker.buffers);
                     run = 0;
                     connection.side.input.advance(header.total());
+                    if let Fate::Replace(answer) = fate {
+                        self.stretch.passes_end();
+                        self.side.out(&self.tenant.worker.buffers).extend_from_slice(&answer);
+                    }
                 }
             }
             if self.next_is_local() && connection.side.pass <= connection.side.input.len() - run {
@@ -252,9 +258,9 @@ impl Session {
         let Some(change) = change else {
             return Fate::PassOn;
         };
-        let command = self.deallocate_now(&change);
-        backend::write_command_complete(self.side.out(&self.tenant.worker.buffers), command);
-        Fate::KeepBack
+        let mut answer = BytesMut::new();
+        backend::write_command_complete(&mut answer, self.deallocate_now(&change));
+        Fate::Replace(answer)
     }
 
     fn ready(&mut self, connection: &mut ServerConnection, status: TransactionStatus) -> Result<(), Over> {
@@ -264,6 +270,8 @@ impl Session {
             {
                 self.succeeded(connection, &deeds);
             }
+            // How far it came is not known, nor which statements the connection still has.
+            Some(Expect::Query(deeds)) if deeds.may_deallocate_all() => connection.cancel.spoiled.set(true),
             Some(Expect::Sync | Expect::Query(_) | Expect::FunctionCall) => {}
             // The account does not fit: whose answers come next is not known.
             _ => return Err(ClientError::ServerLost.into()),
@@ -281,9 +289,8 @@ impl Session {
 
     fn failed(&mut self, connection: &mut ServerConnection, body: &[u8]) -> Result<Fate, Over> {
         if matches!(self.expected.front(), Some(Expect::BindRefused)) {
-            self.tell_of_change();
             self.took_error(connection);
-            return Ok(Fate::KeepBack);
+            return Ok(Fate::Replace(self.change_of_shape()));
         }
         if !body.is_empty() {
             let error = ErrorFields::parse(body)?;
@@ -294,13 +301,16 @@ impl Session {
                     return Ok(Fate::KeepBack);
                 }
                 self.server_said_so = true;
+            } else if let Some(Expect::Refused(refusal)) = self.expected.front() {
+                // In the place of the error that was provoked.
+                let answer = self.answer_instead(refusal);
+                self.took_error(connection);
+                return Ok(answer);
             }
             if let Some(limit) = self.me.overdue.get().filter(|_| error.code == QUERY_CANCELED) {
-                let error = ClientError::QueryTimeout(limit);
-                self.tenant.count_refusal(&error);
-                error.write(self.side.out(&self.tenant.worker.buffers), Severity::Error);
+                let answer = self.answer_instead(&ClientError::QueryTimeout(limit));
                 self.took_error(connection);
-                return Ok(Fate::KeepBack);
+                return Ok(answer);
             }
             if error.is_stale_plan() && self.plan_refused() {
                 return Ok(Fate::KeepBack);
@@ -309,6 +319,13 @@ impl Session {
         }
         self.took_error(connection);
         Ok(Fate::PassOn)
+    }
+
+    fn answer_instead(&self, error: &ClientError) -> Fate {
+        self.tenant.count_refusal(error);
+        let mut answer = BytesMut::new();
+        error.write(&mut answer, Severity::Error);
+        Fate::Replace(answer)
     }
 
     /// Takes account of an error: what was asked up to the next Sync will not be done.

@@ -8,6 +8,7 @@ use wire::sql::Change;
 use wire::{HEADER_BYTES, Header};
 
 use crate::error::ClientError;
+use crate::prepared::REFUSED_TEXT;
 use crate::relay::{OUTPUT_BYTES_MAX, forward};
 use crate::session::expect::Expect;
 use crate::session::{Need, Over, Session};
@@ -89,14 +90,7 @@ impl Session {
             tag::FLUSH if self.connection.is_none() => self.skip(header),
             tag::FLUSH => self.pass(header),
             tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => self.copy_part(header),
-            tag::FUNCTION_CALL => {
-                if let Some(need) = self.begin() {
-                    return Ok(Some(need));
-                }
-                self.expected.push(Expect::FunctionCall);
-                self.end_segment();
-                self.pass(header)
-            }
+            tag::FUNCTION_CALL => self.function_call(header),
             other => Err(wire::WireError::Tag(other).into()),
         }
     }
@@ -231,21 +225,43 @@ impl Session {
         if let Some(need) = self.begin() {
             return Ok(Some(need));
         }
+        // A Query does away with the unnamed statement.
+        self.unnamed = None;
+        let Some(connection) = &mut self.connection else {
+            return Ok(Some(Need::Server));
+        };
+        connection.unnamed = 0;
+        if deeds.names_reserved() {
+            frontend::write_query(connection.side.out(&self.tenant.worker.buffers), REFUSED_TEXT);
+            self.expected.push(Expect::Query(Deeds::default()));
+            self.end_segment();
+            return self.skip(header);
+        }
         self.sending(&deeds);
         self.expected.push(Expect::Query(deeds));
         self.end_segment();
-        // A Query does away with the unnamed statement.
-        self.unnamed = None;
-        if let Some(connection) = &mut self.connection {
-            connection.unnamed = 0;
+        self.pass(header)
+    }
+
+    fn function_call(&mut self, header: Header) -> Result<Option<Need>, Over> {
+        if let Some(need) = self.begin() {
+            return Ok(Some(need));
         }
+        let there = self.side.input.len().min(header.total());
+        if there < header.total().min(HEADER_BYTES + size_of::<u32>()) {
+            return Ok(Some(Need::Input));
+        }
+        let function = frontend::function_call(&self.side.input[HEADER_BYTES..there])?;
+        self.sending(&Deeds::of_call(function));
+        self.expected.push(Expect::FunctionCall);
+        self.end_segment();
         self.pass(header)
     }
 
     /// Takes note of what a statement will do, as it is sent.
     pub(super) fn sending(&mut self, deeds: &Deeds) {
         if deeds.effects.is_some() {
-            let new = self.state.sending(deeds);
+            let new = self.state.sending(deeds, self.status != TransactionStatus::Idle);
             self.note_pins(new);
         }
     }

@@ -6,7 +6,7 @@ use bytes::Buf as _;
 use wire::frontend;
 use wire::{HEADER_BYTES, Header};
 
-use crate::prepared::{Certainty, NAME_OF_NONE, NAME_PREFIX, Statement};
+use crate::prepared::{Certainty, Held, NAME_OF_NONE, NAME_PREFIX, Statement};
 use crate::session::expect::{Expect, Named};
 use crate::session::requests::TEXT_BYTES_MAX;
 use crate::session::{Need, Over, Session};
@@ -44,7 +44,10 @@ impl Session {
             true
         } else {
             let statement = self.tenant.statements.borrow_mut().get(parse.query, parse.types);
-            self.parse_named(parse.name, &statement)
+            match self.refusal(parse.name, &statement) {
+                Some(refusal) => self.refuse(refusal),
+                None => self.parse_named(parse.name, &statement),
+            }
         };
         self.side.input = input;
         if !sent {
@@ -57,6 +60,7 @@ impl Session {
 
     fn parse_unnamed(&mut self, statement: Rc<Statement>, message: &[u8]) {
         let deallocates = self.deallocates(&statement.deeds).is_some();
+        let reserved = statement.is_refused();
         let Some(connection) = &mut self.connection else {
             return;
         };
@@ -70,6 +74,9 @@ impl Session {
                 b"",
                 &statement.types,
             );
+        } else if reserved {
+            let out = connection.side.out(&self.tenant.worker.buffers);
+            frontend::write_parse(out, b"", &statement.text, &statement.types);
         } else {
             connection.side.out(&self.tenant.worker.buffers).extend_from_slice(message);
         }
@@ -108,7 +115,8 @@ impl Session {
                 Some(self.segment)
             }
         };
-        self.statements.insert(name.into(), Named { statement: statement.clone(), unsure, shape: None });
+        let statement = Held::new(statement.clone());
+        self.statements.insert(name.into(), Named { statement, unsure, shape: None });
         self.answer_locally();
         true
     }
@@ -143,8 +151,9 @@ impl Session {
         }
         frontend::write_parse(out, &statement.name, &statement.text, &statement.types);
         self.expected.push(Expect::Parse { statement: statement.clone(), client });
-        let plans = self.tenant.plans.get();
-        if let Some(excess) = connection.prepared.add(statement.clone(), self.segment, plans) {
+        let max = self.tenant.worker.shared.config().prepared_per_connection_max;
+        connection.prepared.add(statement.clone(), self.segment, self.tenant.plans.get());
+        while let Some(excess) = connection.prepared.take_excess(max) {
             frontend::write_close_statement(out, &excess.name);
             self.expected.push(Expect::CloseSilent(excess));
         }
@@ -186,7 +195,7 @@ impl Session {
         }
         match self.statements.get(name) {
             Some(Named { unsure: Some(segment), .. }) if *segment != self.segment => Resolved::Unsure,
-            Some(named) => Resolved::Known(named.statement.clone(), named.shape),
+            Some(named) => Resolved::Known(named.statement.shared(), named.shape),
             // What the router named is not a client's to name.
             None if name.starts_with(NAME_PREFIX.as_bytes()) => Resolved::None,
             None => Resolved::Raw,

@@ -8,7 +8,7 @@ fn deeds(sql: &str) -> Deeds {
 
 fn run(state: &mut SessionState, applied: &mut Rc<Settings>, sql: &str) {
     let deeds = deeds(sql);
-    state.sending(&deeds);
+    state.sending(&deeds, false);
     state.succeeded(&deeds, applied);
 }
 
@@ -52,7 +52,7 @@ fn only_differences_are_replayed() {
 #[test]
 fn a_reset_goes_back_to_what_the_client_began_with() {
     let startup = Rc::new(startup_settings(&[("datestyle".into(), "German".into())]));
-    let mut state = SessionState::new(startup.clone());
+    let mut state = SessionState::new(startup.clone(), Pins::NONE);
     let mut applied = startup.clone();
     run(&mut state, &mut applied, "RESET datestyle");
     state.transaction_over(false, &mut applied);
@@ -100,4 +100,38 @@ fn several_statements_that_succeed_or_fail_together_are_known() {
         let pins = Deeds::of_query(text.as_bytes()).effects.map(|effects| effects.pins);
         assert!(pins.is_some_and(|pins| pins.contains(PinReason::HiddenSet)), "{text}");
     }
+}
+
+#[test]
+fn what_a_session_began_with_pins_it_for_good() {
+    let pairs = [("Client_Encoding".into(), "gbk".into()), ("work_mem".into(), "1MB".into())];
+    let pins = startup_pins(&pairs);
+    assert!(pins == Pins::of(PinReason::StringSyntax));
+    let startup = Rc::new(startup_settings(&pairs));
+    let (mut state, mut applied) = (SessionState::new(startup.clone(), pins), startup);
+    run(&mut state, &mut applied, "DISCARD ALL");
+    state.transaction_over(false, &mut applied);
+    assert!(state.is_pinned(), "the setting is back");
+}
+
+#[test]
+fn who_asks_a_sequence_for_its_last_value_outside_a_transaction_is_pinned() {
+    let mut state = SessionState::default();
+    state.sending(&deeds("SELECT lastval()"), true);
+    assert!(!state.is_pinned());
+    state.sending(&deeds("SELECT lastval()"), false);
+    assert!(state.is_pinned());
+}
+
+#[test]
+fn functions_called_by_number_pin_but_for_those_of_large_objects() {
+    assert!(Deeds::of_call(954).is_nothing());
+    assert!(!Deeds::of_call(2880).is_nothing(), "pg_advisory_lock");
+}
+
+#[test]
+fn names_of_the_router_are_not_for_clients() {
+    assert!(deeds("DEALLOCATE tenantry_5").names_reserved());
+    assert!(deeds("SELECT 1; PREPARE \"tenantry_5\" AS SELECT 1").names_reserved());
+    assert!(!deeds("DEALLOCATE mine").names_reserved());
 }

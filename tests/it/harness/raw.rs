@@ -1,6 +1,6 @@
 //! A client that speaks the protocol message by message, for what drivers hide.
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::backend::{ErrorFields, Message};
 use postgres_protocol::message::frontend;
@@ -143,6 +143,22 @@ impl Raw {
         })
     }
 
+    /// Adds a message of which nothing is checked.
+    pub(crate) fn message_of(&mut self, tag: u8, body: impl FnOnce(&mut Vec<u8>)) -> &mut Self {
+        let mut bytes = Vec::new();
+        body(&mut bytes);
+        self.to_send.extend_from_slice(&[tag]);
+        self.to_send.extend_from_slice(&u32::try_from(bytes.len() + 4).unwrap().to_be_bytes());
+        self.to_send.extend_from_slice(&bytes);
+        self
+    }
+
+    /// Adds bytes as they are.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.to_send.extend_from_slice(bytes);
+        self
+    }
+
     /// Adds Sync.
     pub(crate) fn sync(&mut self) -> &mut Self {
         self.add(|out| {
@@ -162,6 +178,19 @@ impl Raw {
         self.stream.write_all(&bytes).await.unwrap();
     }
 
+    /// The same to a peer that may be gone.
+    pub(crate) async fn try_flush(&mut self) -> std::io::Result<()> {
+        let bytes = self.to_send.split();
+        self.stream.write_all(&bytes).await
+    }
+
+    /// Reads some bytes of a reply too long to be held; gives their number.
+    pub(crate) async fn read_some(&mut self) -> usize {
+        self.received.clear();
+        assert!(self.receive().await, "the connection stays open");
+        self.received.len()
+    }
+
     /// Sends what was added, and reads up to so many ReadyForQuery.
     pub(crate) async fn replies(&mut self, ready: usize) -> Vec<String> {
         self.flush().await;
@@ -176,7 +205,32 @@ impl Raw {
 
     /// The next reply; none when the connection was closed.
     pub(crate) async fn reply(&mut self) -> Option<String> {
+        while self.received.is_empty() {
+            if !self.receive().await {
+                return None;
+            }
+        }
+        if self.received[0] == b'V' {
+            // The crate does not know it.
+            self.skip_message().await?;
+            return Some("V".to_owned());
+        }
         Some(shorten(self.message().await?))
+    }
+
+    async fn skip_message(&mut self) -> Option<()> {
+        loop {
+            if let Some(length) = self.received.get(1..5) {
+                let total = 1 + u32::from_be_bytes(length.try_into().unwrap()) as usize;
+                if self.received.len() >= total {
+                    self.received.advance(total);
+                    return Some(());
+                }
+            }
+            if !self.receive().await {
+                return None;
+            }
+        }
     }
 
     async fn message(&mut self) -> Option<Message> {
@@ -184,12 +238,16 @@ impl Raw {
             if let Some(message) = Message::parse(&mut self.received).unwrap() {
                 return Some(message);
             }
-            let read = tokio::time::timeout(DEADLINE, self.stream.read_buf(&mut self.received));
-            match read.await.expect("an answer") {
-                Ok(0) | Err(_) => return None,
-                Ok(_) => {}
+            if !self.receive().await {
+                return None;
             }
         }
+    }
+
+    /// Reads once; `false` at the end.
+    async fn receive(&mut self) -> bool {
+        let read = tokio::time::timeout(DEADLINE, self.stream.read_buf(&mut self.received));
+        !matches!(read.await.expect("an answer"), Ok(0) | Err(_))
     }
 }
 

@@ -174,7 +174,7 @@ const FRAMEWORKS: [Framework; 13] = [
             "SELECT pg_catalog.set_config('search_path', '', false);",
             "SET xmloption = content;\nSET row_security = off;",
         ],
-        kept: &[("search_path", "\"\""), ("row_security", "off")],
+        kept: &[("search_path", ""), ("row_security", "off")],
     },
     Framework {
         name: "PostgREST",

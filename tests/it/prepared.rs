@@ -345,7 +345,7 @@ async fn a_pipeline_with_a_deallocate_is_answered_in_order(fleet: &Fleet) {
     fleet.create("ordered", &[]).await;
     let mut raw = Raw::login(&fleet.config("ordered"), &[]).await;
     raw.parse("s", "SELECT 1").execute("s", &[]);
-    raw.parse("", "DEALLOCATE s").execute("", &[]).parse("s", "SELECT 2").execute("s", &[]).sync();
+    raw.parse("", "DEALLOCATE s").execute("", &[]).parse("", "SELECT 2").execute("", &[]).sync();
     let expected =
         ["1", "2", "D:1", "C:SELECT 1", "1", "2", "C:DEALLOCATE", "1", "2", "D:2", "C:SELECT 1", "Z:I"];
     assert_eq!(raw.replies(1).await, expected);

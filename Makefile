@@ -1,7 +1,7 @@
 # What can be done with a checkout. `demo`, `test`, `bench` and `drivers` set up for
 # themselves: they need Rust and a linker, and fetch Postgres if the machine has none.
 
-.PHONY: help setup demo test lint bench drivers
+.PHONY: help setup demo test lint bench drivers fuzz
 .DEFAULT_GOAL := help
 
 # Where cargo builds to, and the longest that a source file may be.
@@ -27,6 +27,7 @@ test: ## all tests, on real Postgres servers
 
 lint: ## formatting, clippy, docs, lengths; with cargo-deny also licences and duplicates
 	@cargo fmt --all --check
+	@cargo fmt --manifest-path fuzz/Cargo.toml --check
 	@cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
 	@RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
 	@find . -name '*.rs' ! -path './target/*' ! -path '*/tests/*' ! -name tests.rs \
@@ -36,6 +37,9 @@ lint: ## formatting, clippy, docs, lengths; with cargo-deny also licences and du
 
 bench: ## measure, on real Postgres servers
 	@$(with_postgres) benches/run $(ARGS)
+
+fuzz: ## the parsers against inputs that libFuzzer finds (ARGS='300 sql': seconds, targets)
+	@fuzz/run $(ARGS)
 
 drivers: ## the router against Postgres drivers of other languages
 	@$(with_postgres) tests/drivers/run $(ARGS)

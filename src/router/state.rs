@@ -22,7 +22,7 @@ pub(crate) type Params = BTreeMap<Box<[u8]>, Box<[u8]>>;
 pub(crate) const APPLICATION_NAME: &str = "application_name";
 
 /// The settings that begin a session, from its startup packet.
-pub(crate) fn startup_settings(pairs: &[(String, String)]) -> Settings {
+fn startup_settings(pairs: &[(String, String)]) -> Settings {
     pairs
         .iter()
         .map(|(name, value)| {
@@ -34,7 +34,7 @@ pub(crate) fn startup_settings(pairs: &[(String, String)]) -> Settings {
 }
 
 /// Why a client with these settings needs a connection of its own from the first.
-pub(crate) fn startup_pins(pairs: &[(String, String)]) -> Pins {
+fn startup_pins(pairs: &[(String, String)]) -> Pins {
     let mut pins = Pins::NONE;
     for (name, value) in pairs {
         pins.add(wire::sql::pins_of_setting(&name.to_ascii_lowercase(), Some(value)));
@@ -234,8 +234,12 @@ pub(crate) struct SessionState {
 }
 
 impl SessionState {
-    /// One that begins with these settings, and the reasons in them.
-    pub(crate) fn new(startup: Rc<Settings>, lasting: Pins) -> Self {
+    /// One that begins with the settings of a startup packet.
+    pub(crate) fn begin(pairs: &[(String, String)]) -> Self {
+        Self::new(Rc::new(startup_settings(pairs)), startup_pins(pairs))
+    }
+
+    fn new(startup: Rc<Settings>, lasting: Pins) -> Self {
         Self { settings: startup.clone(), startup, pins: lasting, lasting, ..Self::default() }
     }
 

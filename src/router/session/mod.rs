@@ -35,7 +35,7 @@ use crate::relay::Side;
 use crate::session::client::Client;
 use crate::session::expect::{Expected, Named};
 use crate::session::plans::Stretch;
-use crate::state::{APPLICATION_NAME, Deeds, Params, SessionState, startup_pins, startup_settings};
+use crate::state::{APPLICATION_NAME, Deeds, Params, SessionState};
 use crate::stats::Figure;
 use crate::stream::Detached;
 use crate::tenant::Tenant;
@@ -182,10 +182,7 @@ impl Session {
             mode: login.pool_mode,
             side,
             connection: None,
-            state: SessionState::new(
-                Rc::new(startup_settings(&login.settings)),
-                startup_pins(&login.settings),
-            ),
+            state: SessionState::begin(&login.settings),
             told: Rc::default(),
             expected: Expected::default(),
             segment: 1,

@@ -242,7 +242,7 @@ async fn who_may_not_is_told_what_an_unknown_tenant_is_told(fleet: &Fleet) {
     };
     let refused = async |database: &str| connect(&at(database)).await.err().expect("it is refused");
     let (console, unknown) = (refused("tenantry").await, refused("no-such-tenant").await);
-    assert_eq!((code(&console), code(&unknown)), ("3D000".into(), "3D000".into()));
+    assert_eq!(code(&console), code(&unknown));
     assert_eq!(message(&console).replace("tenantry", "?"), message(&unknown).replace("no-such-tenant", "?"));
     // Who may only look can't do.
     let router = fleet.router(&["stats_users=[\"plain-user\"]", "admin_users=[]"]).await;

@@ -13,7 +13,7 @@ use shard_map::TenantId;
 
 use crate::admin::REST;
 use crate::ask::{self, NoAnswer, PORTION};
-use crate::stats::{Figure, Figures};
+use crate::stats::{Counters, Figure, Figures};
 use crate::worker::{Shared, Worker};
 
 /// By how much another must be busier to take the place of one that has a series.
@@ -141,8 +141,8 @@ fn look_at(worker: &Rc<Worker>, id: &TenantId) -> Look {
     let cold = worker.cold.borrow();
     let counters = cold.get(id);
     Look {
-        activity: counters.map_or(0.0, |counters| counters.activity()),
-        grown: counters.map(|counters| counters.take_grown()).unwrap_or_default(),
+        activity: counters.map_or(0.0, Counters::activity),
+        grown: counters.map(Counters::take_grown).unwrap_or_default(),
         held: Held::default(),
     }
 }

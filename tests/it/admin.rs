@@ -240,7 +240,7 @@ async fn who_may_not_is_told_what_an_unknown_tenant_is_told(fleet: &Fleet) {
         config.dbname(database);
         config
     };
-    let refused = async |database: &str| connect(&at(database)).await.err().expect("it is refused");
+    let refused = async |database: &str| connect(&at(database)).await.expect_err("it is refused");
     let (console, unknown) = (refused("tenantry").await, refused("no-such-tenant").await);
     assert_eq!(code(&console), code(&unknown));
     assert_eq!(message(&console).replace("tenantry", "?"), message(&unknown).replace("no-such-tenant", "?"));
@@ -252,7 +252,7 @@ async fn who_may_not_is_told_what_an_unknown_tenant_is_told(fleet: &Fleet) {
         assert_eq!(looking.fails(&format!("{deed} watched-none")).await, "42501");
     }
     let admin = connect(&router.through(&fleet.config("tenantry"))).await;
-    assert_eq!(code(&admin.err().expect("nobody is listed")), "3D000");
+    assert_eq!(code(&admin.expect_err("nobody is listed")), "3D000");
 }
 
 async fn a_paused_tenant_waits_and_loses_nothing(fleet: &Fleet) {

@@ -31,6 +31,7 @@ pub(crate) fn number(number: impl TryInto<i64>) -> Value {
 }
 
 /// A name as a value.
+#[allow(clippy::needless_pass_by_value, reason = "callers have texts, names and addresses, owned and not")]
 pub(crate) fn name(name: impl ToString) -> Value {
     Value::Text(name.to_string())
 }

@@ -207,7 +207,7 @@ fn client_state(client: &Client) -> &'static str {
 }
 
 fn client(client: &Rc<Client>) -> Row {
-    let pins: Vec<_> = client.pins.get().iter().map(|reason| reason.as_str()).collect();
+    let pins: Vec<_> = client.pins.get().iter().map(wire::sql::PinReason::as_str).collect();
     vec![
         number(client.id),
         name(&client.tenant),

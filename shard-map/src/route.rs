@@ -86,6 +86,7 @@ mod tests {
             state,
             labels: [].into(),
             key_version: 1,
+            schema_version: None,
         }));
         map
     }

@@ -248,6 +248,7 @@ mod tests {
             state: TenantState::Open,
             labels: [("plan".to_owned(), "gold".to_owned())].into(),
             key_version: 1,
+            schema_version: None,
         }
     }
 

@@ -50,6 +50,9 @@ pub struct Tenant {
     pub labels: Labels,
     /// Version of the key from which its roles' passwords are derived.
     pub key_version: i32,
+    /// Version of its schema, as the last migration left it.
+    #[serde(default)]
+    pub schema_version: Option<i32>,
 }
 
 /// New transactions of a tenant wait at the routers while this exists and has not run out.

@@ -117,6 +117,7 @@ mod tests {
             state: TenantState::Open,
             labels: [].into(),
             key_version: 1,
+            schema_version: None,
         }
     }
 

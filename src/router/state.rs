@@ -3,8 +3,10 @@
 //! A change counts when the server has confirmed it, and is undone with its transaction. What the text of a statement
 //! does not show is not known here: see `wire::sql`.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::rc::Rc;
 
 use bytes::BytesMut;
@@ -60,6 +62,38 @@ fn added(before: &str, text: &Rc<str>) -> Rc<str> {
     let mut all: Vec<&str> = before.split(';').filter(|earlier| *earlier != &**text).collect();
     all.push(text);
     all.join(";").into()
+}
+
+/// Settings that say how a statement runs or what is told of it, not what it means. Clients that differ in nothing else
+/// share their statements.
+const NOT_OF_MEANING: [&str; 19] = [
+    APPLICATION_NAME,
+    "bytea_output",
+    "client_min_messages",
+    "default_transaction_deferrable",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "extra_float_digits",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "jit",
+    "lock_timeout",
+    "log_min_duration_statement",
+    "log_statement",
+    "maintenance_work_mem",
+    "statement_timeout",
+    "synchronous_commit",
+    "tcp_keepalives_idle",
+    "transaction_timeout",
+    "work_mem",
+];
+
+fn reading_of(settings: &Settings) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for setting in settings.iter().filter(|(name, _)| !NOT_OF_MEANING.contains(&name.as_str())) {
+        setting.hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 fn identifier(name: &str) -> String {
@@ -204,6 +238,7 @@ fn together(text: &str) -> Option<Effects<'static>> {
         }
         all.pins.add(one.pins);
         all.unpins.add(one.unpins);
+        all.alters_schema |= one.alters_schema;
         all.changes.extend(one.changes.into_iter().map(Change::into_owned));
     }
     Some(all)
@@ -231,6 +266,8 @@ pub(crate) struct SessionState {
     cursors: BTreeSet<String>,
     /// The client's and the connection's settings before the transaction changed them.
     before: Option<(Rc<Settings>, Rc<Settings>)>,
+    /// Settings, and the number for how texts are read under them.
+    reading: RefCell<(Rc<Settings>, u64)>,
 }
 
 impl SessionState {
@@ -392,6 +429,16 @@ impl SessionState {
     /// Takes account of a transaction's end; `failed` when something in it failed since its last COMMIT or ROLLBACK.
     pub(crate) fn transaction_over(&mut self, failed: bool, applied: &mut Rc<Settings>) {
         if failed { self.rolled_back(applied) } else { self.committed() }
+    }
+
+    /// A number for the settings by which a server reads a statement's text: the same text under other ones may be
+    /// another statement.
+    pub(crate) fn reading(&self) -> u64 {
+        let mut known = self.reading.borrow_mut();
+        if !Rc::ptr_eq(&known.0, &self.settings) {
+            *known = (self.settings.clone(), reading_of(&self.settings));
+        }
+        known.1
     }
 
     /// Whether it has statements made by SQL.

@@ -50,7 +50,9 @@ pub(crate) struct Tenant {
     pub(crate) paused: Cell<Option<Instant>>,
     /// Grows when the place changes: a connection of an earlier one is not used again.
     pub(crate) generation: Cell<u64>,
-    /// Grows when a plan was found to be invalid: statements are prepared anew, each before its next use.
+    /// Version of the schema, as the map has it.
+    schema_version: Cell<Option<i32>>,
+    /// Grows when the schema changes, or a plan was found to be invalid: statements are prepared anew, each before its next use.
     pub(crate) plans: Cell<u64>,
     /// Told when gate or place change.
     pub(crate) changed: Notify,
@@ -83,6 +85,7 @@ impl Tenant {
             weight: Cell::new(1),
             paused: Cell::new(None),
             generation: Cell::new(0),
+            schema_version: Cell::new(None),
             plans: Cell::new(0),
             changed: Notify::new(),
             idle: RefCell::default(),
@@ -111,6 +114,10 @@ impl Tenant {
                 let server = map.servers.get(&tenant.server)?;
                 Some((server.clone(), tenant.key_version))
             });
+            let schema_version = map.tenants.get(&self.id).and_then(|tenant| tenant.schema_version);
+            if self.schema_version.replace(schema_version) != schema_version {
+                self.plans.set(self.plans.get() + 1);
+            }
             self.weight.set(map.tenants.get(&self.id).map_or(1, |tenant| weight(&tenant.labels)));
             let place = server.map(|(server, key_version)| {
                 let metrics = self.worker.metrics.server(&shared.metrics, server.name.as_str());

@@ -103,6 +103,7 @@ async fn discover(id: &TenantId, shared: &Shared) -> Result<(), ClientError> {
                     state: TenantState::Open,
                     labels: [].into(),
                     key_version: 1,
+                    schema_version: None,
                 };
                 shared.map.discover(server, tenant);
                 return Ok(());

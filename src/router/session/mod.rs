@@ -126,6 +126,8 @@ struct Session {
     unsynced: bool,
     /// After an error, the rest up to the Sync is dropped.
     skipping: bool,
+    /// The transaction under way has changed the schema.
+    alters_schema: bool,
     /// The server takes data of a COPY.
     copying_in: bool,
     status: TransactionStatus,
@@ -188,6 +190,7 @@ impl Session {
             segment: 1,
             unsynced: false,
             skipping: false,
+            alters_schema: false,
             copying_in: false,
             status: TransactionStatus::Idle,
             failed: false,

@@ -133,10 +133,14 @@ impl Session {
         }
     }
 
+    /// Whoever has a statement, on whichever connection of the tenant, has it prepared anew before its next use.
+    pub(super) fn plans_change(&self) {
+        self.tenant.plans.set(self.tenant.plans.get() + 1);
+    }
+
     /// A plan was refused. Whether the client need not know.
     pub(super) fn plan_refused(&mut self) -> bool {
-        // Whoever has a statement on whichever connection of the tenant gets a new plan at the next use.
-        self.tenant.plans.set(self.tenant.plans.get() + 1);
+        self.plans_change();
         let hidden = self.stretch.stage == Stage::Sent;
         if hidden {
             self.stretch.stage = Stage::Refused;

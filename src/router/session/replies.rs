@@ -245,6 +245,10 @@ impl Session {
             connection.prepared.clear();
             self.statements.clear();
         }
+        if deeds.effects.as_ref().is_some_and(|effects| effects.alters_schema) {
+            self.plans_change();
+            self.alters_schema = true;
+        }
         self.me.pins.set(self.state.pins);
     }
 
@@ -281,6 +285,10 @@ impl Session {
         if status == TransactionStatus::Idle {
             self.state.transaction_over(self.failed, &mut connection.applied);
             self.failed = false;
+            if std::mem::take(&mut self.alters_schema) {
+                // Now others see it, too.
+                self.plans_change();
+            }
             self.portals.clear();
             self.me.pins.set(self.state.pins);
         }

@@ -73,6 +73,7 @@ fn careful(sql: &str) -> Effects<'_> {
         all.transaction = one.transaction.or(all.transaction);
         all.changes.append(&mut one.changes);
         all.pins.add(one.pins);
+        all.alters_schema |= one.alters_schema;
     }
     all
 }

@@ -283,6 +283,8 @@ pub struct Effects<'a> {
     pub pins: Pins,
     /// Which reasons are gone altogether. Empty among several statements.
     pub unpins: Pins,
+    /// Whether it may change what other statements mean: their columns, types, or what a name stands for.
+    pub alters_schema: bool,
 }
 
 impl Effects<'_> {
@@ -295,13 +297,14 @@ impl Effects<'_> {
             changes: Vec::new(),
             pins: Pins::NONE,
             unpins: Pins::NONE,
+            alters_schema: false,
         }
     }
 
     /// Whether the session stays as it is; a transaction may still begin or end.
     #[must_use]
     pub fn keeps_session(&self) -> bool {
-        self.changes.is_empty() && self.pins.is_empty() && self.unpins.is_empty()
+        self.changes.is_empty() && self.pins.is_empty() && self.unpins.is_empty() && !self.alters_schema
     }
 
     /// The same, holding its own texts.
@@ -313,6 +316,7 @@ impl Effects<'_> {
             changes: self.changes.into_iter().map(Change::into_owned).collect(),
             pins: self.pins,
             unpins: self.unpins,
+            alters_schema: self.alters_schema,
         }
     }
 

@@ -76,6 +76,9 @@ pub(super) fn effects(text: &str) -> Effects<'_> {
         b"declare" => declare(&mut cursor, &mut effects),
         b"close" => close(&mut cursor, &mut effects),
         b"load" => effects.pins.insert(PinReason::Load),
+        b"alter" | b"drop" => effects.alters_schema = true,
+        // What is temporary is so often made that other statements would hardly ever keep their plans.
+        b"create" => effects.alters_schema = !(cursor.take("TEMP") || cursor.take("TEMPORARY")),
         b"do" => hidden::look(text, &mut effects.pins),
         // Nothing but such calls: there is nothing to look for beside them.
         b"select" if set_config::select(cursor.clone(), &mut effects) => return effects,

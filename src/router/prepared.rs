@@ -31,6 +31,8 @@ pub(crate) struct Statement {
     pub(crate) name: Box<[u8]>,
     pub(crate) text: Box<[u8]>,
     pub(crate) types: Box<[u8]>,
+    /// The number for the settings under which its text is read.
+    reading: u64,
     pub(crate) deeds: Deeds,
     /// Clients' names for it.
     holders: Cell<usize>,
@@ -86,17 +88,19 @@ pub(crate) struct StatementCache {
 }
 
 impl StatementCache {
-    /// The statement with this text and these types, as they are on the wire.
-    pub(crate) fn get(&mut self, text: &[u8], types: &[u8]) -> Rc<Statement> {
-        let hash = self.hasher.hash_one((text, types));
-        let found = self.by_hash.get(&hash).and_then(|bucket| {
-            bucket.iter().filter_map(Weak::upgrade).find(|s| *s.text == *text && *s.types == *types)
-        });
+    /// The statement with this text and these types, as they are on the wire, read under the settings with this number.
+    pub(crate) fn get(&mut self, text: &[u8], types: &[u8], reading: u64) -> Rc<Statement> {
+        let hash = self.hasher.hash_one((text, types, reading));
+        let is_it = |s: &Rc<Statement>| *s.text == *text && *s.types == *types && s.reading == reading;
+        let found = self
+            .by_hash
+            .get(&hash)
+            .and_then(|bucket| bucket.iter().filter_map(Weak::upgrade).find(|statement| is_it(statement)));
         if let Some(statement) = found {
             return statement;
         }
         self.sweep();
-        let statement = self.make(text, types);
+        let statement = self.make(text, types, reading);
         let bucket = self.by_hash.entry(hash).or_default();
         bucket.retain(|statement| statement.strong_count() > 0);
         if !statement.is_refused() {
@@ -106,7 +110,7 @@ impl StatementCache {
     }
 
     /// A statement that is not kept, for one client's use of the unnamed one.
-    pub(crate) fn make(&mut self, text: &[u8], types: &[u8]) -> Rc<Statement> {
+    pub(crate) fn make(&mut self, text: &[u8], types: &[u8], reading: u64) -> Rc<Statement> {
         self.last_id += 1;
         let deeds = Deeds::of(wire::sql::classify_bytes(text));
         let (text, deeds) =
@@ -116,6 +120,7 @@ impl StatementCache {
             name: format!("{NAME_PREFIX}{}", self.last_id).into_bytes().into(),
             text: text.into(),
             types: types.into(),
+            reading,
             deeds,
             holders: Cell::new(0),
             held_bytes: self.held_bytes.clone(),
@@ -260,19 +265,24 @@ mod tests {
     #[test]
     fn the_same_text_and_types_are_the_same_statement_while_somebody_has_it() {
         let mut cache = StatementCache::default();
-        let a = cache.get(b"select $1", b"\0\0");
-        assert!(Rc::ptr_eq(&a, &cache.get(b"select $1", b"\0\0")));
-        assert_ne!(a.id, cache.get(b"select $1", b"\0\x01\0\0\0\x17").id);
+        let a = cache.get(b"select $1", b"\0\0", 0);
+        assert!(Rc::ptr_eq(&a, &cache.get(b"select $1", b"\0\0", 0)));
+        assert_ne!(a.id, cache.get(b"select $1", b"\0\x01\0\0\0\x17", 0).id);
+        assert_ne!(
+            a.id,
+            cache.get(b"select $1", b"\0\0", 1).id,
+            "under other settings it may mean something else"
+        );
         let id = a.id;
         drop(a);
-        assert_ne!(cache.get(b"select $1", b"\0\0").id, id);
+        assert_ne!(cache.get(b"select $1", b"\0\0", 0).id, id);
     }
 
     #[test]
     fn the_table_does_not_grow_with_statements_that_nobody_has() {
         let mut cache = StatementCache::default();
         for i in 0..10_000 {
-            cache.get(format!("select {i}").as_bytes(), b"\0\0");
+            cache.get(format!("select {i}").as_bytes(), b"\0\0", 0);
         }
         assert!(cache.by_hash.len() < 200);
     }
@@ -281,7 +291,7 @@ mod tests {
     fn a_statement_that_nobody_has_leaves_no_trace_when_it_comes_again() {
         let mut cache = StatementCache::default();
         for _ in 0..100 {
-            cache.get(b"select 1", b"\0\0");
+            cache.get(b"select 1", b"\0\0", 0);
         }
         assert!(cache.by_hash.values().all(|bucket| bucket.len() == 1));
     }
@@ -289,7 +299,7 @@ mod tests {
     #[test]
     fn each_text_counts_once_while_somebody_holds_it() {
         let mut cache = StatementCache::default();
-        let (a, b) = (cache.get(b"select 1", b"\0\0"), cache.get(b"select 2", b"\0\0"));
+        let (a, b) = (cache.get(b"select 1", b"\0\0", 0), cache.get(b"select 2", b"\0\0", 0));
         let max = a.bytes();
         assert!(cache.has_room_for(&a, max));
         let held = [Held::new(a.clone()), Held::new(a.clone())];
@@ -304,7 +314,7 @@ mod tests {
         texts: impl Iterator<Item = String>,
     ) -> (Prepared, Vec<Rc<Statement>>) {
         let mut prepared = Prepared::default();
-        let all: Vec<_> = texts.map(|text| cache.get(text.as_bytes(), b"\0\0")).collect();
+        let all: Vec<_> = texts.map(|text| cache.get(text.as_bytes(), b"\0\0", 0)).collect();
         for statement in &all {
             prepared.add(statement.clone(), 1, 0);
             prepared.confirm(statement.id);
@@ -319,7 +329,7 @@ mod tests {
         let (mut prepared, all) = full(&mut cache, (0..MAX).map(|i| i.to_string()));
         assert!(prepared.take_excess(MAX).is_none());
         prepared.find(all[0].id, 0);
-        let last = cache.get(b"last", b"\0\0");
+        let last = cache.get(b"last", b"\0\0", 0);
         prepared.add(last.clone(), 1, 0);
         assert_eq!(prepared.take_excess(MAX).unwrap().id, all[1].id);
         assert!(prepared.take_excess(MAX).is_none());

@@ -66,7 +66,7 @@ fn added(before: &str, text: &Rc<str>) -> Rc<str> {
 
 /// Settings that say how a statement runs or what is told of it, not what it means. Clients that differ in nothing else
 /// share their statements.
-const NOT_OF_MEANING: [&str; 19] = [
+const NOT_OF_MEANING: [&str; 18] = [
     APPLICATION_NAME,
     "bytea_output",
     "client_min_messages",
@@ -83,7 +83,6 @@ const NOT_OF_MEANING: [&str; 19] = [
     "maintenance_work_mem",
     "statement_timeout",
     "synchronous_commit",
-    "tcp_keepalives_idle",
     "transaction_timeout",
     "work_mem",
 ];
@@ -165,7 +164,8 @@ pub(crate) struct Deeds {
 impl Deeds {
     pub(crate) fn of(effects: Effects<'_>) -> Self {
         let transaction = effects.transaction;
-        let effects = (!effects.keeps_session()).then(|| Rc::new(effects.into_owned()));
+        let effects =
+            (!effects.keeps_session() || effects.alters_schema).then(|| Rc::new(effects.into_owned()));
         Self { transaction, effects }
     }
 

@@ -6,6 +6,8 @@ use crate::harness::raw::Raw;
 use crate::harness::{Fleet, Sql as _, connect, trials, until};
 
 trials! {
+    shared the_same_text_means_what_its_clients_settings_make_of_it,
+    shared a_statement_prepared_after_a_change_of_the_schema_is_of_the_new_schema,
     shared a_client_that_has_its_portals_described_does_not_notice_a_change_of_the_schema,
     shared a_client_that_relies_on_what_it_was_told_hears_of_a_change_of_the_schema,
     shared a_statement_is_deallocated_by_its_clients_name_in_the_extended_protocol,
@@ -196,21 +198,20 @@ async fn a_statement_is_prepared_anew_after_its_table_changed(fleet: &Fleet) {
     assert_eq!(client.query_one(&again, &[]).await.unwrap().len(), 3);
 }
 
-/// A client that has executed a statement of a table which then changed its shape.
+/// A client that has executed a statement of a table which then changed its shape, behind the router's back.
 async fn with_a_stale_statement(fleet: &Fleet, tenant: &str) -> Raw {
-    let owner = fleet.connect(tenant).await;
-    owner.run("CREATE TABLE t (a int); INSERT INTO t VALUES (1)").await;
+    fleet.create(tenant, &["--server", "pg-1"]).await;
+    fleet.connect(tenant).await.run("CREATE TABLE t (a int); INSERT INTO t VALUES (1)").await;
     let mut raw = Raw::login(&fleet.config(tenant), &[]).await;
-    raw.parse("all", "SELECT * FROM t").sync();
-    assert_eq!(raw.replies(1).await, ["1", "Z:I"]);
+    raw.parse("all", "SELECT * FROM t").describe_statement("all").sync();
+    assert_eq!(raw.replies(1).await, ["1", "t", "T", "Z:I"]);
     raw.bind("all", &[]).describe_portal().run().sync();
     assert_eq!(raw.replies(1).await, ["2", "T", "D:1", "C:SELECT 1", "Z:I"]);
-    owner.run("ALTER TABLE t ADD b int DEFAULT 2").await;
+    fleet.direct("pg-1", tenant).await.run("ALTER TABLE t ADD b int DEFAULT 2").await;
     raw
 }
 
 async fn a_client_that_has_its_portals_described_does_not_notice_a_change_of_the_schema(fleet: &Fleet) {
-    fleet.create("replanned", &[]).await;
     let mut raw = with_a_stale_statement(fleet, "replanned").await;
     for _ in 0..2 {
         raw.bind("all", &[]).describe_portal().run().sync();
@@ -219,7 +220,6 @@ async fn a_client_that_has_its_portals_described_does_not_notice_a_change_of_the
 }
 
 async fn a_client_that_relies_on_what_it_was_told_hears_of_a_change_of_the_schema(fleet: &Fleet) {
-    fleet.create("retold", &[]).await;
     let mut raw = with_a_stale_statement(fleet, "retold").await;
     // Within a transaction, or without a description, Postgres's own answer is the only right one.
     raw.bind("all", &[]).run().sync();
@@ -349,4 +349,26 @@ async fn a_pipeline_with_a_deallocate_is_answered_in_order(fleet: &Fleet) {
     let expected =
         ["1", "2", "D:1", "C:SELECT 1", "1", "2", "C:DEALLOCATE", "1", "2", "D:2", "C:SELECT 1", "Z:I"];
     assert_eq!(raw.replies(1).await, expected);
+}
+
+async fn the_same_text_means_what_its_clients_settings_make_of_it(fleet: &Fleet) {
+    fleet.create("readings", &[]).await;
+    let sql = "SELECT extract(epoch FROM timestamptz '2020-01-01 00:00')::bigint";
+    for (zone, epoch) in [("America/New_York", "1577854800"), ("UTC", "1577836800")] {
+        let mut raw = Raw::login(&fleet.config("readings"), &[("timezone", zone)]).await;
+        raw.parse("midnight", sql).execute("midnight", &[]).sync();
+        assert_eq!(raw.replies(1).await, ["1", "2", &format!("D:{epoch}"), "C:SELECT 1", "Z:I"]);
+    }
+}
+
+async fn a_statement_prepared_after_a_change_of_the_schema_is_of_the_new_schema(fleet: &Fleet) {
+    fleet.create("rescheming", &[]).await;
+    let owner = fleet.connect("rescheming").await;
+    owner.run("CREATE TABLE t (a int)").await;
+    let client = fleet.connect("rescheming").await;
+    let before = client.prepare("INSERT INTO t VALUES ($1)").await.unwrap();
+    assert_eq!(before.params(), [tokio_postgres::types::Type::INT4]);
+    owner.run("BEGIN; ALTER TABLE t ALTER a TYPE bigint; COMMIT").await;
+    let after = client.prepare("INSERT INTO t VALUES ($1)").await.unwrap();
+    assert_eq!(after.params(), [tokio_postgres::types::Type::INT8]);
 }

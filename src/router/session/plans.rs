@@ -16,7 +16,7 @@ use wire::{ErrorFields, Severity};
 use crate::pool::ServerConnection;
 use crate::prepared::Statement;
 use crate::session::Session;
-use crate::session::expect::Expect;
+use crate::session::expect::{Expect, Named};
 use crate::session::replies::Fate;
 
 /// Longest stretch of requests that is kept to be sent once more, in bytes.
@@ -166,6 +166,10 @@ impl Session {
         }
         out.extend_from_slice(&stretch.bytes);
         self.expected.put_before(before);
+        // It has its portals described, and does not rely on what it was told before.
+        let bound =
+            |named: &Named| stretch.bound.iter().any(|statement| statement.id == named.statement.shared().id);
+        self.statements.values_mut().filter(|named| bound(named)).for_each(|named| named.shape = None);
     }
 
     /// Whether a client that was told this shape of a statement's result may bind it on its connection; `None` when that

@@ -39,11 +39,13 @@ impl Session {
         let input = std::mem::take(&mut self.side.input);
         let parse = frontend::parse(&input[HEADER_BYTES..header.total()])?;
         let sent = if parse.name.is_empty() {
-            let statement = self.tenant.statements.borrow_mut().make(parse.query, parse.types);
+            let statement =
+                self.tenant.statements.borrow_mut().make(parse.query, parse.types, self.state.reading());
             self.parse_unnamed(statement, &input[..header.total()]);
             true
         } else {
-            let statement = self.tenant.statements.borrow_mut().get(parse.query, parse.types);
+            let statement =
+                self.tenant.statements.borrow_mut().get(parse.query, parse.types, self.state.reading());
             match self.refusal(parse.name, &statement) {
                 Some(refusal) => self.refuse(refusal),
                 None => self.parse_named(parse.name, &statement),
@@ -126,7 +128,7 @@ impl Session {
         let deeds = Deeds::unread();
         self.sending(&deeds);
         if self.side.input.get(HEADER_BYTES) == Some(&0) {
-            let statement = self.tenant.statements.borrow_mut().make(b"", b"\0\0");
+            let statement = self.tenant.statements.borrow_mut().make(b"", b"\0\0", 0);
             if let Some(connection) = &mut self.connection {
                 connection.unnamed = statement.id;
             }

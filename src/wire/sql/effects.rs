@@ -304,7 +304,7 @@ impl Effects<'_> {
     /// Whether the session stays as it is; a transaction may still begin or end.
     #[must_use]
     pub fn keeps_session(&self) -> bool {
-        self.changes.is_empty() && self.pins.is_empty() && self.unpins.is_empty() && !self.alters_schema
+        self.changes.is_empty() && self.pins.is_empty() && self.unpins.is_empty()
     }
 
     /// The same, holding its own texts.

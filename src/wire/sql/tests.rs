@@ -166,6 +166,25 @@ fn several_statements() {
 }
 
 #[test]
+fn changes_of_the_schema_are_seen() {
+    for sql in [
+        "ALTER TABLE t ADD b int",
+        "drop view v",
+        "CREATE INDEX ON t (a)",
+        "SELECT 1; CREATE TABLE t (a int)",
+    ] {
+        assert!(classify(sql).alters_schema, "{sql}");
+    }
+    for sql in [
+        "CREATE TEMP TABLE t (a int)",
+        "create temporary view v as select 1",
+        "INSERT INTO t VALUES ('ALTER')",
+    ] {
+        assert!(!classify(sql).alters_schema, "{sql}");
+    }
+}
+
+#[test]
 fn function_bodies_are_not_trusted_to_end() {
     let body = "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN a THEN 1 END; SELECT 2; END";
     let effects = classify(body);

@@ -1,6 +1,9 @@
 # The hold of moves under load: what the control plane measures, and the longest stall that a client saw. Sourced.
 # shellcheck shell=bash
 
+"$tenantry" tenant create bench --server pg-1 --wait >/dev/null 2>&1
+through_router -q -i -s 10 >/dev/null 2>&1
+
 target=pg-2
 : >"$dir/holds"
 : >"$dir/stalls"

@@ -1,0 +1,112 @@
+"""A router with 100,000 tenants in its map, beside one with few, and beside pgbouncer with as many databases in its
+configuration: large_map.py ROUNDS SECONDS
+
+The tenants are rows in the catalog. Their databases are not made: a router opens none that nobody asks for."""
+
+import argparse
+import contextlib
+import subprocess
+import sys
+import time
+
+import setting
+import tables
+from endpoints import Direct, PgBouncer, Router, psql
+from session import Session, Workload
+
+TENANTS = 100_000
+# Each row is a change in the catalog's log, with a version of its own: too many in one transaction slow one another.
+BATCH = 1_000
+SETTLE_SECONDS = 3
+SNAPSHOT_SECONDS = 60
+SELECT = Workload("select, simple, 16 clients", ("--select-only", "--protocol=simple", "--client=16", "--jobs=2"))
+
+
+def add_tenants():
+    """Customers as they might be, with a label, all on the server of the other tenants."""
+    insert = ("INSERT INTO tenant (id, server, epoch, state, labels) SELECT 'customer-' || lpad(n::text, 6, '0'), "
+              "'{server}', 1, 'open', '{{\"plan\": \"basic\"}}' FROM generate_series({first}, {last}) n;\n")
+    batches = [insert.format(server=setting.server_name, first=first, last=first + BATCH - 1)
+               for first in range(1, TENANTS + 1, BATCH)]
+    command = [setting.pg_bin / "psql", setting.catalog, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
+    subprocess.run(command, input="".join(batches), text=True, check=True)
+
+
+def tenant_names():
+    return psql(setting.catalog, "SELECT id FROM tenant WHERE state = 'open'").split()
+
+
+def save_snapshot(name):
+    """The file that a router writes which starts without one."""
+    file = setting.directory / name
+    with Router(snapshot=file):
+        deadline = time.monotonic() + SNAPSHOT_SECONDS
+        while not file.exists():
+            if time.monotonic() > deadline:
+                raise RuntimeError("the router wrote no snapshot")
+            time.sleep(0.1)
+    return file
+
+
+def starts(ways, rounds):
+    """Time from a process's start to its first answer, and its memory, one process after the other."""
+    tables.title("Start", f"{rounds} rounds; median (minimum–maximum). Memory is the resident set, {SETTLE_SECONDS} s "
+                 "after the first answer.")
+    tables.head("process", "first answer, s", "memory, MB")
+    seen = {what: [] for what in ways}
+    for _ in range(rounds):
+        for what, start in ways.items():
+            with start() as proxy:
+                time.sleep(SETTLE_SECONDS)
+                seen[what].append((proxy.first_answer_seconds, proxy.resident_bytes() / 1e6))
+    for what, values in seen.items():
+        tables.row(what, *map(tables.spread, zip(*values)))
+
+
+def transactions(ways, session):
+    """The same load on each of them; quotients are to the first."""
+    tables.title("Transactions", f"{SELECT.name.capitalize()}. {session}")
+    tables.head("process", "CPU µs per transaction", "÷ first row", "throughput ÷ direct")
+    with session.or_why_not(SELECT.name), contextlib.ExitStack() as stack:
+        proxies = [stack.enter_context(start()) for start in ways.values()]
+        for proxy, what in zip(proxies, ways):
+            proxy.name = what
+        outcomes = session.compare([Direct(), *proxies], SELECT)
+        first = next(iter(ways))
+        for what in ways:
+            cpu, reference = ([one.cpu_us for one in outcomes[which]] for which in (what, first))
+            rates = ([one.per_second for one in outcomes[which]] for which in (what, "direct"))
+            tables.row(what, *map(tables.spread, (cpu, tables.quotients(cpu, reference), tables.quotients(*rates))))
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Measures a router with a large map.")
+    parser.add_argument("rounds", type=int)
+    parser.add_argument("seconds", type=int)
+    given = parser.parse_args()
+    session = Session(given.rounds, given.seconds)
+
+    few = len(tenant_names())
+    small = save_snapshot("small.snapshot")
+    add_tenants()
+    large = save_snapshot("large.snapshot")
+    names = tenant_names()
+
+    print(f"\n## A large map\n\n{len(names):,} tenants; the file of the map has {large.stat().st_size / 1e6:.1f} MB.")
+    by_snapshot = {
+        f"tenantry, {few:,} tenants, by its snapshot alone": lambda: Router(with_catalog=False, snapshot=small),
+        f"tenantry, {len(names):,} tenants, by its snapshot alone": lambda: Router(with_catalog=False, snapshot=large),
+    }
+    by_catalog = {
+        f"tenantry, {len(names):,} tenants, snapshot and catalog": lambda: Router(snapshot=large),
+        f"tenantry, {len(names):,} tenants, catalog and no snapshot": Router,
+    }
+    peer = {}
+    if setting.pgbouncer:
+        peer[f"pgbouncer, {len(names):,} databases"] = lambda: PgBouncer(databases=names)
+    starts({**by_snapshot, **by_catalog, **peer}, given.rounds)
+    transactions({**by_snapshot, **peer}, session)
+    sys.exit(1 if session.failures else 0)
+
+
+main()

@@ -35,7 +35,7 @@ lint: ## formatting, clippy, docs, lengths; with cargo-deny also licences and du
 		END { exit long }' {} +
 	@if command -v cargo-deny >/dev/null; then cargo deny --locked check bans licenses sources; fi
 
-bench: ## measure, on real Postgres servers
+bench: ## measure beside pgbouncer, on real Postgres servers (ARGS='router 5 5')
 	@$(with_postgres) benches/run $(ARGS)
 
 fuzz: ## the parsers against inputs that libFuzzer finds (ARGS='300 sql': seconds, targets)

@@ -5,6 +5,7 @@ import itertools
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -97,6 +98,9 @@ class Router(Proxy):
 class PgBouncer(Proxy):
     """pgbouncer in transaction mode. Its users are known by their SCRAM verifiers, as the router's are: from passwords
     it would derive a key at each login, which takes milliseconds."""
+
+    # SIGTERM waits for its clients.
+    stop_signal = signal.SIGQUIT
 
     def __init__(self, name="pgbouncer", *, databases=("*",), tls=False):
         port = _free_port()

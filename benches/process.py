@@ -11,6 +11,8 @@ STOP_SECONDS = 30
 class Process:
     """Ends with the `with` block that it is used in. Its output goes to a file."""
 
+    stop_signal = signal.SIGTERM
+
     def __init__(self, command, log, **options):
         with open(log, "ab") as output:
             self._process = subprocess.Popen(command, stdout=output, stderr=output, **options)
@@ -27,7 +29,7 @@ class Process:
 
     def stop(self):
         if self.is_running():
-            self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(self.stop_signal)
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:

@@ -10,7 +10,7 @@ from endpoints import Direct, PgBouncer, Router
 from pgbench import Failed
 from rounds import interleave
 
-WARM_UP_SECONDS = 1
+WARM_UP = "--transactions=20"
 COLUMNS = ("CPU µs: tenantry", "pgbouncer", "tenantry ÷ pgbouncer",
            "throughput ÷ direct: tenantry", "pgbouncer", "throughput: tenantry ÷ pgbouncer")
 
@@ -49,13 +49,13 @@ class Session:
     def compare(self, endpoints, workload):
         """Outcomes of a workload at each endpoint, by name; the pools are warm."""
 
-        def measure(endpoint, seconds=self.seconds):
+        def measure(endpoint, length=f"--time={self.seconds}"):
             # Postgres has no TLS here.
             tls = self.tls and not isinstance(endpoint, Direct)
-            return pgbench.run(endpoint, workload.arguments, seconds, workload.databases, tls)
+            return pgbench.run(endpoint, (length, *workload.arguments), workload.databases, tls)
 
         for endpoint in endpoints:
-            measure(endpoint, WARM_UP_SECONDS)
+            measure(endpoint, WARM_UP)
         return interleave(endpoints, self.rounds, measure)
 
     def rows(self, workloads, show):

@@ -21,6 +21,8 @@ for _ in $(seq "$((rounds * 2))"); do
     [ $target = pg-2 ] && target=pg-1 || target=pg-2
 done
 echo
+echo "### The hold of a move"
+echo
 echo "Moves of a pgbench database (scale 10) under its standard transaction, 16 clients, $((rounds * 2)) moves;"
 echo "median (minimum–maximum) in ms."
 echo

@@ -75,4 +75,5 @@ def main():
                 tables.row(kind, name, *map(tables.number, measure(proxy, count, seconds, tls)))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -48,10 +48,10 @@ def save_snapshot(name):
     return file
 
 
-def starts(ways, peers, rounds):
+def starts(size, ways, peers, rounds):
     """Time from a process's start to its first answer, and its memory, one process after the other. The peers run."""
-    tables.title("Start", f"{rounds} rounds, pgbouncer once; median (minimum–maximum). Memory is the resident set, "
-                 f"{SETTLE_SECONDS} s after the first answer.")
+    tables.title("Large map: start", f"The file of the map has {size / 1e6:.1f} MB. Memory is the resident set, "
+                 f"{SETTLE_SECONDS} s after the first answer. {rounds} rounds, pgbouncer once; median (minimum–maximum).")
     tables.head("process", "first answer, s", "memory, MB")
     seen = {what: [] for what in ways}
     for _ in range(rounds):
@@ -67,7 +67,7 @@ def starts(ways, peers, rounds):
 
 def transactions(ways, peers, session):
     """The same load on each of them; quotients are to the first."""
-    tables.title("Transactions", f"{SELECT.name.capitalize()}. {session}")
+    tables.title("Large map: transactions", f"{SELECT.name.capitalize()}. {session}")
     tables.head("process", "CPU µs per transaction", "÷ first row", "throughput ÷ direct")
     with session.or_why_not(SELECT.name), contextlib.ExitStack() as stack:
         proxies = [stack.enter_context(start()) for start in ways.values()]
@@ -96,7 +96,6 @@ def main():
     large = save_snapshot("large.snapshot")
     names = tenant_names()
 
-    print(f"\n## A large map\n\n{len(names):,} tenants; the file of the map has {large.stat().st_size / 1e6:.1f} MB.")
     by_snapshot = {
         f"tenantry, {few:,} tenants, by its snapshot alone": lambda: Router(with_catalog=False, snapshot=small),
         f"tenantry, {len(names):,} tenants, by its snapshot alone": lambda: Router(with_catalog=False, snapshot=large),
@@ -110,9 +109,10 @@ def main():
         if setting.pgbouncer:
             # It takes a minute to start with these, so it does once for both tables.
             peers.append(stack.enter_context(PgBouncer(f"pgbouncer, {len(names):,} databases", databases=names)))
-        starts({**by_snapshot, **by_catalog}, peers, given.rounds)
+        starts(large.stat().st_size, {**by_snapshot, **by_catalog}, peers, given.rounds)
         transactions(by_snapshot, peers, session)
     sys.exit(1 if session.failures else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ import setting
 from client import Client, Refused
 from process import Process
 
-START_SECONDS = 120
+START_SECONDS = 300
 CLIENTS_MAX = 20_000
 # Of both proxies: server connections for one tenant and user, and when an unused one is closed.
 POOL_MAX = 20

@@ -49,7 +49,9 @@ find_peer() {
 }
 
 # in_parallel COMMAND ARGUMENT…: the command for each argument, a few at a time.
-in_parallel() { printf '%s\n' "${@:2}" | xargs -P 4 -I {} bash -c "$1" >"$dir/seed" 2>&1 || { cat "$dir/seed" >&2 && exit 1; }; }
+in_parallel() {
+    printf '%s\n' "${@:2}" | xargs -P 4 -I {} bash -c "$1" >"$dir/seed" 2>&1 || { cat "$dir/seed" >&2 && exit 1; }
+}
 
 # Tenants t0001 … t0020 with pgbench's tables, and `big` with larger ones, all on the server that allows the most
 # connections. There the router's user exists, too, as a role of its own, so that the same name and password log in to

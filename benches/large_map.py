@@ -50,8 +50,8 @@ def save_snapshot(name):
 
 def starts(size, ways, peers, rounds):
     """Time from a process's start to its first answer, and its memory, one process after the other. The peers run."""
-    tables.title("Large map: start", f"Each tenant has one label; the file of the map has {size / 1e6:.1f} MB. Memory is the resident set, "
-                 f"{SETTLE_SECONDS} s after the first answer. {rounds} rounds, pgbouncer once; "
+    tables.title("Large map: start", f"Each tenant has one label; the file of the map has {size / 1e6:.1f} MB. "
+                 f"Memory is the resident set, {SETTLE_SECONDS} s after the first answer. {rounds} rounds, pgbouncer once; "
                  "median (minimum–maximum).")
     tables.head("process", "first answer, s", "memory, MB")
     seen = {what: [] for what in ways}

@@ -10,7 +10,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::ServerName;
-use crate::selector::{Labels, Selector, parse_label};
+use crate::labels::Labels;
+use crate::selector::{Selector, parse_label};
 use crate::server::ServerClass;
 use crate::user::{Access, PoolMode};
 
@@ -175,7 +176,7 @@ fn check_server(server: &DeclaredServer, key: impl Fn(&str) -> String) -> Result
     if server.max_connections == 0 {
         return Err(refused(key("max_connections"), "must be at least 1"));
     }
-    for (name, value) in &server.labels {
+    for (name, value) in server.labels.iter() {
         parse_label(&format!("{name}={value}")).map_err(|_| {
             refused(key("labels"), "keys and values are made of A-Z, a-z, 0-9, _, ., / and -")
         })?;

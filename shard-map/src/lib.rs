@@ -8,6 +8,7 @@ pub mod duration;
 pub mod fleet;
 pub mod ids;
 pub mod keys;
+pub mod labels;
 pub mod moves;
 pub mod placement;
 pub mod route;

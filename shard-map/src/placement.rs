@@ -7,7 +7,7 @@
 //! a server with `region=eu` where servers have regions, and `plan=gold` anywhere where no server has a plan.
 
 use crate::ids::ServerName;
-use crate::selector::Labels;
+use crate::labels::Labels;
 use crate::server::{Server, ServerClass, ServerState};
 
 /// A server that could take the tenant.
@@ -77,8 +77,8 @@ pub fn choose(candidates: &[Candidate], wish: &Wish) -> Result<ServerName, NoPla
         left.cmp(&right).then_with(|| a.server.name.cmp(&b.server.name))
     };
     let of_class = || candidates.iter().filter(|c| c.server.class == class);
-    let constrains = |key: &String| of_class().any(|c| c.server.labels.contains_key(key));
-    let constraints: Vec<_> = wish.labels.iter().filter(|(key, _)| constrains(key)).collect();
+    let constrains = |name: &str| of_class().any(|c| c.server.labels.get(name).is_some());
+    let constraints: Vec<_> = wish.labels.iter().filter(|(name, _)| constrains(name)).collect();
     let matches =
         |c: &Candidate| constraints.iter().all(|(key, value)| c.server.labels.get(*key) == Some(*value));
     of_class()

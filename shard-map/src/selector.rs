@@ -1,15 +1,12 @@
 //! Which tenants a user may reach or a migration runs over: all of them, those with labels, or one.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::TenantId;
-
-/// Labels of a tenant or a server.
-pub type Labels = BTreeMap<String, String>;
+use crate::labels::Labels;
 
 /// A set of tenants: `*` for all, or `key=value` pairs joined by commas, all of which must hold.
 /// The key `id` means the tenant's id, any other a label.
@@ -32,11 +29,9 @@ impl Selector {
     /// Whether a tenant with this id and these labels is selected.
     #[must_use]
     pub fn matches(&self, id: &TenantId, labels: &Labels) -> bool {
-        self.0.iter().all(
-            |(key, value)| {
-                if key == "id" { id.as_str() == value } else { labels.get(key) == Some(value) }
-            },
-        )
+        self.0.iter().all(|(key, value)| {
+            if key == "id" { id.as_str() == value } else { labels.get(key) == Some(value.as_str()) }
+        })
     }
 }
 

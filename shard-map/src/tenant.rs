@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, ServerName, TenantId};
-use crate::selector::Labels;
+use crate::labels::Labels;
 
 /// What the map says about a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

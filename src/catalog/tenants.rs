@@ -57,7 +57,7 @@ impl Catalog {
         &self,
         id: &TenantId,
         wish: &Wish,
-        labels: &shard_map::selector::Labels,
+        labels: &shard_map::labels::Labels,
     ) -> Result<(i64, ServerName)> {
         let mut client = self.client().await?;
         let error = |e: tokio_postgres::Error| Error::from_query("tenant_create", &e);

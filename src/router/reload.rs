@@ -15,21 +15,29 @@ use crate::worker::{Shared, WorkerMessage};
 pub(crate) async fn run(shared: Arc<Shared>) {
     loop {
         shared.process.reload.notified().await;
-        systemd::reloading();
-        let reading = shared.clone();
-        let reloaded = tokio::task::spawn_blocking(move || {
-            (reading.process.read_config)().and_then(|config| apply(&reading, config))
-        });
-        match reloaded.await.unwrap_or_else(|panic| Err(panic.to_string())) {
-            Ok(()) => tracing::info!("configuration reloaded"),
-            Err(error) => tracing::error!(%error, "configuration not reloaded; the old one stays in force"),
-        }
-        for worker in &shared.workers {
-            // Those who wait look at the new limits. A worker that is gone has nobody who waits.
-            drop(worker.send(WorkerMessage::Everything).await);
-        }
-        systemd::ready();
+        // It was logged, and there is nobody else to tell.
+        drop(reload(&shared).await);
     }
+}
+
+/// Reloads now; or says why not.
+pub(crate) async fn reload(shared: &Arc<Shared>) -> Result<(), String> {
+    systemd::reloading();
+    let reading = shared.clone();
+    let reloaded = tokio::task::spawn_blocking(move || {
+        (reading.process.read_config)().and_then(|config| apply(&reading, config))
+    });
+    let outcome = reloaded.await.unwrap_or_else(|panic| Err(panic.to_string()));
+    match &outcome {
+        Ok(()) => tracing::info!("configuration reloaded"),
+        Err(error) => tracing::error!(%error, "configuration not reloaded; the old one stays in force"),
+    }
+    for worker in &shared.workers {
+        // Those who wait look at the new limits. A worker that is gone has nobody who waits.
+        drop(worker.send(WorkerMessage::Everything).await);
+    }
+    systemd::ready();
+    outcome
 }
 
 /// Puts a configuration in force. What is made from one is made here, or tried, before anything is stored: so that what

@@ -3,10 +3,11 @@
 //! All of it is the worker's alone, so nothing here takes a lock. A tenant without clients and connections is not kept.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
+use shard_map::labels::Labels;
 use shard_map::{Access, Refusal, Route, TenantId};
 use tokio::sync::Notify;
 use wire::scram::SaltedKeys;
@@ -261,7 +262,7 @@ impl Tenant {
 }
 
 /// A tenant's weight by its labels; 1, if they say none that is allowed.
-fn weight(labels: &BTreeMap<String, String>) -> u32 {
+fn weight(labels: &Labels) -> u32 {
     let given = labels.get(WEIGHT_LABEL).and_then(|text| text.parse().ok());
     given.filter(|weight| WEIGHTS.contains(weight)).unwrap_or(1)
 }
@@ -274,6 +275,6 @@ mod tests {
     fn a_weight_that_is_not_allowed_is_the_usual_one() {
         let of = |text: &str| weight(&[(WEIGHT_LABEL.to_owned(), text.to_owned())].into());
         assert_eq!(["1", "100", "0", "101", "-5", "heavy"].map(of), [1, 100, 1, 1, 1, 1]);
-        assert_eq!(weight(&BTreeMap::new()), 1);
+        assert_eq!(weight(&Labels::default()), 1);
     }
 }

@@ -340,8 +340,8 @@ async fn a_pause_holds_beside_a_move(fleet: &Fleet) {
 
 async fn a_killed_tenant_has_no_clients_and_may_come_again(fleet: &Fleet) {
     fleet.create("killed", &["--server", "pg-1"]).await;
-    fleet.create("spared", &["--server", "pg-1"]).await;
-    let spared = fleet.connect("spared").await;
+    fleet.create("unkilled", &["--server", "pg-1"]).await;
+    let spared = fleet.connect("unkilled").await;
     let (idle, open, running) =
         (fleet.connect("killed").await, fleet.connect("killed").await, fleet.connect("killed").await);
     idle.run("SELECT 1").await;

@@ -168,7 +168,7 @@ async fn only_the_busiest_tenants_have_series_of_their_own(fleet: &Fleet) {
     const TRANSACTIONS: &str = "tenantry_router_tenant_transactions_total";
     let router = fleet.router(&["metrics_tenants_max=2"]).await;
     let mut clients = Vec::new();
-    for tenant in ["busy-1", "busy-2", "busy-3", "busy-4"] {
+    for tenant in ["hectic-1", "hectic-2", "hectic-3", "hectic-4"] {
         fleet.create(tenant, &["--server", "pg-1"]).await;
         clients.push(connect(&router.through(&fleet.config(tenant))).await.unwrap());
     }

@@ -234,10 +234,10 @@ const OWN_LOCKS: &str =
     "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()";
 
 async fn what_a_client_leaves_is_its_own_and_goes_with_it(fleet: &Fleet) {
-    fleet.create("left", &[]).await;
+    fleet.create("leavings", &[]).await;
     // With two connections at most, whoever comes while one is busy has the other.
     let router = fleet.router(&["connections_per_tenant_max=2"]).await;
-    let config = router.through(&fleet.config("left"));
+    let config = router.through(&fleet.config("leavings"));
     let (other, third) = (connect(&config).await.unwrap(), connect(&config).await.unwrap());
     for (done, asked, mine, others) in LEFT_BEHIND {
         let client = connect(&config).await.unwrap();
@@ -254,9 +254,9 @@ async fn what_a_client_leaves_is_its_own_and_goes_with_it(fleet: &Fleet) {
 }
 
 async fn what_ends_with_its_transaction_keeps_no_connection(fleet: &Fleet) {
-    fleet.create("ended", &[]).await;
+    fleet.create("endings", &[]).await;
     let router = fleet.router(&["workers=1"]).await;
-    let config = router.through(&fleet.config("ended"));
+    let config = router.through(&fleet.config("endings"));
     let client = connect(&config).await.unwrap();
     for sql in [
         "BEGIN; CREATE TEMP TABLE x ON COMMIT DROP AS SELECT 1; SELECT * FROM x; COMMIT",

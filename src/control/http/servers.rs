@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shard_map::selector::Labels;
+use shard_map::labels::Labels;
 use shard_map::{Server, ServerClass, ServerName};
 
 use super::Shared;

@@ -6,8 +6,8 @@ use axum::http::StatusCode;
 use catalog::{Kind, Operation, TenantRow};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use shard_map::labels::Labels;
 use shard_map::placement::Wish;
-use shard_map::selector::Labels;
 use shard_map::{Selector, ServerClass, ServerName, TenantId, TenantState};
 
 use super::Shared;

@@ -72,8 +72,25 @@ pub(crate) enum Command {
     Empty,
     Show(Show),
     Deed(Deed, String),
+    /// Reads the configuration again.
+    Reload,
+    /// Changes what is logged.
+    SetLog(String),
     /// What drivers send on their own; taken, and without meaning here.
     Courtesy(&'static str),
+}
+
+impl Command {
+    /// What a client is told when it is done, and it has no rows.
+    pub(crate) fn tag(&self) -> &'static str {
+        match self {
+            Self::Empty | Self::Show(_) => "SHOW",
+            Self::Deed(deed, _) => deed.name(),
+            Self::Reload => "RELOAD",
+            Self::SetLog(_) => "SET",
+            Self::Courtesy(word) => word,
+        }
+    }
 }
 
 /// Settings that drivers make on their own at the start of a session.
@@ -127,6 +144,7 @@ fn command(words: &[Word]) -> Result<Command, AdminError> {
         "resume" => deed(Deed::Resume, &words[1..]),
         "kill" => deed(Deed::Kill, &words[1..]),
         "set" => set(&words[1..]),
+        "reload" if words.len() == 1 => Ok(Command::Reload),
         "begin" | "start" => Ok(Command::Courtesy("BEGIN")),
         "commit" | "end" => Ok(Command::Courtesy("COMMIT")),
         "rollback" | "abort" => Ok(Command::Courtesy("ROLLBACK")),
@@ -163,6 +181,12 @@ fn set(words: &[Word]) -> Result<Command, AdminError> {
         [first, rest @ ..] if first.is("session") || first.is("local") => rest,
         all => all,
     };
+    if let [name, equals, Word::Plain(filter) | Word::Quoted(filter)] = words
+        && name.is("log")
+        && (equals.is("to") || *equals == Word::Other)
+    {
+        return Ok(Command::SetLog(filter.clone()));
+    }
     match words.first() {
         Some(Word::Plain(name)) if DRIVER_SETTINGS.contains(&name.as_str()) => Ok(Command::Courtesy("SET")),
         _ => Err(AdminError::unknown_setting()),
@@ -223,6 +247,10 @@ mod tests {
         for text in ["PAUSE acme-2", "pause \"acme-2\";", "Pause 'acme-2'", "pause ACME-2"] {
             assert_eq!(one(text), Command::Deed(Deed::Pause, "acme-2".into()), "{text}");
         }
+        assert_eq!(one("reload;"), Command::Reload);
+        for text in ["SET log = 'info,router=debug'", "set log to 'info,router=debug';"] {
+            assert_eq!(one(text), Command::SetLog("info,router=debug".into()), "{text}");
+        }
         for text in ["", " ;; ", "-- nothing"] {
             assert_eq!(one(text), Command::Empty);
         }
@@ -263,6 +291,8 @@ mod tests {
             "pause a.b",
             "kill \"a",
             "set work_mem = 5",
+            "set log",
+            "reload everything",
             "\"show\" pools",
             "(é)",
         ] {

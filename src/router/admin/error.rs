@@ -53,8 +53,18 @@ impl AdminError {
         Self::new("3D000", format!("tenant \"{tenant}\" does not exist"), hint)
     }
 
-    pub(crate) fn may_not(deed: Deed) -> Self {
-        let message = format!("permission denied for {}", deed.name());
+    pub(crate) fn not_reloaded(why: &str) -> Self {
+        let message = format!("configuration not reloaded, the old one stays in force: {why}");
+        Self::new("F0000", message, "Mend the configuration and say RELOAD again.")
+    }
+
+    pub(crate) fn no_log_filter(why: &str) -> Self {
+        let hint = "Write error, warn, info, debug or trace, or a list such as 'info,router=debug'.";
+        Self::new("22023", format!("not a log filter: {why}"), hint)
+    }
+
+    pub(crate) fn may_not(command: &str) -> Self {
+        let message = format!("permission denied for {command}");
         Self::new("42501", message, "Only users listed in admin_users may; those in stats_users may SHOW.")
     }
 

@@ -16,6 +16,7 @@ use crate::admin::command::{self, Command};
 use crate::admin::extended::{Portal, Statement};
 use crate::admin::rows::Rows;
 use crate::admin::{AdminError, NewAdmin, Right, act, show};
+use crate::reload::reload;
 use crate::stream::Stream;
 use crate::worker::Shared;
 
@@ -207,8 +208,23 @@ impl Session {
                 let rows = show::rows(*table, &self.shared).await;
                 return rows.map(Some).map_err(|error| Over::Refused(error.into()));
             }
-            Command::Deed(deed, _) if self.right != Right::Admin => {
-                return Err(Over::Refused(AdminError::may_not(*deed)));
+            Command::Deed(..) | Command::Reload | Command::SetLog(_) if self.right != Right::Admin => {
+                return Err(Over::Refused(AdminError::may_not(command.tag())));
+            }
+            Command::Reload => {
+                tracing::info!(user = self.user, command = "RELOAD", "a command of an administrator");
+                let reloaded = reload(&self.shared).await;
+                reloaded.map_err(|why| Over::Refused(AdminError::not_reloaded(&why)))?;
+            }
+            Command::SetLog(filter) => {
+                let set = self.shared.set_log_filter(filter);
+                set.map_err(|why| Over::Refused(AdminError::no_log_filter(&why)))?;
+                tracing::info!(
+                    user = self.user,
+                    filter,
+                    command = "SET log",
+                    "a command of an administrator"
+                );
             }
             Command::Deed(deed, tenant) => {
                 // What was answered before must not wait for it.
@@ -254,8 +270,7 @@ impl Session {
         match command {
             Command::Empty => write_bare(out, backend::tag::EMPTY_QUERY),
             Command::Show(_) => backend::write_command_complete(out, &format!("SELECT {sent}")),
-            Command::Deed(deed, _) => backend::write_command_complete(out, deed.name()),
-            Command::Courtesy(word) => backend::write_command_complete(out, word),
+            other => backend::write_command_complete(out, other.tag()),
         }
         Ok(true)
     }

@@ -6,7 +6,7 @@
 
 use std::time::SystemTime;
 
-use shard_map::selector::Labels;
+use shard_map::labels::Labels;
 use shard_map::{Refusal, Route, Tenant, TenantId, TenantState, User};
 use wire::startup::Startup;
 
@@ -36,7 +36,7 @@ pub(super) async fn decide(names: Names, settings: Settings, shared: &Shared) ->
     let user = user.ok_or_else(wrong)?;
     let id = TenantId::new(&wanted);
     let may_know = match &id {
-        Ok(id) => user.tenants.matches(id, &Labels::new()),
+        Ok(id) => user.tenants.matches(id, &Labels::default()),
         Err(_) => user.tenants.is_all(),
     };
     let unknown = || {

@@ -4,6 +4,7 @@
 //! one is needed, exchange bytes, take the server's replies, and give the connection back when it is at rest.
 
 mod attach;
+mod bind;
 pub(crate) mod client;
 mod exchange;
 mod expect;

@@ -13,7 +13,7 @@ use crate::session::{Need, Over, Session};
 use crate::state::Deeds;
 
 /// What a client's name for a statement stands for.
-enum Resolved {
+pub(super) enum Resolved {
     /// As it is: a statement made by SQL, or none.
     Raw,
     /// This one, and the shape of its result that the client was told.
@@ -162,7 +162,7 @@ impl Session {
     }
 
     /// Sees to it that the connection has the statement; `false` when earlier answers must be there first.
-    fn prepare(&mut self, statement: &Rc<Statement>) -> bool {
+    pub(super) fn prepare(&mut self, statement: &Rc<Statement>) -> bool {
         let Some(connection) = &mut self.connection else {
             return false;
         };
@@ -175,7 +175,7 @@ impl Session {
     }
 
     /// Sees to it that the connection has this client's unnamed statement.
-    fn prepare_unnamed(&mut self, statement: &Rc<Statement>) {
+    pub(super) fn prepare_unnamed(&mut self, statement: &Rc<Statement>) {
         let Some(connection) = &mut self.connection else {
             return;
         };
@@ -191,7 +191,7 @@ impl Session {
         }
     }
 
-    fn resolve(&self, name: &[u8]) -> Resolved {
+    pub(super) fn resolve(&self, name: &[u8]) -> Resolved {
         if name.is_empty() {
             return self.unnamed.clone().map_or(Resolved::None, |statement| Resolved::Known(statement, None));
         }
@@ -204,76 +204,6 @@ impl Session {
         }
     }
 
-    pub(super) fn bind(&mut self, header: Header) -> Result<Option<Need>, Over> {
-        let there = self.side.input.len().min(header.total());
-        let bind = match frontend::bind(&self.side.input[HEADER_BYTES..there]) {
-            Ok(bind) => bind,
-            Err(_) if there < header.total() && there < TEXT_BYTES_MAX => {
-                self.wanted = there + 1;
-                return Ok(Some(Need::Input));
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let (portal, name): (Box<[u8]>, Box<[u8]>) = (bind.portal.into(), bind.statement.into());
-        if let Some(need) = self.begin() {
-            return Ok(Some(need));
-        }
-        let mut refused = false;
-        let sent: Box<[u8]> = match self.resolve(&name) {
-            Resolved::Unsure => return Ok(Some(Need::Answers)),
-            Resolved::Raw => {
-                self.portals.remove(&portal);
-                name.clone()
-            }
-            Resolved::None => NAME_OF_NONE.as_bytes().into(),
-            Resolved::Known(statement, told) => {
-                if name.is_empty() {
-                    self.prepare_unnamed(&statement);
-                } else {
-                    if !self.prepare(&statement) {
-                        return Ok(Some(Need::Answers));
-                    }
-                    match told.map(|told| self.has_shape(&statement, told)) {
-                        Some(None) => return Ok(Some(Need::Answers)),
-                        Some(Some(same)) => refused = !same,
-                        None => {}
-                    }
-                    self.stretch_binds(&statement);
-                }
-                if !statement.deeds.is_nothing() {
-                    self.portals.insert(portal.clone(), statement.deeds.clone());
-                } else if !self.portals.is_empty() {
-                    self.portals.remove(&portal);
-                }
-                if refused {
-                    NAME_OF_NONE.as_bytes().into()
-                } else if name.is_empty() {
-                    Box::default()
-                } else {
-                    statement.name.clone()
-                }
-            }
-        };
-        self.expected.push(if refused { Expect::BindRefused } else { Expect::Bind });
-        self.unsynced = true;
-        if sent == name {
-            return self.pass(header);
-        }
-        if let Some(connection) = &mut self.connection {
-            let bind = frontend::Bind { portal: &portal, statement: &name, rest: b"" };
-            frontend::write_bind_start(
-                connection.side.out(&self.tenant.worker.buffers),
-                &bind,
-                header.body,
-                &sent,
-            );
-        }
-        let names = portal.len() + name.len() + 2;
-        self.side.input.advance(HEADER_BYTES + names);
-        self.side.pass = header.body - names;
-        Ok(None)
-    }
-
     pub(super) fn describe(&mut self, header: Header) -> Result<Option<Need>, Over> {
         if !self.whole_names(header, "Describe")? {
             return Ok(Some(Need::Input));
@@ -282,13 +212,14 @@ impl Session {
             return Ok(Some(need));
         }
         let target = frontend::target(&self.side.input[HEADER_BYTES..header.total()])?;
-        let name: Box<[u8]> = target.name.into();
-        let resolved = if target.kind == b'S' {
-            self.resolve(&name)
-        } else {
+        if target.kind == b'P' {
             self.stretch.described();
-            Resolved::Raw
-        };
+            self.expected.push(Expect::Describe);
+            self.unsynced = true;
+            return self.pass(header);
+        }
+        let name: Box<[u8]> = target.name.into();
+        let resolved = self.resolve(&name);
         let mut expect = Expect::Describe;
         let sent: Option<Box<[u8]>> = match resolved {
             Resolved::Unsure => return Ok(Some(Need::Answers)),

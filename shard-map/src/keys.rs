@@ -68,6 +68,12 @@ impl MasterKey {
         self.derive(&["registry reader", server.as_str()])
     }
 
+    /// What routers make of a user that does not exist: the same at all of them, and known to nobody else.
+    #[must_use]
+    pub fn unknown_users_secret(&self) -> String {
+        self.derive(&["unknown users"])
+    }
+
     /// Password of the role with which a move's target follows its source.
     #[must_use]
     pub fn move_password(&self, operation: i64) -> String {

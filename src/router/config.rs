@@ -155,14 +155,13 @@ pub struct RouterConfig {
 }
 
 /// Keys whose change takes effect with a restart.
-pub(crate) const RESTART_KEYS: [&str; 9] = [
+pub(crate) const RESTART_KEYS: [&str; 8] = [
     "cancel_listen",
     "catalog_url",
     "listen",
     "master_key_file",
     "metrics_listen",
     "name",
-    "report_interval",
     "snapshot_file",
     "workers",
 ];

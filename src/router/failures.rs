@@ -16,6 +16,9 @@ const ADDRESSES_MAX: usize = 10_000;
 /// How long an empty bucket takes to be full again.
 const REFILL: Duration = Duration::from_secs(60);
 
+/// Refills for which an address that failed all at once may have to wait: an hour.
+const REFILLS_OWED_MAX: f64 = 60.0;
+
 /// The failures of all addresses.
 #[derive(Default)]
 pub(crate) struct Failures(Mutex<HashMap<IpAddr, Bucket>>);
@@ -70,7 +73,9 @@ impl Failures {
             }
         }
         let known = failures.get(&address).map_or(0.0, |bucket| bucket.at(now, max));
-        failures.insert(address, Bucket { failures: (known + 1.0).min(f64::from(max)), as_of: now });
+        // Many that tried at the same time count all, so that on the whole there are no more than allowed.
+        let most = f64::from(max) * REFILLS_OWED_MAX;
+        failures.insert(address, Bucket { failures: (known + 1.0).min(most), as_of: now });
     }
 }
 

@@ -57,6 +57,11 @@ impl Places {
         Ok(Place { places: self.clone(), tenant: login.tenant.clone(), user: login.user.clone(), address })
     }
 
+    /// Whether there is no client, on whichever worker.
+    pub(crate) fn all_are_free(&self) -> bool {
+        self.counts(|counts| counts.all == 0)
+    }
+
     fn counts<T>(&self, with: impl FnOnce(&mut Counts) -> T) -> T {
         with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }

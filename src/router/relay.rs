@@ -64,12 +64,22 @@ pub(crate) struct Side {
     pub(crate) pass: usize,
     /// Bytes of the message being read that are dropped as they come.
     pub(crate) skip: usize,
+    /// The last message written is not whole: nothing of another may follow.
+    pub(crate) is_open_ended: bool,
     bulk: bool,
 }
 
 impl Side {
     pub(crate) fn new(stream: Stream) -> Self {
-        Self { stream, input: BytesMut::new(), output: BytesMut::new(), pass: 0, skip: 0, bulk: false }
+        Self {
+            stream,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            pass: 0,
+            skip: 0,
+            is_open_ended: false,
+            bulk: false,
+        }
     }
 
     /// Reads once into `input`; 0 is the end.
@@ -147,7 +157,9 @@ impl Side {
     pub(crate) fn last_word(&mut self, bytes: &[u8]) {
         let mut cx = Context::from_waker(Waker::noop());
         // If it does not, the peer finds out by the end of the connection.
-        let _ = self.stream.poll_write(&mut cx, bytes);
+        if self.output.is_empty() && !self.is_open_ended {
+            let _ = self.stream.poll_write(&mut cx, bytes);
+        }
         let _ = self.stream.poll_shutdown(&mut cx);
     }
 

@@ -120,10 +120,12 @@ async fn collect(shared: &Shared, before: &mut HashMap<String, (u64, f64)>) -> R
     let mut report = Report::default();
     for worker in &shared.workers {
         let (to, answer) = oneshot::channel();
-        if worker.send(WorkerMessage::Report(to)).await.is_err() {
-            continue;
-        }
-        if let Ok(Ok(part)) = tokio::time::timeout(WORKER_TIMEOUT, answer).await {
+        let asked = async {
+            // A worker that is gone has dropped the question.
+            drop(worker.send(WorkerMessage::Report(to)).await);
+            answer.await
+        };
+        if let Ok(Ok(part)) = tokio::time::timeout(WORKER_TIMEOUT, asked).await {
             report.clients += u32::try_from(part.clients).unwrap_or(u32::MAX);
             report.pinned.extend(part.pinned);
         }

@@ -257,6 +257,7 @@ impl Tenant {
             && self.opening.get() == 0
             && self.clients.borrow().is_empty()
             && self.waiting.borrow().is_empty()
+            && !self.is_paused()
             && (!self.is_held() || self.refusal().is_some())
     }
 }

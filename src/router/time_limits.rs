@@ -108,7 +108,7 @@ impl Worker {
         if let Some(target) = client.running() {
             client.overdue.set(Some(limit));
             self.shared.metrics.cancels.sent.inc();
-            self.spawn(crate::cancel::cancel(target, self.shared.config().connect_timeout));
+            self.spawn_to_end(crate::cancel::cancel(target, self.shared.config().connect_timeout));
         }
     }
 }

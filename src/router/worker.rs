@@ -38,6 +38,8 @@ use crate::tls::Tls;
 pub(crate) const INBOX_MAX: usize = 4096;
 /// How long a worker that ends waits for its last tasks.
 const LAST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a worker that is to end looks whether the others can, too.
+const END_LOOK: Duration = Duration::from_millis(50);
 /// How often a worker looks for what is to be closed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -380,9 +382,11 @@ pub(crate) async fn run(index: usize, shared: Arc<Shared>, mut inbox: mpsc::Rece
             },
             _ = sweep.tick() => worker.sweep(),
             () = worker.gone.notified(), if worker.is_closed_to_clients.get() => {}
+            () = tokio::time::sleep(END_LOOK), if worker.is_closed_to_clients.get() => {}
         }
+        // All together: holds are for this router as a whole, and each worker has its tenants' to acknowledge.
         let finished =
-            worker.is_closed_to_clients.get() && worker.clients.borrow().is_empty() && inbox.is_empty();
+            worker.is_closed_to_clients.get() && worker.shared.places.all_are_free() && inbox.is_empty();
         if finished || worker.aborted.get() {
             break;
         }

@@ -10,6 +10,8 @@ use crate::harness::{Fleet, Sql as _, code, connect, message, trials, until};
 use crate::moves::move_to;
 
 trials! {
+    shared a_pause_longer_than_the_queue_refuses_each_request_and_answers_each_sync,
+    shared the_configuration_is_reloaded_and_logs_are_changed_by_command,
     shared every_table_has_its_columns,
     shared psql_is_understood,
     shared a_tenant_with_clients_is_shown_as_it_is,
@@ -209,7 +211,7 @@ async fn what_drivers_and_pipelines_send_is_answered(fleet: &Fleet) {
     let replies = raw.replies(1).await;
     let kinds: Vec<_> = replies.iter().map(|reply| &reply[..1]).collect();
     assert_eq!(kinds[..6], ["1", "2", "D", "s", "D", "s"], "{replies:?}");
-    assert!(replies.contains(&"C:SELECT 10".to_owned()), "{replies:?}");
+    assert!(replies.contains(&"C:SELECT 12".to_owned()), "{replies:?}");
 }
 
 async fn an_unknown_command_is_refused_and_the_session_goes_on(fleet: &Fleet) {
@@ -313,6 +315,24 @@ async fn a_client_that_keeps_its_connection_waits_for_a_pause_too(fleet: &Fleet)
     assert_eq!(client.number("SELECT sum(n) FROM mine").await, 2, "it still has its connection");
 }
 
+async fn a_pause_longer_than_the_queue_refuses_each_request_and_answers_each_sync(fleet: &Fleet) {
+    fleet.create("longpause", &[]).await;
+    let router = fleet.router(&["queue_timeout=200ms"]).await;
+    let config = router.through(&fleet.config("longpause"));
+    let console = connect(&router.through(&fleet.config("tenantry"))).await.unwrap();
+    let mut raw = Raw::login(&config, &[]).await;
+    raw.query("CREATE TEMP TABLE mine (a int)");
+    raw.replies(1).await;
+    console.run("PAUSE longpause").await;
+    for _ in 0..2 {
+        raw.parse("", "SELECT 1").execute("", &[]).sync();
+        assert_eq!(raw.replies(1).await, ["E:53300", "Z:I"]);
+    }
+    console.run("RESUME longpause").await;
+    raw.parse("", "SELECT 1").execute("", &[]).sync();
+    assert_eq!(raw.replies(1).await, ["1", "2", "D:1", "C:SELECT 1", "Z:I"]);
+}
+
 async fn a_pause_holds_beside_a_move(fleet: &Fleet) {
     fleet.create("pause-moved", &["--server", "pg-1"]).await;
     let client = fleet.connect("pause-moved").await;
@@ -378,4 +398,16 @@ async fn the_configuration_is_shown_without_secrets(fleet: &Fleet) {
     let password = String::from_utf8(catalog.get_password().unwrap().to_vec()).unwrap();
     assert!(!format!("{config:?}").contains(&password));
     assert_eq!(value("catalog_url"), "(hidden)");
+}
+
+async fn the_configuration_is_reloaded_and_logs_are_changed_by_command(fleet: &Fleet) {
+    let router = fleet.router(&[]).await;
+    let console = connect(&router.through(&fleet.config("tenantry"))).await.unwrap();
+    console.run("RELOAD").await;
+    assert!(router.log().contains("configuration reloaded"), "{}", router.log());
+    assert_eq!(console.fails("SET log = 'router=loud'").await, "22023");
+    console.run("SET log = 'error'").await;
+    let quiet = router.log();
+    connect(&router.through(&fleet.config("tenantry"))).await.unwrap().run("SHOW VERSION").await;
+    assert_eq!(router.log(), quiet, "that somebody came to the console is told at info");
 }

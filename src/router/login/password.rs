@@ -4,7 +4,7 @@
 
 use bytes::BytesMut;
 use rustls::pki_types::CertificateDer;
-use shard_map::{MasterKey, ServerName};
+use shard_map::MasterKey;
 use wire::scram::{Opening, ScramError, ServerExchange, Verifier, mechanisms};
 use wire::{WireError, backend, frontend};
 
@@ -20,11 +20,7 @@ use crate::tls::{self, TlsMode};
 /// from known ones by asking two routers, or one before and after its restart.
 pub(crate) fn mock_secret(key: &MasterKey) -> [u8; 32] {
     let mut secret = [0; 32];
-    // No tenant or server can have an empty name, so this password is of nothing else; all that counts is that it is secret.
-    let Ok(name) = ServerName::new("unknown-users") else {
-        return rand::random();
-    };
-    for (to, from) in secret.iter_mut().zip(key.registry_reader_password(&name).bytes()) {
+    for (to, from) in secret.iter_mut().zip(key.unknown_users_secret().bytes()) {
         *to = from;
     }
     secret

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Instant;
 
+use prometheus::IntGauge;
 use tokio::sync::oneshot;
 use wire::backend::TransactionStatus;
 
@@ -20,6 +21,22 @@ use crate::stats::Figure;
 const ATTEMPTS_MAX: usize = 3;
 /// Input that is read of a client that waits, to notice when it goes away.
 const WAITING_INPUT_BYTES_MAX: usize = 64 * 1024;
+
+/// Counts a client that waits, however that ends.
+struct Queued(IntGauge);
+
+impl Queued {
+    fn new(clients: IntGauge) -> Self {
+        clients.inc();
+        Self(clients)
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
 
 impl Session {
     /// Sees to it that there is a connection with this client's settings.
@@ -39,8 +56,9 @@ impl Session {
             };
             let sql = replay(&connection.applied, &self.state.settings);
             if let Some(sql) = sql {
-                let buffers = &self.tenant.worker.buffers;
-                match reset::run(&mut connection, buffers, &sql, self.side.out(buffers)).await {
+                let (back, outcome) = self.replay(connection, &sql).await?;
+                connection = back;
+                match outcome {
                     Ok(()) => {}
                     Err(ResetError::Lost) if !self.state.is_pinned() => {
                         self.tenant.discard(connection);
@@ -82,6 +100,21 @@ impl Session {
         Err(ClientError::ServerDown(self.tenant.id.to_string()).into())
     }
 
+    /// Runs statements on a connection, which is the session's own meanwhile: should that be ended, it is left in order.
+    async fn replay(
+        &mut self,
+        connection: Box<ServerConnection>,
+        sql: &str,
+    ) -> Result<(Box<ServerConnection>, Result<(), ResetError>), Over> {
+        let worker = self.tenant.worker.clone();
+        self.unsynced = true;
+        let connection = self.connection.insert(connection);
+        let outcome = reset::run(connection, &worker.buffers, sql, self.side.out(&worker.buffers)).await;
+        self.unsynced = false;
+        let connection = self.connection.take().ok_or(ClientError::ServerLost)?;
+        Ok((connection, outcome))
+    }
+
     /// Gives the connection back.
     pub(super) fn detach(&mut self, connection: Box<ServerConnection>) {
         self.me.set_target(None);
@@ -97,12 +130,12 @@ impl Session {
         let metrics = &self.tenant.worker.shared.metrics;
         metrics.pool_misses.inc();
         let mut granted = self.tenant.enqueue(self.access)?;
-        metrics.clients_queued.inc();
+        let queued = Queued::new(metrics.clients_queued.clone());
         let since = Instant::now();
         self.me.waiting.set(Some(since));
         let outcome = self.wait_in_queue(&mut granted).await;
         self.me.waiting.set(None);
-        self.tenant.worker.shared.metrics.clients_queued.dec();
+        drop(queued);
         self.tenant.counters.add(Figure::Waits, 1);
         self.tenant.counters.add(Figure::WaitMicros, since.elapsed().as_micros() as u64);
         granted.close();

@@ -124,6 +124,14 @@ impl Client {
         }
     }
 
+    /// Notes an answer: the time of what it asked next counts from here.
+    pub(crate) fn answered(&self) {
+        if self.busy.get() {
+            self.since.set(Instant::now());
+            self.overdue.set(None);
+        }
+    }
+
     /// What it is doing, if it is in a transaction.
     pub(crate) fn doing(&self) -> Option<Doing> {
         let began = self.began.get()?;

@@ -22,13 +22,16 @@ impl Session {
         if let Over::Refused(error) = &over {
             self.tenant.count_refusal(error);
             // Not into the middle of a message, of which the client has a part.
-            if self.connection.as_ref().is_none_or(|connection| connection.side.pass == 0) {
+            let is_within = self.connection.as_ref().is_some_and(|connection| connection.side.pass > 0);
+            if !is_within && !self.is_cut {
                 error.write(self.side.out(&worker.buffers), Severity::Fatal);
             }
         }
         if let Some(mut connection) = self.connection.take() {
             self.me.set_target(None);
             self.count_transaction(&connection);
+            // A goodbye would be taken for the rest of a message that the client has not sent whole.
+            connection.side.is_open_ended = self.side.pass > 0;
             if matches!(over, Over::Goodbye) && (!self.expected.is_empty() || self.unsynced) {
                 // Whatever is complete is to be done, and nothing else: the goodbye goes on, behind it.
                 let flushed = connection.side.flush(&worker.buffers);
@@ -39,7 +42,7 @@ impl Session {
                     .spawn_to_end(cancel(connection.cancel.clone(), worker.shared.config().connect_timeout));
                 self.tenant.discard(connection);
             } else if self.can_clean(&connection) {
-                let in_transaction = self.status != TransactionStatus::Idle || self.unsynced;
+                let in_transaction = self.status != TransactionStatus::Idle;
                 // In session mode, functions may have left state that no text shows.
                 let discard = self.state.is_pinned() || self.mode == PoolMode::Session;
                 if reset::clean(&mut connection, &worker.buffers, in_transaction, discard).await {

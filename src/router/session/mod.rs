@@ -144,6 +144,8 @@ struct Session {
     said_goodbye: bool,
     server_gone: bool,
     server_said_so: bool,
+    /// The client has the first part of a message whose rest was lost.
+    is_cut: bool,
 }
 
 /// Runs a session to its end.
@@ -203,6 +205,7 @@ impl Session {
             said_goodbye: false,
             server_gone: false,
             server_said_so: false,
+            is_cut: false,
         }
     }
 

@@ -46,7 +46,8 @@ impl Session {
 
     /// The connection has ended, or must.
     fn lose(&mut self, connection: Box<ServerConnection>, outcome: Result<(), Over>) -> Result<(), Over> {
-        let nothing_lost = self.can_change_connection() && !self.server_said_so;
+        self.is_cut = connection.side.pass > 0;
+        let nothing_lost = self.can_change_connection() && !self.server_said_so && !self.is_cut;
         self.me.set_target(None);
         self.tenant.discard(connection);
         outcome?;
@@ -281,6 +282,9 @@ impl Session {
             _ => return Err(ClientError::ServerLost.into()),
         }
         self.copying_in = false;
+        if !self.expected.is_empty() {
+            self.me.answered();
+        }
         self.status = status;
         if status == TransactionStatus::Idle {
             self.state.transaction_over(self.failed, &mut connection.applied);

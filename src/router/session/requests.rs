@@ -186,13 +186,11 @@ impl Session {
 
     fn sync(&mut self, header: Header) -> Result<Option<Need>, Over> {
         self.skipping = false;
-        if self.connection.is_none() {
+        // With nothing before it, it is answered here, though a hold or a pause keeps all else waiting.
+        if self.connection.is_none() || (self.is_quiet() && self.tenant.is_held()) {
             let out = self.side.out(&self.tenant.worker.buffers);
             backend::write_ready_for_query(out, TransactionStatus::Idle);
             return self.skip(header);
-        }
-        if self.is_quiet() && self.tenant.is_held() {
-            return Ok(Some(Need::Answers));
         }
         if !self.copying_in {
             self.stretch_ends();

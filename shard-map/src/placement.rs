@@ -80,7 +80,7 @@ pub fn choose(candidates: &[Candidate], wish: &Wish) -> Result<ServerName, NoPla
     let constrains = |name: &str| of_class().any(|c| c.server.labels.get(name).is_some());
     let constraints: Vec<_> = wish.labels.iter().filter(|(name, _)| constrains(name)).collect();
     let matches =
-        |c: &Candidate| constraints.iter().all(|(key, value)| c.server.labels.get(*key) == Some(*value));
+        |c: &Candidate| constraints.iter().all(|(key, value)| c.server.labels.get(key) == Some(*value));
     of_class()
         .filter(|c| c.server.state == ServerState::Active && matches(c) && has_room(c))
         .min_by(|a, b| load(a, b))

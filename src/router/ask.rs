@@ -10,7 +10,8 @@ use std::time::Duration;
 use shard_map::TenantId;
 use tokio::sync::oneshot;
 
-use crate::worker::{Shared, Worker, WorkerMessage};
+use crate::shared::Shared;
+use crate::worker::{Worker, WorkerMessage};
 
 /// How long a worker may take to answer.
 const WORKER_TIMEOUT: Duration = Duration::from_secs(2);

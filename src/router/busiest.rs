@@ -13,8 +13,9 @@ use shard_map::TenantId;
 
 use crate::admin::REST;
 use crate::ask::{self, NoAnswer, PORTION};
+use crate::shared::Shared;
 use crate::stats::{Counters, Figure, Figures};
-use crate::worker::{Shared, Worker};
+use crate::worker::Worker;
 
 /// By how much another must be busier to take the place of one that has a series.
 const ADVANTAGE: f64 = 1.25;

@@ -12,8 +12,9 @@ use tokio::sync::oneshot;
 use crate::peers;
 use crate::pool::CancelTarget;
 use crate::relay::limited;
+use crate::shared::Shared;
 use crate::stream::Stream;
-use crate::worker::{Shared, Worker, WorkerMessage};
+use crate::worker::{Worker, WorkerMessage};
 
 /// How long who asked to cancel is kept waiting.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);

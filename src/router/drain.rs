@@ -12,7 +12,8 @@ use tokio::task::AbortHandle;
 
 use crate::listener::Logins;
 use crate::session::client::End;
-use crate::worker::{Shared, WorkerMessage};
+use crate::shared::Shared;
+use crate::worker::WorkerMessage;
 
 /// How long sessions that are ended at once may take to say so, and to have their statements cancelled.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);

@@ -8,7 +8,8 @@ use catalog::Feed;
 use shard_map::{Entry, ShardMap, SnapshotEncoder};
 
 use crate::map::SharedMap;
-use crate::worker::{Shared, WorkerMessage};
+use crate::shared::Shared;
+use crate::worker::WorkerMessage;
 
 /// Shortest time between two writes of the snapshot file.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);

@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::ask;
 use crate::busiest::Busiest;
-use crate::worker::Shared;
+use crate::shared::Shared;
 
 /// Connections at a time; who comes later waits in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;

@@ -34,6 +34,7 @@ mod relay;
 mod reload;
 mod report;
 mod session;
+mod shared;
 mod state;
 mod stats;
 mod stream;
@@ -64,7 +65,8 @@ pub use tls::{TlsError, TlsMode};
 
 use crate::follower::{Follower, Snapshot};
 use crate::gate::HoldReady;
-use crate::worker::{INBOX_MAX, Shared, WorkerMessage};
+use crate::shared::Shared;
+use crate::worker::{INBOX_MAX, WorkerMessage};
 
 /// How long the last words to the catalog may take.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);

@@ -19,8 +19,9 @@ use crate::cancel;
 use crate::error::{ClientError, RouterError};
 use crate::login::{self, Arrival, Talk, Unfinished};
 use crate::session::NewClient;
+use crate::shared::Shared;
 use crate::systemd;
-use crate::worker::{Shared, WorkerMessage};
+use crate::worker::WorkerMessage;
 
 const BACKLOG: i32 = 4096;
 /// Pause after an accept that failed, for want of file descriptors most likely.

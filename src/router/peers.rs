@@ -24,7 +24,7 @@ use wire::startup::{Initial, parse_initial, write_cancel};
 use crate::cancel;
 use crate::error::RouterError;
 use crate::relay::limited;
-use crate::worker::Shared;
+use crate::shared::Shared;
 
 /// Bits of a process id that tell a router's clients apart; those above are the router's number.
 const LOCAL_BITS: u32 = 21;

@@ -9,7 +9,7 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::TlsStream;
 use tokio_postgres::{Client, Connection, NoTls};
 
-use crate::worker::Shared;
+use crate::shared::Shared;
 
 /// How long a registry may take to answer, connecting included.
 const REGISTRY_TIMEOUT: Duration = Duration::from_secs(3);

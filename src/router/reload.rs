@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use crate::config::RouterConfig;
 use crate::descriptors;
+use crate::shared::Shared;
 use crate::systemd;
 use crate::tls::Tls;
-use crate::worker::{Shared, WorkerMessage};
+use crate::worker::WorkerMessage;
 
 /// Reloads whenever it is asked for, without end.
 pub(crate) async fn run(shared: Arc<Shared>) {

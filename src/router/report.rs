@@ -10,7 +10,8 @@ use catalog::{Catalog, Report, Reporter};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::gate::HoldReady;
-use crate::worker::{Shared, Worker, WorkerMessage};
+use crate::shared::Shared;
+use crate::worker::{Worker, WorkerMessage};
 
 /// How long a worker may take to say what it has.
 const WORKER_TIMEOUT: Duration = Duration::from_secs(1);

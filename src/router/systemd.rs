@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sd_notify::NotifyState;
 
 use crate::report;
-use crate::worker::Shared;
+use crate::shared::Shared;
 
 /// It serves.
 pub(crate) fn ready() {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use futures_util::future::{join_all, try_join_all};
 use rustix::process::Signal;
 use tokio::task::JoinHandle;
-use tokio_postgres::Config;
+use tokio_postgres::{Client, Config};
 
 use crate::harness::{Fleet, Metrics, Router, Sql as _, connect, connect_url, signal, trials, until};
 
@@ -109,8 +109,7 @@ struct Busy {
 impl Busy {
     async fn start(config: &Config, clients: usize) -> Self {
         let (done, stop) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
-        let start = async |()| {
-            let client = connect(config).await.unwrap();
+        let work = |client: Client| {
             let (done, stop) = (done.clone(), stop.clone());
             tokio::task::spawn_local(async move {
                 while !stop.get() {
@@ -119,7 +118,8 @@ impl Busy {
                 }
             })
         };
-        let clients = join_all(std::iter::repeat_n((), clients).map(start)).await;
+        let connected = join_all((0..clients).map(|_| connect(config))).await;
+        let clients = connected.into_iter().map(|client| work(client.unwrap())).collect();
         Self { done, stop, clients }
     }
 

@@ -332,7 +332,7 @@ async fn registries_are_asked_with_tls(fleet: &mut Fleet) {
     let full = "server_tls_mode=verify-full".to_owned();
     let snapshot = fleet.path().join("old-snapshot");
     let by_snapshot = format!("snapshot_file={}", snapshot.display());
-    let first = router(fleet, &[by_snapshot.clone()]).await;
+    let first = router(fleet, std::slice::from_ref(&by_snapshot)).await;
     until("a snapshot to be there", async || snapshot.exists().then_some(())).await;
     drop(first);
 

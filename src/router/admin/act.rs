@@ -14,8 +14,9 @@ use crate::admin::AdminError;
 use crate::admin::command::Deed;
 use crate::ask::ask;
 use crate::session::client::End;
+use crate::shared::Shared;
 use crate::tenant::Tenant;
-use crate::worker::{Shared, Worker};
+use crate::worker::Worker;
 
 /// How often it is looked whether something has ended.
 const LOOK: Duration = Duration::from_millis(20);

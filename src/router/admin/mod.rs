@@ -25,8 +25,8 @@ pub(crate) use show::{REST, state};
 
 use crate::config::RouterConfig;
 use crate::error::ClientError;
+use crate::shared::Shared;
 use crate::stream::Stream;
-use crate::worker::Shared;
 
 /// The database that stands for the console. No tenant can have this name: it is reserved.
 pub(crate) const DATABASE: &str = "tenantry";

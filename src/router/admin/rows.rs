@@ -8,7 +8,8 @@ use shard_map::TenantId;
 use wire::results::{Column, ColumnType, Value};
 
 use crate::ask::{self, NoAnswer, PORTION};
-use crate::worker::{Shared, Worker};
+use crate::shared::Shared;
+use crate::worker::Worker;
 
 /// A row.
 pub(crate) type Row = Vec<Value>;

@@ -17,8 +17,8 @@ use crate::admin::extended::{Portal, Statement};
 use crate::admin::rows::Rows;
 use crate::admin::{AdminError, NewAdmin, Right, act, show};
 use crate::reload::reload;
+use crate::shared::Shared;
 use crate::stream::Stream;
-use crate::worker::Shared;
 
 /// Longest message of a client: commands are short.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;

@@ -14,9 +14,10 @@ use crate::admin::rows::{Row, Rows, boolean, int8, maybe, name, number, text};
 use crate::admin::{config, help};
 use crate::ask::{self, NoAnswer};
 use crate::session::client::Client;
+use crate::shared::Shared;
 use crate::stats::{Figure, Figures};
 use crate::tenant::Tenant;
-use crate::worker::{Shared, Worker};
+use crate::worker::Worker;
 
 /// Stands for all tenants that are not named one by one; no tenant can have this name.
 pub(crate) const REST: &str = "(rest)";

@@ -14,8 +14,9 @@ use shard_map::TenantId;
 use crate::admin::state;
 use crate::ask::{self, NoAnswer, PORTION};
 use crate::http::Watched;
+use crate::shared::Shared;
 use crate::stats::{Counters, Figure};
-use crate::worker::{Shared, Worker};
+use crate::worker::Worker;
 
 /// Tenants that are told at once.
 const TOP_MAX: usize = 1000;

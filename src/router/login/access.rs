@@ -18,8 +18,8 @@ use crate::error::ClientError;
 use crate::map::unknown_server;
 use crate::registry::{self, Record};
 use crate::session::Login;
+use crate::shared::Shared;
 use crate::state::APPLICATION_NAME;
-use crate::worker::Shared;
 
 /// Lets a user in to the console, if it asks for that and may. For anybody else the console is a tenant that is not there.
 pub(super) fn console(names: &Names, startup: &Startup, config: &RouterConfig) -> Option<AdminLogin> {

@@ -24,8 +24,8 @@ use crate::admin::{self, AdminLogin};
 use crate::error::ClientError;
 use crate::places::Place;
 use crate::session::Login;
+use crate::shared::Shared;
 use crate::tls::{ALPN, TlsMode};
-use crate::worker::Shared;
 use settings::Settings;
 
 /// Requests for encryption before the startup packet: one of each kind.

@@ -9,7 +9,7 @@ use wire::startup::Startup;
 use super::Unfinished;
 use super::talk::Talk;
 use crate::error::ClientError;
-use crate::worker::Shared;
+use crate::shared::Shared;
 
 /// A user, and the tenant that it asks for.
 pub(super) struct Names {

@@ -56,7 +56,7 @@ impl Session {
             };
             let sql = replay(&connection.applied, &self.state.settings);
             if let Some(sql) = sql {
-                let (back, outcome) = self.replay(connection, &sql).await?;
+                let (back, outcome) = Box::pin(self.replay(connection, &sql)).await?;
                 connection = back;
                 match outcome {
                     Ok(()) => {}
@@ -133,7 +133,7 @@ impl Session {
         let queued = Queued::new(metrics.clients_queued.clone());
         let since = Instant::now();
         self.me.waiting.set(Some(since));
-        let outcome = self.wait_in_queue(&mut granted).await;
+        let outcome = Box::pin(self.wait_in_queue(&mut granted)).await;
         self.me.waiting.set(None);
         drop(queued);
         self.tenant.counters.add(Figure::Waits, 1);

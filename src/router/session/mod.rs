@@ -162,10 +162,11 @@ pub(crate) async fn run(new: Box<NewClient>, me: Rc<Client>, tenant: Rc<Tenant>)
     shared.metrics.clients.inc();
     let mut session = Session::new(&login, Side::new(stream), me, tenant);
     session.side.input.extend_from_slice(&early);
+    drop(early);
     session.side.output = greeting;
     let me = session.me.clone();
     let over = {
-        let mut life = std::pin::pin!(session.live(&login));
+        let mut life = std::pin::pin!(session.live(login));
         poll_fn(|cx| match me.ending_at_once() {
             Some(error) => Poll::Ready(Over::Refused(error)),
             None => life.as_mut().poll(cx),
@@ -173,7 +174,8 @@ pub(crate) async fn run(new: Box<NewClient>, me: Rc<Client>, tenant: Rc<Tenant>)
         .await
     };
     session.log_end(&over, place.address());
-    session.finish(over).await;
+    // What is rare has a future of its own: all clients would make room for it otherwise.
+    Box::pin(session.finish(over)).await;
     shared.metrics.clients.dec();
     drop(place);
 }
@@ -210,7 +212,7 @@ impl Session {
     }
 
     /// Ends the login: tells the parameters, learning them from a server if nobody did before.
-    async fn greet(&mut self, login: &Login) -> Result<(), Over> {
+    async fn greet(&mut self, login: Login) -> Result<(), Over> {
         self.note_pins(self.state.pins);
         let mut name = "";
         let mut key = String::new();
@@ -241,10 +243,10 @@ impl Session {
         Ok(())
     }
 
-    async fn live(&mut self, login: &Login) -> Over {
+    async fn live(&mut self, login: Login) -> Over {
         // From here on, it can be woken wherever it waits: its task is one and the same to its end.
         poll_fn(|cx| Poll::Ready(self.me.poll_woken(cx))).await;
-        if let Err(over) = self.greet(login).await {
+        if let Err(over) = Box::pin(self.greet(login)).await {
             return over;
         }
         loop {
@@ -273,7 +275,7 @@ impl Session {
             return Err(Over::Goodbye);
         }
         if need == Need::Answers && self.tenant.is_paused() && self.is_quiet() {
-            return self.outlast_pause().await;
+            return Box::pin(self.outlast_pause()).await;
         }
         self.me.waiting.set(None);
         self.exchange().await?;

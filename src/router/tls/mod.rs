@@ -23,7 +23,7 @@ pub use mode::TlsMode;
 pub(crate) use servers::Servers;
 
 use crate::config::{InvalidConfig, RouterConfig};
-use crate::worker::Shared;
+use crate::shared::Shared;
 
 /// How often the files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);

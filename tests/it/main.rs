@@ -23,6 +23,7 @@ mod hostile;
 mod lifecycle;
 mod limits;
 mod logins;
+mod logs;
 mod metrics;
 mod migrations;
 mod migrations_refused;
@@ -46,6 +47,7 @@ fn main() -> std::process::ExitCode {
         provisioning::trials(),
         lifecycle::trials(),
         limits::trials(),
+        logs::trials(),
         logins::trials(),
         servers::trials(),
         users::trials(),

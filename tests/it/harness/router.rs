@@ -47,6 +47,15 @@ impl Fleet {
         router
     }
 
+    /// The same, with one JSON object a line in its log.
+    pub(crate) async fn router_logging_json(&self, settings: &[&str]) -> Router {
+        let ports = Ports::take().expect("free ports");
+        let json = |router: &mut Command| drop(router.env("TENANTRY_LOG_FORMAT", "json"));
+        let mut router = self.router_with((ports.0, ports.0 + 1), settings, json).await;
+        router.ports = Some(ports);
+        router
+    }
+
     /// The same on given ports, which another router may have, too.
     pub(crate) async fn router_at(&self, port: u16, metrics_port: u16, settings: &[&str]) -> Router {
         self.router_with((port, metrics_port), settings, |_| ()).await

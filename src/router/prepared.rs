@@ -45,6 +45,11 @@ impl Statement {
         BYTES_PER_STATEMENT + self.text.len() + self.types.len()
     }
 
+    /// Whether it has this text and these types, read under the settings with this number.
+    pub(crate) fn is(&self, text: &[u8], types: &[u8], reading: u64) -> bool {
+        *self.text == *text && *self.types == *types && self.reading == reading
+    }
+
     /// Whether its text was one that no client may run.
     pub(crate) fn is_refused(&self) -> bool {
         *self.text == *REFUSED_TEXT
@@ -91,11 +96,9 @@ impl StatementCache {
     /// The statement with this text and these types, as they are on the wire, read under the settings with this number.
     pub(crate) fn get(&mut self, text: &[u8], types: &[u8], reading: u64) -> Rc<Statement> {
         let hash = self.hasher.hash_one((text, types, reading));
-        let is_it = |s: &Rc<Statement>| *s.text == *text && *s.types == *types && s.reading == reading;
-        let found = self
-            .by_hash
-            .get(&hash)
-            .and_then(|bucket| bucket.iter().filter_map(Weak::upgrade).find(|statement| is_it(statement)));
+        let found = self.by_hash.get(&hash).and_then(|bucket| {
+            bucket.iter().filter_map(Weak::upgrade).find(|known| known.is(text, types, reading))
+        });
         if let Some(statement) = found {
             return statement;
         }

@@ -39,8 +39,12 @@ impl Session {
         let input = std::mem::take(&mut self.side.input);
         let parse = frontend::parse(&input[HEADER_BYTES..header.total()])?;
         let sent = if parse.name.is_empty() {
-            let statement =
-                self.tenant.statements.borrow_mut().make(parse.query, parse.types, self.state.reading());
+            // Drivers send the same text again and again: then there is nothing new to find out about it.
+            let reading = self.state.reading();
+            let again = self.unnamed.clone().filter(|known| known.is(parse.query, parse.types, reading));
+            let statement = again.unwrap_or_else(|| {
+                self.tenant.statements.borrow_mut().make(parse.query, parse.types, reading)
+            });
             self.parse_unnamed(statement, &input[..header.total()]);
             true
         } else {

@@ -50,7 +50,9 @@ impl Fleet {
     /// The same, with one JSON object a line in its log.
     pub(crate) async fn router_logging_json(&self, settings: &[&str]) -> Router {
         let ports = Ports::take().expect("free ports");
-        let json = |router: &mut Command| drop(router.env("TENANTRY_LOG_FORMAT", "json"));
+        let json = |router: &mut Command| {
+            router.env("TENANTRY_LOG_FORMAT", "json");
+        };
         let mut router = self.router_with((ports.0, ports.0 + 1), settings, json).await;
         router.ports = Some(ports);
         router

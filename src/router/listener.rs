@@ -226,7 +226,7 @@ async fn admit(socket: TcpStream, address: SocketAddr, shared: &Arc<Shared>, sec
         }
         Err(Unfinished::Refused(error)) => refuse(&mut talk, &error, shared).await,
         Err(Unfinished::Tls(error)) => {
-            tracing::debug!(address = %talk.address, %error, "a TLS handshake failed");
+            tracing::info!(client = %talk.address, %error, "a TLS handshake failed");
             "tls_failed"
         }
         Err(Unfinished::Gone) => "abandoned",
@@ -243,7 +243,12 @@ async fn refuse(talk: &mut Talk, error: &ClientError, shared: &Shared) -> &'stat
     }
     let outcome = if is_wrong_password { "wrong_password" } else { "refused" };
     let ((user, tenant), sqlstate) = (&talk.names, error.sqlstate());
-    tracing::info!(user, tenant, client = %talk.address, outcome, sqlstate, %error, "login refused");
+    if user.is_empty() {
+        // Nobody in particular: whoever reaches the port could fill the log.
+        tracing::debug!(client = %talk.address, outcome, sqlstate, %error, "login refused");
+    } else {
+        tracing::info!(user, tenant, client = %talk.address, outcome, sqlstate, %error, "login refused");
+    }
     let mut out = BytesMut::new();
     error.write(&mut out, Severity::Fatal);
     drop(tokio::time::timeout(REFUSAL_TIMEOUT, talk.send(&mut out)).await);

@@ -36,6 +36,8 @@ pub(crate) enum ClientError {
     TooManyClients { key: &'static str, whose: &'static str, max: usize },
     #[error("too many failed logins from this address (login_failures_per_address_max = {max} a minute)")]
     TooManyFailures { max: u32 },
+    #[error("the console has {0} sessions already")]
+    ConsoleFull(usize),
     #[error("a message of {length} bytes is too long (message_bytes_max = {max})")]
     MessageTooLong { length: usize, max: usize },
     #[error("too many prepared statements (prepared_per_client_max = {0})")]
@@ -98,7 +100,9 @@ impl ClientError {
             Self::Password(_) => "28P01",
             Self::NoTenant(_) => "3D000",
             Self::Replication | Self::Option(_) => "0A000",
-            Self::TooManyClients { .. } | Self::QueueTimeout(_) | Self::QueueFull => "53300",
+            Self::TooManyClients { .. } | Self::ConsoleFull(_) | Self::QueueTimeout(_) | Self::QueueFull => {
+                "53300"
+            }
             Self::TooManyFailures { .. } => "53400",
             Self::MessageTooLong { .. } | Self::TooManyStatements(_) | Self::StatementsTooLong(_) => "54000",
             Self::LoginTimeout(_) => "57P05",

@@ -93,12 +93,7 @@ impl Default for Console {
 impl Console {
     /// A place for one more session.
     pub(crate) fn place(&self) -> Result<OwnedSemaphorePermit, ClientError> {
-        let too_many = ClientError::TooManyClients {
-            key: "console_sessions_max",
-            whose: " of the console",
-            max: SESSIONS_MAX,
-        };
-        self.places.clone().try_acquire_owned().map_err(|_| too_many)
+        self.places.clone().try_acquire_owned().map_err(|_| ClientError::ConsoleFull(SESSIONS_MAX))
     }
 
     /// Runs a session, beside the caller.

@@ -159,8 +159,8 @@ impl Attempt {
         }
     }
 
-    /// The server did not answer, or is not ready.
-    pub(crate) fn failed(self, trouble: Trouble) {
+    /// The server did not answer, or is not ready; `why` is for the log.
+    pub(crate) fn failed(self, trouble: Trouble, why: &str) {
         let jitter = 0.5 + rand::random::<f64>();
         let is_probe = self.pass.0.is_some();
         let mut health = self.breaker.health();
@@ -169,7 +169,7 @@ impl Attempt {
         let opened = !was_open && health.open.is_some();
         drop(health);
         if opened {
-            tracing::warn!(server = %self.breaker.server, ?trouble, "the server takes no logins; its tenants' transactions wait");
+            tracing::warn!(server = %self.breaker.server, why, "the server takes no logins; its tenants' transactions wait");
             self.breaker.up.set(0);
         }
     }
@@ -227,7 +227,7 @@ mod tests {
         let breaker = Arc::new(Breaker::new(ServerName::new("a").unwrap(), up.clone()));
         for _ in 0..FAILURES_MAX {
             let pass = breaker.pass().await;
-            breaker.begin(pass).await.unwrap().failed(Trouble::Down);
+            breaker.begin(pass).await.unwrap().failed(Trouble::Down, "test");
         }
         assert_eq!(up.get(), 0);
         let probe = breaker.pass().await;

@@ -62,12 +62,12 @@ async fn attempts(tenant: &Rc<Tenant>) -> Option<Box<ServerConnection>> {
         tracing::debug!(tenant = %tenant.id, server = %place.server.name, %error, "no connection");
         match error {
             // The breaker says when to try again.
-            ConnectError::Down(_) => {
-                attempt.failed(Trouble::Down);
+            ConnectError::Down(why) => {
+                attempt.failed(Trouble::Down, &why);
                 continue;
             }
-            ConnectError::Starting(_) => {
-                attempt.failed(Trouble::Starting);
+            ConnectError::Starting(why) => {
+                attempt.failed(Trouble::Starting, &why);
                 continue;
             }
             ConnectError::Full(_) => {

@@ -9,6 +9,7 @@ trials! {
     shared the_same_text_means_what_its_clients_settings_make_of_it,
     shared a_statement_prepared_after_a_change_of_the_schema_is_of_the_new_schema,
     shared a_client_that_has_its_portals_described_does_not_notice_a_change_of_the_schema,
+    shared requests_behind_one_with_an_old_plan_are_answered_in_their_order,
     shared a_client_that_relies_on_what_it_was_told_hears_of_a_change_of_the_schema,
     shared a_statement_is_deallocated_by_its_clients_name_in_the_extended_protocol,
     shared statements_survive_the_change_of_server_connections,
@@ -217,6 +218,14 @@ async fn a_client_that_has_its_portals_described_does_not_notice_a_change_of_the
         raw.bind("all", &[]).describe_portal().run().sync();
         assert_eq!(raw.replies(1).await, ["2", "T", "D:1|2", "C:SELECT 1", "Z:I"]);
     }
+}
+
+async fn requests_behind_one_with_an_old_plan_are_answered_in_their_order(fleet: &Fleet) {
+    let mut raw = with_a_stale_statement(fleet, "overtaken").await;
+    raw.bind("all", &[]).describe_portal().run().sync();
+    raw.query("SELECT 7");
+    // It can't be sent once more behind what came after it, so the client is told.
+    assert_eq!(raw.replies(2).await, ["E:0A000", "Z:I", "T", "D:7", "C:SELECT 1", "Z:I"]);
 }
 
 async fn a_client_that_relies_on_what_it_was_told_hears_of_a_change_of_the_schema(fleet: &Fleet) {

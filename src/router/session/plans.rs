@@ -65,17 +65,11 @@ impl Stretch {
         }
     }
 
-    /// Bytes go out before the whole is there.
+    /// Bytes go out before the whole is there, or another kind of request is part of it.
     pub(super) fn leaves(&mut self) {
         if self.stage == Stage::Begun {
             self.forget();
         }
-    }
-
-    /// A request of another kind, or behind the end.
-    pub(super) fn meets_other(&mut self) {
-        self.leaves();
-        self.passes_end();
     }
 
     /// Something was answered, or comes behind the end.

@@ -76,8 +76,13 @@ impl Session {
         if self.skipping && header.tag != tag::SYNC {
             return self.skip(header);
         }
+        // What comes behind a stretch that is to be sent once more must not overtake it.
+        if self.stretch.is_refused() {
+            return Ok(Some(Need::Answers));
+        }
+        self.stretch.passes_end();
         if !matches!(header.tag, tag::BIND | tag::DESCRIBE | tag::EXECUTE | tag::SYNC) {
-            self.stretch.meets_other();
+            self.stretch.leaves();
         }
         match header.tag {
             tag::SYNC => self.sync(header),

@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use crate::config::RouterConfig;
+use crate::config::{RouterConfig, keep_fixed};
 use crate::descriptors;
 use crate::shared::Shared;
 use crate::systemd;
-use crate::tls::Tls;
+use crate::tls::NewTls;
 use crate::worker::WorkerMessage;
 
 /// Reloads whenever it is asked for, without end.
@@ -48,40 +48,11 @@ fn apply(shared: &Shared, mut new: RouterConfig) -> Result<(), String> {
     for key in keep_fixed(&shared.config(), &mut new) {
         tracing::warn!(key, "changes only when the router is started again");
     }
-    Tls::new(&new).map_err(|error| error.to_string())?;
+    let tls = NewTls::build(&new).map_err(|error| error.to_string())?;
     if let Some(filter) = &new.log {
         shared.set_log_filter(filter)?;
     }
     descriptors::raise(&new);
-    shared.tls.renew(&new);
-    shared.config.store(Arc::new(new));
+    shared.tls.replace(tls, || shared.config.store(Arc::new(new)));
     Ok(())
-}
-
-/// Gives what can't change while the router runs its old values; names what was to be different.
-fn keep_fixed(old: &RouterConfig, new: &mut RouterConfig) -> Vec<&'static str> {
-    let mut different = Vec::new();
-    macro_rules! keep {
-        ($($key:ident),*) => {$(
-            if new.$key != old.$key {
-                different.push(stringify!($key));
-                new.$key.clone_from(&old.$key);
-            }
-        )*};
-    }
-    keep!(listen, metrics_listen, cancel_listen, name, workers, catalog_url, snapshot_file);
-    different
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_cannot_change_is_named_and_stays() {
-        let old = RouterConfig::default();
-        let mut new = RouterConfig { workers: Some(7), clients_max: 5, ..RouterConfig::default() };
-        assert_eq!(keep_fixed(&old, &mut new), ["workers"]);
-        assert_eq!((new.workers, new.clients_max), (old.workers, 5));
-    }
 }

@@ -91,11 +91,4 @@ mod tests {
         assert!(!format!("{:?}", rows(&config)).contains("hunter2"));
         assert_eq!(value(&config, "catalog_url")[0], name("(hidden)"));
     }
-
-    #[test]
-    fn keys_that_need_a_restart_are_keys() {
-        for key in RESTART_KEYS {
-            assert!(keys(&RouterConfig::default()).contains_key(key), "{key}");
-        }
-    }
 }

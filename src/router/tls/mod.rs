@@ -44,7 +44,24 @@ pub struct TlsError {
 pub(crate) struct Tls {
     clients: ArcSwapOption<Clients>,
     servers: ArcSwap<Servers>,
+    /// Held while another configuration is put in force, too: who renews by the old one must not come after it.
     made_of: Mutex<Sources>,
+}
+
+/// What TLS is to be made with, by a configuration that is not in force yet.
+pub(crate) struct NewTls {
+    clients: Option<Clients>,
+    servers: Servers,
+    made_of: Sources,
+}
+
+impl NewTls {
+    /// As the configuration says.
+    pub(crate) fn build(config: &RouterConfig) -> Result<Self, TlsError> {
+        // Before the files are read: one that changes meanwhile is read again.
+        let made_of = Sources::of(config);
+        Ok(Self { clients: Clients::build(config)?, servers: Servers::build(config)?, made_of })
+    }
 }
 
 /// What it was made of: modes, and files with their times.
@@ -79,12 +96,21 @@ impl Sources {
 impl Tls {
     /// As the configuration says.
     pub(crate) fn new(config: &RouterConfig) -> Result<Self, TlsError> {
-        let sources = Sources::of(config);
+        let NewTls { clients, servers, made_of } = NewTls::build(config)?;
         Ok(Self {
-            clients: ArcSwapOption::new(Clients::build(config)?.map(Arc::new)),
-            servers: ArcSwap::from_pointee(Servers::build(config)?),
-            made_of: Mutex::new(sources),
+            clients: ArcSwapOption::new(clients.map(Arc::new)),
+            servers: ArcSwap::from_pointee(servers),
+            made_of: Mutex::new(made_of),
         })
+    }
+
+    /// Puts what was made in force, together with the configuration that it was made by.
+    pub(crate) fn replace(&self, new: NewTls, put_in_force: impl FnOnce()) {
+        let mut made_of = self.made_of.lock().unwrap_or_else(PoisonError::into_inner);
+        *made_of = new.made_of;
+        self.clients.store(new.clients.map(Arc::new));
+        self.servers.store(Arc::new(new.servers));
+        put_in_force();
     }
 
     /// For clients; none when they get no TLS.
@@ -97,10 +123,11 @@ impl Tls {
         self.servers.load_full()
     }
 
-    /// Makes it anew if the configuration or a file has changed. What can't be made stays as it was.
-    pub(crate) fn renew(&self, config: &RouterConfig) {
-        let sources = Sources::of(config);
+    /// Makes it anew if a file has changed. What can't be made stays as it was.
+    fn renew(&self, config: &ArcSwap<RouterConfig>) {
         let mut made_of = self.made_of.lock().unwrap_or_else(PoisonError::into_inner);
+        let config = &**config.load();
+        let sources = Sources::of(config);
         if *made_of == sources {
             return;
         }
@@ -113,18 +140,18 @@ impl Tls {
             Ok(servers) => self.servers.store(Arc::new(servers)),
             Err(error) => tracing::error!(%error, "TLS to servers stays as it was"),
         }
-        tracing::info!("TLS was looked at again: a file or the configuration had changed");
+        tracing::info!("TLS was looked at again: a file had changed");
     }
 }
 
-/// Follows changes of the files and of the configuration.
+/// Follows changes of the files.
 pub(crate) async fn watch(shared: Arc<Shared>) {
     let mut look = tokio::time::interval(LOOK_INTERVAL);
     loop {
         look.tick().await;
         let shared = shared.clone();
         // A file may be on a file system that takes its time.
-        let renewed = tokio::task::spawn_blocking(move || shared.tls.renew(&shared.config()));
+        let renewed = tokio::task::spawn_blocking(move || shared.tls.renew(&shared.config));
         drop(renewed.await);
     }
 }

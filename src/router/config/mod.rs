@@ -1,5 +1,8 @@
 //! The router's keys in the configuration file: each with a default, each limit with a name.
 
+mod fixed;
+mod validate;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,7 +12,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use shard_map::ServerName;
 
-use crate::tls::{self, TlsMode};
+pub(crate) use fixed::{RESTART_KEYS, keep_fixed};
+pub use validate::InvalidConfig;
+
+use crate::tls::TlsMode;
 
 /// A text that is not shown where a configuration is.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
@@ -154,18 +160,6 @@ pub struct RouterConfig {
     pub metrics_tenants_max: usize,
 }
 
-/// Keys whose change takes effect with a restart.
-pub(crate) const RESTART_KEYS: [&str; 8] = [
-    "cancel_listen",
-    "catalog_url",
-    "listen",
-    "master_key_file",
-    "metrics_listen",
-    "name",
-    "snapshot_file",
-    "workers",
-];
-
 /// Shows that there is a secret, and not which.
 fn hide<S: serde::Serializer>(secret: &Option<Secret>, to: S) -> Result<S::Ok, S::Error> {
     secret.as_ref().map(|_| "(hidden)").serialize(to)
@@ -228,100 +222,7 @@ impl Default for RouterConfig {
     }
 }
 
-/// A value that is not allowed, with what is.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{key} = {given} is not allowed: {allowed}")]
-pub struct InvalidConfig {
-    /// The key.
-    pub key: &'static str,
-    /// Its value.
-    pub given: String,
-    /// What is allowed.
-    pub allowed: &'static str,
-}
-
-/// Fewest bytes that `message_bytes_max` may be: what is looked at is held whole up to here.
-const MESSAGE_BYTES_MAX_LEAST: usize = 64 * 1024;
-
-/// Fewest bytes that `prepared_bytes_per_tenant_max` may be: the longest text that is read must have room.
-const PREPARED_BYTES_MAX_LEAST: usize = 2 << 20;
-
 impl RouterConfig {
-    /// Checks every value.
-    ///
-    /// # Errors
-    /// [`InvalidConfig`] names the first key whose value is not allowed.
-    pub fn validate(&self) -> Result<(), InvalidConfig> {
-        let counts = [
-            ("workers", self.workers.unwrap_or(1), 1, 1024, "1 to 1024"),
-            ("clients_max", self.clients_max, 1, 1_000_000, "1 to 1000000"),
-            ("logins_max", self.logins_max, 1, 1_000_000, "1 to 1000000"),
-            ("connections_per_tenant_max", self.connections_per_tenant_max, 1, 10_000, "1 to 10000"),
-            ("connections_per_tenant_min", self.connections_per_tenant_min, 0, 10_000, "0 to 10000"),
-            ("prepared_per_connection_max", self.prepared_per_connection_max, 1, 100_000, "1 to 100000"),
-            ("prepared_per_client_max", self.prepared_per_client_max, 1, 1_000_000, "1 to 1000000"),
-            (
-                "prepared_bytes_per_tenant_max",
-                self.prepared_bytes_per_tenant_max,
-                PREPARED_BYTES_MAX_LEAST,
-                1 << 40,
-                "2097152 to 1099511627776",
-            ),
-            ("queue_max", self.queue_max, 1, 1_000_000, "1 to 1000000"),
-            ("metrics_tenants_max", self.metrics_tenants_max, 0, 10_000, "0 to 10000"),
-            (
-                "message_bytes_max",
-                self.message_bytes_max,
-                MESSAGE_BYTES_MAX_LEAST,
-                0x7fff_fffb,
-                "65536 to 2147483643",
-            ),
-        ];
-        for (key, given, least, most, allowed) in counts {
-            if !(least..=most).contains(&given) {
-                return Err(InvalidConfig { key, given: given.to_string(), allowed });
-            }
-        }
-        let durations = [
-            ("queue_timeout", Some(self.queue_timeout)),
-            ("login_timeout", Some(self.login_timeout)),
-            ("connect_timeout", Some(self.connect_timeout)),
-            ("idle_server_timeout", Some(self.idle_server_timeout)),
-            ("query_timeout", self.query_timeout),
-            ("transaction_timeout", self.transaction_timeout),
-            ("idle_transaction_timeout", self.idle_transaction_timeout),
-            ("poll_interval", Some(self.poll_interval)),
-            ("report_interval", Some(self.report_interval)),
-            ("shutdown_timeout", Some(self.shutdown_timeout)),
-            ("pause_timeout", Some(self.pause_timeout)),
-        ];
-        for (key, given) in durations {
-            let given = given.unwrap_or(Duration::from_secs(1));
-            if !(Duration::from_millis(10)..=Duration::from_secs(7 * 86_400)).contains(&given) {
-                return Err(InvalidConfig {
-                    key,
-                    given: format!("{given:?}"),
-                    allowed: "\"10ms\" to \"7d\"",
-                });
-            }
-        }
-        if self.proxy_protocol && self.proxy_protocol_from.is_empty() {
-            return Err(InvalidConfig {
-                key: "proxy_protocol_from",
-                given: "[]".to_owned(),
-                allowed: "the networks of the proxies, as in [\"10.0.0.0/8\"]",
-            });
-        }
-        tls::validate(self)?;
-        for address in self.servers.values() {
-            if split_address(address).is_none() {
-                let given = format!("{address:?}");
-                return Err(InvalidConfig { key: "servers", given, allowed: "\"host:port\"" });
-            }
-        }
-        Ok(())
-    }
-
     /// The router's name.
     #[must_use]
     pub fn name(&self) -> String {
@@ -374,18 +275,6 @@ mod tests {
         let url = Some(Secret::from("postgres://a:hidden@b/c".to_owned()));
         let config = RouterConfig { catalog_url: url, ..RouterConfig::default() };
         assert!(!format!("{config:?}").contains("hidden"));
-    }
-
-    #[test]
-    fn what_is_not_allowed_is_named() {
-        let mut config = RouterConfig { clients_max: 0, ..RouterConfig::default() };
-        assert_eq!(
-            config.validate().unwrap_err().to_string(),
-            "clients_max = 0 is not allowed: 1 to 1000000"
-        );
-        config.clients_max = 1;
-        config.queue_timeout = Duration::ZERO;
-        assert_eq!(config.validate().unwrap_err().key, "queue_timeout");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use shard_map::TenantId;
@@ -77,15 +77,23 @@ impl Counts {
         self.all += 1;
         *self.tenants.entry(login.tenant.clone()).or_default() += 1;
         *self.users.entry(login.user.clone()).or_default() += 1;
-        *self.addresses.entry(address).or_default() += 1;
+        *self.addresses.entry(network(address)).or_default() += 1;
         Ok(())
     }
 
     fn room(&self, config: &RouterConfig, address: IpAddr) -> Result<(), ClientError> {
         within(self.all, config.clients_max, "clients_max", "")?;
-        let from_address = self.addresses.get(&address).copied().unwrap_or(0);
+        let from_address = self.addresses.get(&network(address)).copied().unwrap_or(0);
         let max = config.clients_per_address_max;
         within(from_address, max, "clients_per_address_max", " from this address")
+    }
+}
+
+/// What counts as one address: of IPv6, all that a host can choose from.
+pub(crate) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -109,7 +117,7 @@ impl Drop for Place {
             counts.all -= 1;
             one_less(&mut counts.tenants, &self.tenant);
             one_less(&mut counts.users, &self.user);
-            one_less(&mut counts.addresses, &self.address);
+            one_less(&mut counts.addresses, &network(self.address));
         });
     }
 }
@@ -155,5 +163,17 @@ mod tests {
         assert_eq!(take("eve", "third", 5).err(), Some("clients_max"));
         drop(first);
         drop(take("ann", "acme", 1).unwrap());
+    }
+
+    #[test]
+    fn a_host_of_ipv6_is_one_address_whichever_of_its_own_it_uses() {
+        let places = Arc::new(Places::default());
+        let config = RouterConfig { clients_per_address_max: 1, ..RouterConfig::default() };
+        let take = |address: &str| places.take(&config, &login("ann", "acme"), address.parse().unwrap());
+        let first = take("2001:db8::1").unwrap();
+        assert!(take("2001:db8::ffff:1").is_err() && take("2001:db8:0:1::1").is_ok());
+        drop(first);
+        drop(take("2001:db8::2").unwrap());
+        assert_eq!(network("::ffff:10.0.0.1".parse().unwrap()), IpAddr::from([10, 0, 0, 1]));
     }
 }

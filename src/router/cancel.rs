@@ -53,7 +53,11 @@ impl Worker {
         let CancelRequest { process_id, key, is_passed_on, done } = request;
         let client = self.clients.borrow().get(&process_id).cloned();
         if let Some(client) = client {
-            if let Some(target) = client.running().filter(|_| client.has_key(&key)) {
+            if !client.has_key(&key) {
+                self.shared.metrics.cancels.refused.with_label_values(&["key"]).inc();
+                return;
+            }
+            if let Some(target) = client.running() {
                 self.shared.metrics.cancels.sent.inc();
                 let cancelled = cancel(target, self.shared.config().connect_timeout);
                 self.spawn_to_end(async move {
@@ -61,7 +65,9 @@ impl Worker {
                     drop(done);
                 });
             }
-        } else if !is_passed_on {
+        } else if is_passed_on {
+            self.shared.metrics.cancels.refused.with_label_values(&["nobody"]).inc();
+        } else {
             let passed_on = peers::pass_on(self.shared.clone(), process_id, key);
             self.spawn_to_end(async move {
                 passed_on.await;

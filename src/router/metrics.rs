@@ -44,6 +44,7 @@ pub(crate) struct Metrics {
 pub(crate) struct CancelMetrics {
     pub(crate) sent: IntCounter,
     pub(crate) passed_on: IntCounterVec,
+    pub(crate) refused: IntCounterVec,
 }
 
 impl CancelMetrics {
@@ -54,6 +55,11 @@ impl CancelMetrics {
                 "tenantry_router_cancels_passed_on_total",
                 "Cancel requests passed on to the router of their session.",
                 &["outcome"],
+            )?,
+            refused: make.counters(
+                "tenantry_router_cancels_refused_total",
+                "Cancel requests that are for nobody here or elsewhere, or have another key, by reason.",
+                &["reason"],
             )?,
         })
     }

@@ -153,7 +153,10 @@ async fn take(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
 
 /// Passes a cancel request on to the router that its process id names, if that is another one.
 pub(crate) async fn pass_on(shared: Arc<Shared>, process_id: u32, key: Vec<u8>) {
-    let Some(address) = shared.peers.address_of(process_id) else { return };
+    let Some(address) = shared.peers.address_of(process_id) else {
+        shared.metrics.cancels.refused.with_label_values(&["nobody"]).inc();
+        return;
+    };
     let passed = async {
         let _turn = shared.peers.passed_on.try_acquire().map_err(io::Error::other)?;
         limited(PASS_ON_TIMEOUT, "a cancel request to another router", async {
@@ -169,7 +172,8 @@ pub(crate) async fn pass_on(shared: Arc<Shared>, process_id: u32, key: Vec<u8>) 
     let outcome = match passed.await {
         Ok(()) => "ok",
         Err(error) => {
-            tracing::warn!(router = %address, %error, "a cancel request did not reach the router of its session");
+            // Anybody can ask for it without a login, as often as they like: it is counted, and no line of the log by default.
+            tracing::debug!(router = %address, %error, "a cancel request did not reach the router of its session");
             "failed"
         }
     };

@@ -67,7 +67,14 @@ async fn a_wrong_key_cancels_nothing(fleet: &Fleet) {
     .await;
     cancel(router.port, (process_id, !key)).await;
     assert_eq!(running(fleet, "cancel-wrong-mark").await, 1);
-    assert_eq!(router.metrics().await.get("tenantry_router_cancels_total"), 0.0);
+    let metrics = router.metrics().await;
+    assert_eq!(metrics.get("tenantry_router_cancels_total"), 0.0);
+    let refused = "tenantry_router_cancels_refused_total";
+    assert_eq!(metrics.sum(refused, &["\"key\""]), passed_on().await + 1.0);
+    // Of nobody, and so of no router either: anybody may ask, so no line of the log tells of it.
+    cancel(router.port, (1, key)).await;
+    assert_eq!(router.metrics().await.sum(refused, &["\"nobody\""]), 1.0);
+    assert!(!router.log().contains("cancel request"), "{}", router.log());
 }
 
 async fn a_statement_ends_at_the_server_when_its_client_vanishes(fleet: &Fleet) {

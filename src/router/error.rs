@@ -36,6 +36,8 @@ pub(crate) enum ClientError {
     TooManyClients { key: &'static str, whose: &'static str, max: usize },
     #[error("too many failed logins from this address (login_failures_per_address_max = {max} a minute)")]
     TooManyFailures { max: u32 },
+    #[error("too many clients of this tenant and those beside it on its worker already: {0} at most")]
+    WorkerFull(u32),
     #[error("the console has {0} sessions already")]
     ConsoleFull(usize),
     #[error("a message of {length} bytes is too long (message_bytes_max = {max})")]
@@ -100,9 +102,11 @@ impl ClientError {
             Self::Password(_) => "28P01",
             Self::NoTenant(_) => "3D000",
             Self::Replication | Self::Option(_) => "0A000",
-            Self::TooManyClients { .. } | Self::ConsoleFull(_) | Self::QueueTimeout(_) | Self::QueueFull => {
-                "53300"
-            }
+            Self::TooManyClients { .. }
+            | Self::WorkerFull(_)
+            | Self::ConsoleFull(_)
+            | Self::QueueTimeout(_)
+            | Self::QueueFull => "53300",
             Self::TooManyFailures { .. } => "53400",
             Self::MessageTooLong { .. } | Self::TooManyStatements(_) | Self::StatementsTooLong(_) => "54000",
             Self::LoginTimeout(_) => "57P05",
@@ -172,6 +176,7 @@ impl ClientError {
             Self::TooManyStatements(_) | Self::StatementsTooLong(_) => {
                 Some("Close statements that are not used.")
             }
+            Self::WorkerFull(_) => Some("A router with fewer workers takes more clients on each."),
             Self::CommitUnknown => Some("Whether the transaction was committed is not known."),
             _ => None,
         }

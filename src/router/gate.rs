@@ -55,11 +55,17 @@ pub(crate) enum Asked {
 }
 
 impl Tenant {
-    /// Opens, holds or closes the gate.
-    pub(crate) fn set_gate(self: &Rc<Self>, mut gate: Gate) {
+    /// Opens, holds or closes the gate; gives whether it was otherwise before.
+    pub(crate) fn set_gate(self: &Rc<Self>, mut gate: Gate) -> bool {
         let metrics = &self.worker.shared.metrics;
         let mut current = self.gate.borrow_mut();
         let mut begins = None;
+        let is_same = match (&*current, &gate) {
+            (Gate::Open, Gate::Open) => true,
+            (Gate::Held(old), Gate::Held(new)) => old.id == new.id,
+            (Gate::Refused(old), Gate::Refused(new)) => old == new,
+            _ => false,
+        };
         match (&*current, &mut gate) {
             (Gate::Held(old), Gate::Held(new)) if old.id == new.id => {
                 new.since = old.since;
@@ -88,6 +94,7 @@ impl Tenant {
         if let Some((hold, left)) = begins {
             self.worker.spawn(outlast(self.clone(), hold, left));
         }
+        !is_same
     }
 
     /// An administrator lets no transaction begin, beside what the map says.

@@ -137,9 +137,13 @@ impl Tenant {
             };
             (gate, place)
         };
-        self.set_place(place);
-        self.set_gate(gate);
-        self.tell_changed();
+        let (has_moved, has_turned) = (self.set_place(place), self.set_gate(gate));
+        if has_moved || has_turned {
+            self.tell_changed();
+        } else {
+            // A limit may be another: for those who wait, and nobody else.
+            self.settle();
+        }
     }
 
     /// Lets everybody look again who waits for the gate or relies on it.
@@ -151,19 +155,21 @@ impl Tenant {
         self.settle();
     }
 
-    fn set_place(&self, place: Option<Rc<Place>>) {
+    /// Puts it at a place; gives whether it was at another.
+    fn set_place(&self, place: Option<Rc<Place>>) -> bool {
         let same = match (&*self.place.borrow(), &place) {
             (Some(old), Some(new)) => old.is_same(new),
             (None, None) => true,
             _ => false,
         };
         if same {
-            return;
+            return false;
         }
         *self.place.borrow_mut() = place;
         self.params.borrow_mut().clear();
         self.failure.replace(None);
         self.renew_connections();
+        true
     }
 
     /// Lets no connection of now serve another transaction.

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::ask::Question;
 use crate::cancel::CancelRequest;
+use crate::error::ClientError;
 use crate::gate::HoldReady;
 use crate::metrics::local::LocalMetrics;
 use crate::peers;
@@ -134,9 +135,9 @@ impl Worker {
         self.tenants.borrow().values().cloned().collect()
     }
 
-    /// A process id that no client of this router has, if one is left: the remainder of its local part by the number of
+    /// A process id that no client of this router has: the remainder of its local part by the number of
     /// workers is this worker.
-    fn fresh_id(&self) -> Option<u32> {
+    fn fresh_id(&self) -> Result<u32, ClientError> {
         let workers = self.shared.workers.len() as u32;
         let most = peers::LOCAL_MAX / workers - 1;
         for _ in 0..most {
@@ -144,16 +145,20 @@ impl Worker {
             self.next_id.set(next);
             let id = self.shared.peers.process_id(next * workers + self.index as u32);
             if !self.clients.borrow().contains_key(&id) {
-                return Some(id);
+                return Ok(id);
             }
         }
-        None
+        Err(ClientError::WorkerFull(most))
     }
 
     fn begin(self: &Rc<Self>, new: Box<NewClient>) {
-        let Some(id) = self.fresh_id() else {
-            tracing::warn!("a worker has a client for each process id: one more is sent away");
-            return;
+        let id = match self.fresh_id() {
+            Ok(id) => id,
+            Err(error) => {
+                tracing::warn!(%error, "a client is sent away: there is no process id left for it");
+                self.shared.metrics.refused(&error);
+                return self.spawn(session::refuse(new, error));
+            }
         };
         let tenant = self.tenant(&new.login.tenant);
         let client = Rc::new(Client::new(id, &new.login, new.address));

@@ -30,6 +30,7 @@ mod migrations_refused;
 mod moves;
 mod moves_refused;
 mod moves_schema;
+mod openings;
 mod outage;
 mod pooling;
 mod prepared;
@@ -62,6 +63,7 @@ fn main() -> std::process::ExitCode {
         copying::trials(),
         pooling::trials(),
         budgets::trials(),
+        openings::trials(),
         outage::trials(),
         migrations::trials(),
         migrations_refused::trials(),

@@ -1,11 +1,12 @@
 //! A router reads its configuration again on SIGHUP: as a whole or not at all, and nobody is dropped.
 
-use crate::harness::{Fleet, Sql as _, code, connect, trials, until};
+use crate::harness::{DEADLINE, Fleet, Sql as _, code, connect, message, trials, until};
 
 trials! {
     shared a_reload_changes_a_limit_and_drops_nobody,
     shared a_bad_file_changes_nothing_and_is_explained,
     shared what_cannot_change_is_named,
+    shared who_waits_does_so_no_longer_than_is_allowed_now,
     shared what_is_logged_changes_with_a_reload,
 }
 
@@ -46,6 +47,28 @@ async fn what_cannot_change_is_named(fleet: &Fleet) {
     router.reload_with("workers = 7");
     router.logs(&["WARN", "workers", "started again"]).await;
     router.logs(&["configuration reloaded"]).await;
+}
+
+async fn who_waits_does_so_no_longer_than_is_allowed_now(fleet: &Fleet) {
+    fleet.create("reload-wait", &[]).await;
+    let router = fleet.router(&["connections_per_tenant_max=1"]).await;
+    router.reload_with("queue_timeout = \"1h\"");
+    router.logs(&["configuration reloaded"]).await;
+    let config = router.through(&fleet.config("reload-wait"));
+    let (first, second) = (connect(&config).await.unwrap(), connect(&config).await.unwrap());
+    first.run("BEGIN").await;
+    let waiting = async {
+        let error =
+            tokio::time::timeout(DEADLINE, second.batch_execute("SELECT 1")).await.unwrap().unwrap_err();
+        assert_eq!(code(&error), "53300");
+        assert!(message(&error).contains("50ms"), "{error:?}");
+    };
+    let reloading = async {
+        let queued = "tenantry_router_clients_queued";
+        until("it to wait", async || (router.metrics().await.get(queued) == 1.0).then_some(())).await;
+        router.reload_with("queue_timeout = \"50ms\"");
+    };
+    tokio::join!(waiting, reloading);
 }
 
 async fn what_is_logged_changes_with_a_reload(fleet: &Fleet) {

@@ -28,6 +28,8 @@ const READ_BYTES: usize = 4096;
 const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 /// How long a client may take to accept what it asked for.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take to accept why its session ends.
+const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
 /// What drivers want to know. The version tells them which protocol and habits to expect.
 const PARAMETERS: [(&str, &str); 7] = [
     ("server_version", concat!("18.0 (tenantry ", env!("CARGO_PKG_VERSION"), ")")),
@@ -96,7 +98,7 @@ pub(super) async fn run(new: NewAdmin, shared: Arc<Shared>, stopping: Cancellati
     if let Over::Refused(error) = over {
         error.write(&mut session.output, Severity::Fatal);
         // Who does not take it finds the connection closed.
-        drop(session.flush().await);
+        drop(tokio::time::timeout(LAST_WORD_TIMEOUT, session.flush()).await);
     }
     session.stream.close();
     drop(place);

@@ -77,7 +77,6 @@ pub(crate) async fn connect(
     permit: Permit,
 ) -> Result<Box<ServerConnection>, ConnectError> {
     let time = tenant.worker.shared.config().connect_timeout;
-    let slot = Slot::new(tenant, place.metrics.clone());
     let mut login = Login { tenant, access, place, params: Rc::default(), key: (0, Box::default()) };
     let mut refusal = None;
     let entered = limited(time, "connecting", async {
@@ -124,7 +123,8 @@ pub(crate) async fn connect(
         unnamed: 0,
         idle_since: Instant::now(),
         opened: Instant::now(),
-        slot,
+        // Until here, it was one of those being opened.
+        slot: Slot::new(tenant, place.metrics.clone()),
         permit,
     }))
 }

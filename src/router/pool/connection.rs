@@ -165,10 +165,14 @@ impl ServerConnection {
         self.permit.offer(Offer { had: self.opened.elapsed(), idle: None, useful })
     }
 
+    /// Whose it is; a tenant that is gone was the worker's to the end.
+    pub(crate) fn tenant(&self) -> Option<Rc<Tenant>> {
+        self.slot.tenant.upgrade()
+    }
+
     /// Leaves the server.
     pub(crate) fn close(self: Box<Self>) {
-        // A tenant that is gone was the worker's to the end.
-        if let Some(tenant) = self.slot.tenant.upgrade() {
+        if let Some(tenant) = self.tenant() {
             leave(&tenant.worker, self.side, self.permit);
         }
     }

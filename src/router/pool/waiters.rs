@@ -12,7 +12,28 @@ use crate::pool::connection::ServerConnection;
 use crate::tenant::{Gate, Tenant};
 
 /// A connection, or why there is none.
-pub(crate) type Grant = Result<Box<ServerConnection>, ClientError>;
+pub(crate) type Grant = Result<Granted, ClientError>;
+
+/// A connection on its way to who waits. One that nobody takes any more goes back to the others.
+pub(crate) struct Granted(Option<Box<ServerConnection>>);
+
+impl Granted {
+    /// It has arrived.
+    pub(crate) fn take(mut self) -> Option<Box<ServerConnection>> {
+        self.0.take()
+    }
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            match connection.tenant() {
+                Some(tenant) => tenant.release(connection),
+                None => connection.close(),
+            }
+        }
+    }
+}
 
 /// A transaction that waits for a connection.
 pub(crate) struct Waiter {
@@ -126,7 +147,8 @@ impl Tenant {
                 return;
             };
             self.worker.shared.metrics.queue_wait.observe(waiter.since.elapsed().as_secs_f64());
-            if let Err(Ok(mut connection)) = waiter.sender.send(Ok(connection)) {
+            let unsent = waiter.sender.send(Ok(Granted(Some(connection)))).err();
+            if let Some(mut connection) = unsent.and_then(Result::ok).and_then(Granted::take) {
                 connection.set_idle(true);
                 self.idle.borrow_mut().push(connection);
             }

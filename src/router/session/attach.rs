@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prometheus::IntGauge;
 use tokio::sync::oneshot;
@@ -19,6 +19,8 @@ use crate::stats::Figure;
 
 /// Connections that may turn out to be broken, one after another, before the client is told.
 const ATTEMPTS_MAX: usize = 3;
+/// How often who waits looks whether the limit of its wait is another now.
+const LIMITS_LOOK: Duration = Duration::from_secs(1);
 /// Input that is read of a client that waits, to notice when it goes away.
 const WAITING_INPUT_BYTES_MAX: usize = 64 * 1024;
 
@@ -142,19 +144,8 @@ impl Session {
         match (outcome, granted.try_recv()) {
             (Ok(connection), _) => Ok(connection),
             // It came at the last moment: for somebody else, if this client is gone.
-            (Err(over), Ok(Ok(connection))) => {
-                if matches!(
-                    over,
-                    Over::Refused(
-                        ClientError::QueueTimeout(_)
-                            | ClientError::ServerDown(_)
-                            | ClientError::ServerStarting(_)
-                    )
-                ) {
-                    return Ok(connection);
-                }
-                self.tenant.release(connection);
-                Err(over)
+            (Err(Over::Refused(error)), Ok(Ok(granted))) if error.leaves_session() => {
+                granted.take().ok_or(error.into())
             }
             (Err(over), _) => {
                 self.tenant.settle();
@@ -168,27 +159,28 @@ impl Session {
         granted: &mut oneshot::Receiver<Grant>,
     ) -> Result<Box<ServerConnection>, Over> {
         let tenant = Rc::clone(&self.tenant);
-        let time = tenant.worker.shared.config().queue_timeout;
-        let mut deadline = Instant::now() + time;
+        let since = Instant::now();
+        // The time of a hold does not count: its own lease limits it.
+        let begun = || {
+            let held = tenant.held_for().map(|left| Instant::now() + left);
+            held.or_else(|| tenant.held_until.get()).map_or(since, |held| held.max(since))
+        };
         loop {
+            let time = tenant.worker.shared.config().queue_timeout;
+            let look = (begun() + time).min(Instant::now() + LIMITS_LOOK);
             tokio::select! {
                 biased;
                 grant = &mut *granted => {
                     return match grant {
-                        Ok(Ok(connection)) => Ok(connection),
+                        Ok(Ok(granted)) => granted.take().ok_or(ClientError::ServerLost.into()),
                         Ok(Err(error)) => Err(error.into()),
                         Err(_) => Err(ClientError::ShuttingDown.into()),
                     };
                 }
                 over = self.client_leaves() => return Err(over),
-                () = tokio::time::sleep_until(deadline.into()) => {
-                    // The time of a hold does not count: its own lease limits it.
-                    let now = Instant::now();
-                    let held = tenant.held_for().map(|left| now + left);
-                    let begins = held.or_else(|| tenant.held_until.get());
-                    match begins.map(|begins| begins + time).filter(|later| *later > now) {
-                        Some(later) => deadline = later,
-                        None => return Err(tenant.why_none(time).into()),
+                () = tokio::time::sleep_until(look.into()) => {
+                    if begun() + time <= Instant::now() {
+                        return Err(tenant.why_none(time).into());
                     }
                 }
             }
@@ -201,8 +193,10 @@ impl Session {
         let time = self.tenant.worker.shared.config().queue_timeout;
         let since = self.me.waiting.get().unwrap_or_else(Instant::now);
         self.me.waiting.set(Some(since));
-        match tokio::time::timeout_at((since + time).into(), self.exchange()).await {
+        let look = (since + time).min(Instant::now() + LIMITS_LOOK);
+        match tokio::time::timeout_at(look.into(), self.exchange()).await {
             Ok(outcome) => outcome.and_then(|()| self.replies()),
+            Err(_) if since.elapsed() < time => Ok(()),
             Err(_) => {
                 self.me.waiting.set(None);
                 self.refuse_request(&ClientError::QueueTimeout(time))

@@ -1,9 +1,26 @@
 //! What the log says when a session ends: who it was, where, and why. Never a statement, nor what a server said of one.
 
 use std::net::IpAddr;
+use std::time::Duration;
+
+use wire::Severity;
 
 use crate::error::ClientError;
-use crate::session::{Over, Session};
+use crate::relay::limited;
+use crate::session::{NewClient, Over, Session};
+
+/// How long a client that is not taken may take to read why.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Sends a client away that has logged in, and for which there is no session.
+pub(crate) async fn refuse(new: Box<NewClient>, error: ClientError) {
+    let NewClient { stream, mut greeting, place, .. } = *new;
+    let Ok(mut stream) = stream.attach() else { return };
+    error.write(&mut greeting, Severity::Fatal);
+    drop(limited(REFUSAL_TIMEOUT, "a refusal", stream.write_all(&greeting)).await);
+    stream.close();
+    drop(place);
+}
 
 impl Session {
     /// Logs the end of a session, if it was not the client's own wish. An operator has to see by itself what a limit or a

@@ -28,6 +28,8 @@ use wire::backend::{self, TransactionStatus};
 use wire::sql::Pins;
 use wire::{Severity, WireError};
 
+pub(crate) use farewell::refuse;
+
 use crate::error::ClientError;
 use crate::places::Place;
 use crate::pool::ServerConnection;

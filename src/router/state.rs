@@ -97,6 +97,17 @@ fn reading_of(settings: &Settings) -> u64 {
     hasher.finish()
 }
 
+/// Most bytes of a client's settings that are replayed, names included: more than come from a startup packet.
+const SETTINGS_BYTES_MAX: usize = 32 * 1024;
+
+fn bytes_of(settings: &Settings) -> usize {
+    settings.iter().map(|(name, text)| name.len() + text.len()).sum()
+}
+
+/// Most bytes of names that are kept, with what each takes beside itself.
+const NAMES_BYTES_MAX: usize = 64 * 1024;
+const NAME_BYTES: usize = 64;
+
 fn identifier(name: &str) -> String {
     name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect::<Vec<_>>().join(".")
 }
@@ -266,9 +277,9 @@ impl SessionState {
                 self.released.add(Pins::of(PinReason::PreparedStatement));
                 return StatementsGone::All;
             }
-            Change::Listen(name) => drop(self.listens.insert(name.to_string())),
-            Change::Prepare(name) => drop(self.prepared.insert(name.to_string())),
-            Change::HoldCursor(name) => drop(self.cursors.insert(name.to_string())),
+            Change::Listen(name) => self.note(name, |state| &mut state.listens),
+            Change::Prepare(name) => self.note(name, |state| &mut state.prepared),
+            Change::HoldCursor(name) => self.note(name, |state| &mut state.cursors),
             Change::UnlistenAll => self.listens.clear(),
             Change::CloseAll => self.cursors.clear(),
             Change::Unlisten(name) => {
@@ -291,6 +302,17 @@ impl SessionState {
         StatementsGone::None
     }
 
+    /// Notes a name, by which the client may end its pin. With too many, it stays pinned until it discards all.
+    fn note(&mut self, name: &str, set: impl FnOnce(&mut Self) -> &mut BTreeSet<String>) {
+        let sets = [&self.listens, &self.prepared, &self.cursors];
+        let bytes: usize = sets.into_iter().flatten().map(|known| known.len() + NAME_BYTES).sum();
+        if bytes + name.len() > NAMES_BYTES_MAX {
+            self.pins.insert(PinReason::HiddenSet);
+        } else {
+            set(self).insert(name.to_owned());
+        }
+    }
+
     fn remember(&mut self, applied: &Rc<Settings>) {
         if self.before.is_none() {
             self.before = Some((self.settings.clone(), applied.clone()));
@@ -298,6 +320,13 @@ impl SessionState {
     }
 
     fn set(&mut self, parameter: &str, text: Option<&str>, applied: &mut Rc<Settings>) {
+        let before = self.settings.get(parameter).filter(|_| parameter != CUMULATIVE);
+        let bytes = bytes_of(&self.settings) - before.map_or(0, |before| parameter.len() + before.len());
+        if text.is_some_and(|text| bytes + parameter.len() + text.len() > SETTINGS_BYTES_MAX) {
+            // Too much to be kept: so the client keeps the connection, where it is set.
+            self.pins.insert(PinReason::HiddenSet);
+            return;
+        }
         self.remember(applied);
         let text: Option<Rc<str>> = text.map(Into::into);
         let mine = text.clone().or_else(|| self.startup.get(parameter).cloned());

@@ -7,6 +7,7 @@ use crate::harness::raw::Raw;
 use crate::harness::{Fleet, Sql as _, connect, trials, until};
 
 trials! {
+    shared settings_too_long_to_be_replayed_stay_where_they_are,
     shared settings_stay_with_their_client,
     shared settings_of_the_startup_packet_are_in_force,
     shared a_setting_that_was_rolled_back_is_not_kept,
@@ -359,5 +360,23 @@ async fn a_temporary_search_path_of_the_startup_packet_is_the_clients_own(fleet:
     for _ in 0..3 {
         assert_eq!(other.column("SELECT to_regclass('scratch') IS NULL").await, ["t"]);
         assert_eq!(client.number("SELECT count(*) FROM scratch").await, 0);
+    }
+}
+
+async fn settings_too_long_to_be_replayed_stay_where_they_are(fleet: &Fleet) {
+    fleet.create("longset", &[]).await;
+    let router = fleet.router(&["connections_per_tenant_max=2"]).await;
+    let config = router.through(&fleet.config("longset"));
+    let (one, other) = (connect(&config).await.unwrap(), connect(&config).await.unwrap());
+    for n in 0..8 {
+        one.run(&format!("SET my.part{n} = '{}'", n.to_string().repeat(6_000))).await;
+        other.run("SELECT 1").await;
+    }
+    let pinned = "tenantry_router_pins_total{reason=\"hidden_set\"}";
+    assert_eq!(router.metrics().await.get(pinned), 1.0);
+    for n in 0..8 {
+        let same = format!("SELECT count(*) WHERE current_setting('my.part{n}') = repeat('{n}', 6000)");
+        assert_eq!(one.number(&same).await, 1, "part {n}");
+        assert_eq!(other.number("SELECT count(*) WHERE current_setting('my.part0', true) <> ''").await, 0);
     }
 }

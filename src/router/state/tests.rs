@@ -135,3 +135,35 @@ fn names_of_the_router_are_not_for_clients() {
     assert!(deeds("SELECT 1; PREPARE \"tenantry_5\" AS SELECT 1").names_reserved());
     assert!(!deeds("DEALLOCATE mine").names_reserved());
 }
+
+#[test]
+fn what_is_kept_for_replay_is_bounded_and_beyond_that_the_client_keeps_its_connection() {
+    let (mut applied, mut state) = (Rc::default(), SessionState::default());
+    let long = "x".repeat(SETTINGS_BYTES_MAX - 100);
+    for _ in 0..3 {
+        run(&mut state, &mut applied, &format!("SET my.long = '{long}'"));
+    }
+    assert!(!state.is_pinned(), "the same one takes the place of the one before");
+    run(&mut state, &mut applied, &format!("SET my.other = '{}'", "y".repeat(100)));
+    state.transaction_over(false, &mut applied);
+    assert!(state.pins.contains(PinReason::HiddenSet));
+    assert_eq!((state.settings.len(), &state.settings), (1, &applied));
+    run(&mut state, &mut applied, "DISCARD ALL");
+    state.transaction_over(false, &mut applied);
+    assert!(!state.is_pinned() && state.settings.is_empty());
+}
+
+#[test]
+fn names_are_kept_up_to_a_bound_and_beyond_it_only_discard_all_ends_the_pin() {
+    let (mut applied, mut state) = (Rc::default(), SessionState::default());
+    for n in 0..2 * NAMES_BYTES_MAX / NAME_BYTES {
+        run(&mut state, &mut applied, &format!("LISTEN c{n}"));
+    }
+    assert!(state.listens.len() < NAMES_BYTES_MAX / NAME_BYTES);
+    run(&mut state, &mut applied, "UNLISTEN *");
+    state.transaction_over(false, &mut applied);
+    assert!(state.is_pinned());
+    run(&mut state, &mut applied, "DISCARD ALL");
+    state.transaction_over(false, &mut applied);
+    assert!(!state.is_pinned());
+}

@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
+use std::ops::Deref;
 use std::rc::{Rc, Weak};
 
 use lru::LruCache;
@@ -34,7 +35,7 @@ pub(crate) struct Statement {
     /// The number for the settings under which its text is read.
     reading: u64,
     pub(crate) deeds: Deeds,
-    /// Clients' names for it.
+    /// Clients' names for it, and clients that have it without one.
     holders: Cell<usize>,
     /// Bytes of all statements that some client of the tenant holds.
     held_bytes: Rc<Cell<usize>>,
@@ -56,7 +57,7 @@ impl Statement {
     }
 }
 
-/// A statement that a client has under a name of its own.
+/// A statement that a client has, under a name of its own or none.
 #[derive(Debug)]
 pub(crate) struct Held(Rc<Statement>);
 
@@ -70,6 +71,14 @@ impl Held {
 
     pub(crate) fn shared(&self) -> Rc<Statement> {
         self.0.clone()
+    }
+}
+
+impl Deref for Held {
+    type Target = Statement;
+
+    fn deref(&self) -> &Statement {
+        &self.0
     }
 }
 

@@ -135,6 +135,10 @@ impl<'a> Fields<'a> {
         Ok(i16::from_be_bytes([bytes[0], bytes[1]]))
     }
 
+    pub(crate) fn u16(&mut self) -> Result<u16, WireError> {
+        self.i16().map(i16::cast_unsigned)
+    }
+
     pub(crate) fn i32(&mut self) -> Result<i32, WireError> {
         let bytes = self.take(4)?;
         Ok(i32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))

@@ -74,8 +74,8 @@ pub fn parse(body: &[u8]) -> Result<Parse<'_>, WireError> {
     let mut fields = Fields::new(body, "Parse");
     let (name, query) = (fields.cstr()?, fields.cstr()?);
     let types = fields.rest();
-    let count = usize::try_from(fields.i16()?).map_err(|_| fields.malformed())?;
-    fields.take(count * 4)?;
+    let count = fields.u16()?;
+    fields.take(usize::from(count) * 4)?;
     fields.end()?;
     Ok(Parse { name, query, types })
 }
@@ -253,6 +253,9 @@ mod tests {
     fn a_parse_with_more_types_than_bytes_is_an_error() {
         assert!(parse(b"\0select\0\x7f\xff").is_err());
         assert!(parse(b"\0select\0\xff\xff").is_err());
+        // As many as Postgres takes: the count has no sign.
+        let most = [&b"\0select\0\xff\xff"[..], &[0; 4 * 0xffff]].concat();
+        assert_eq!(parse(&most).unwrap().types.len(), 2 + 4 * 0xffff);
         assert!(target(b"X\0").is_err());
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Config};
 
 use crate::harness::raw::Raw;
 use crate::harness::{Fleet, Router, Sql as _, connect, trials, until};
@@ -12,6 +12,7 @@ use crate::harness::{Fleet, Router, Sql as _, connect, trials, until};
 trials! {
     shared garbage_before_the_login_ends_that_connection_only,
     shared garbage_after_the_login_ends_that_session_only,
+    shared bodies_without_their_form_are_answered_as_postgres_does,
     shared messages_out_of_order_are_answered_as_postgres_does,
     shared names_and_texts_of_any_bytes_are_answered,
     shared a_client_that_does_not_read_does_not_fill_the_routers_memory,
@@ -28,7 +29,7 @@ const GROWTH_KB_MAX: u64 = 48 * 1024;
 struct Scene {
     router: Router,
     witness: Client,
-    config: tokio_postgres::Config,
+    config: Config,
     kb: u64,
 }
 
@@ -132,30 +133,79 @@ async fn garbage_after_the_login_ends_that_session_only(fleet: &Fleet) {
         assert_eq!(raw.reply().await.as_deref(), Some(expected), "{bytes:?}");
         assert_eq!(raw.reply().await, None);
     }
-    // Bodies that do not have the form of their letter, in a transaction too: it is over then.
-    let bodies: [(u8, &[u8]); 9] = [
+    scene.end().await;
+}
+
+/// All that comes until the answer to `SELECT 'end'`, which is asked here.
+async fn to_the_end(raw: &mut Raw) -> Vec<String> {
+    raw.query("SELECT 'end'").flush().await;
+    let mut replies = Vec::new();
+    loop {
+        let Some(reply) = raw.reply().await else {
+            replies.push("closed".to_owned());
+            return replies;
+        };
+        let is_last = reply.starts_with("Z:") && replies.iter().any(|reply| reply == "D:end");
+        replies.push(reply);
+        if is_last {
+            return replies;
+        }
+    }
+}
+
+async fn bodies_without_their_form_are_answered_as_postgres_does(fleet: &Fleet) {
+    let bodies: [(u8, &[u8]); 29] = [
         (b'Q', b"SELECT 1"),
         (b'Q', b""),
+        (b'Q', b"SELECT 1\0; SET x = 1\0"),
+        (b'P', b""),
+        (b'P', b"a"),
+        (b'P', b"a\0SELECT 1\0"),
         (b'P', b"a\0SELECT 1\0\0\x05\0"),
         (b'P', b"a\0SELECT 1\0\xff\xff"),
+        (b'P', b"a\0SELECT 1\0\0\0x"),
+        (b'B', b""),
         (b'B', b"a"),
+        (b'B', b"\0s"),
+        (b'B', b"\0s\0"),
+        (b'B', b"\0s\0\0\x05"),
+        (b'B', b"\0s\0\0\0\0\x01\0\0"),
+        (b'B', b"\0s\0\0\0\0\0\0\0x"),
+        (b'D', b""),
+        (b'D', b"S"),
         (b'D', b"X\0"),
+        (b'D', b"Ss\0x"),
+        (b'E', b""),
         (b'E', b"\0\0\0"),
+        (b'E', b"\0\0\0\0\0x"),
         (b'C', b"Sname"),
+        (b'C', b"X\0"),
+        (b'C', b"Ss\0x"),
         (b'F', b"\0"),
+        (b'H', b"x"),
+        (b'S', b"x"),
     ];
-    for (tag, body) in bodies {
-        let mut raw = scene.login().await;
-        raw.query("BEGIN");
-        assert_eq!(raw.replies(1).await, ["C:BEGIN", "Z:T"]);
-        raw.message_of(tag, |out| out.extend(body)).flush().await;
-        assert_eq!(raw.reply().await.as_deref(), Some("E:08P01"), "{}", char::from(tag));
-        assert_eq!(raw.reply().await, None);
+    let scene = Scene::begin(fleet, "malformed", &[]).await;
+    let postgres: Config = fleet.server_url("pg-1").parse().unwrap();
+    for (number, (tag, body)) in bodies.into_iter().enumerate() {
+        for begin in ["", "BEGIN"] {
+            // One that the router has not had prepared for somebody else before.
+            let fresh = format!("SELECT {number} AS in_{begin}");
+            let mut answers = Vec::new();
+            for config in [&scene.config, &postgres] {
+                let mut raw = Raw::login(config, &[]).await;
+                raw.parse("s", "SELECT 1").sync().query(begin);
+                // Alone, and among others that are skipped or not.
+                raw.message_of(tag, |out| out.extend(body)).sync();
+                raw.parse("t", &fresh).message_of(tag, |out| out.extend(body)).execute("t", &[]).sync();
+                raw.query("ROLLBACK").execute("s", &[]).sync();
+                answers.push(to_the_end(&mut raw).await);
+            }
+            let what = format!("{} {body:?} after {begin:?}", char::from(tag));
+            assert_eq!(answers[0], answers[1], "{what}: the router, and Postgres");
+            assert!(answers[0].contains(&"E:08P01".to_owned()), "{what}: {answers:?}");
+        }
     }
-    let open =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'";
-    until("the transactions to be over", async || (scene.witness.number(open).await == 0).then_some(()))
-        .await;
     scene.end().await;
 }
 
@@ -215,8 +265,8 @@ async fn names_and_texts_of_any_bytes_are_answered(fleet: &Fleet) {
     raw.message_of(b'E', |body| body.extend(b"\0\0\0\0\0")).sync();
     assert_eq!(raw.replies(1).await, ["1", "2", "D:7", "C:SELECT 1", "Z:I"]);
     // A zero byte ends a text: what follows is not of the message's form.
-    raw.message_of(b'Q', |body| body.extend(b"SELECT 1\0; SET x = 1\0")).flush().await;
-    assert_eq!(raw.reply().await.as_deref(), Some("E:08P01"));
+    raw.message_of(b'Q', |body| body.extend(b"SELECT 1\0; SET x = 1\0"));
+    assert_eq!(raw.replies(1).await, ["E:08P01", "Z:I"]);
     scene.end().await;
 }
 

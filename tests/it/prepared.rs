@@ -24,6 +24,7 @@ trials! {
     shared a_statement_is_prepared_anew_after_its_table_changed,
     shared a_client_with_too_many_statements_is_told_and_goes_on,
     shared a_tenants_statements_are_bounded_in_bytes,
+    shared unnamed_statements_count_among_a_tenants_bytes,
     shared a_server_connection_keeps_the_statements_used_last,
     shared names_of_the_router_are_not_for_clients,
     shared statements_that_went_with_a_failed_query_string_are_made_again,
@@ -302,6 +303,28 @@ async fn a_tenants_statements_are_bounded_in_bytes(fleet: &Fleet) {
         (other.replies(1).await == ["1", "Z:I"]).then_some(())
     })
     .await;
+}
+
+async fn unnamed_statements_count_among_a_tenants_bytes(fleet: &Fleet) {
+    fleet.create("longunnamed", &[]).await;
+    let router = fleet.router(&["prepared_bytes_per_tenant_max=2097152"]).await;
+    let config = router.through(&fleet.config("longunnamed"));
+    let text = |n: usize| format!("SELECT {n} /* {} */", "x".repeat(900_000));
+    let mut clients = Vec::new();
+    for n in 0..3 {
+        let mut client = Raw::login(&config, &[]).await;
+        let answer = client.parse("", &text(n)).sync().replies(1).await;
+        assert_eq!(answer, [["1", "Z:I"], ["E:54000", "Z:I"]][n / 2]);
+        clients.push(client);
+    }
+    // One's own is replaced; a Query does away with it; and what was refused is not there.
+    assert_eq!(clients[0].parse("", &text(7)).sync().replies(1).await, ["1", "Z:I"]);
+    assert_eq!(clients[0].execute("", &[]).sync().replies(1).await, ["2", "D:7", "C:SELECT 1", "Z:I"]);
+    assert_eq!(clients[2].execute("", &[]).sync().replies(1).await, ["E:26000", "Z:I"]);
+    clients[1].query("SELECT 1").replies(1).await;
+    assert_eq!(clients[2].parse("", &text(8)).sync().replies(1).await, ["1", "Z:I"]);
+    let limit = "tenantry_router_limits_total{limit=\"prepared_bytes_per_tenant_max\"}";
+    assert_eq!(router.metrics().await.get(limit), 1.0);
 }
 
 async fn a_server_connection_keeps_the_statements_used_last(fleet: &Fleet) {

@@ -34,7 +34,8 @@ impl Session {
             }
             Err(error) => {
                 self.side.input = input;
-                return Err(error.into());
+                // All of it is there, or its names are longer than what is read of a message.
+                return if there == header.total() { self.malformed(header) } else { Err(error.into()) };
             }
         };
         self.side.input = input;

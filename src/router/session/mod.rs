@@ -33,7 +33,7 @@ pub(crate) use farewell::refuse;
 use crate::error::ClientError;
 use crate::places::Place;
 use crate::pool::ServerConnection;
-use crate::prepared::Statement;
+use crate::prepared::Held;
 use crate::relay::Side;
 use crate::session::client::Client;
 use crate::session::expect::{Expected, Named};
@@ -137,7 +137,7 @@ struct Session {
     /// Something failed since the last ReadyForQuery, COMMIT or ROLLBACK.
     failed: bool,
     statements: HashMap<Box<[u8]>, Named>,
-    unnamed: Option<Rc<Statement>>,
+    unnamed: Option<Held>,
     stretch: Stretch,
     /// Portals whose execution changes the session.
     portals: HashMap<Box<[u8]>, Deeds>,

@@ -20,7 +20,12 @@ impl Session {
         if self.statements.len() >= max && !self.statements.contains_key(name) {
             return Some(ClientError::TooManyStatements(max));
         }
-        let max = config.prepared_bytes_per_tenant_max;
+        self.too_long(statement)
+    }
+
+    /// Why the client can't have a statement, named or not, beside those that clients of its tenant have.
+    pub(super) fn too_long(&self, statement: &Statement) -> Option<ClientError> {
+        let max = self.tenant.worker.shared.config().prepared_bytes_per_tenant_max;
         let fits = self.tenant.statements.borrow().has_room_for(statement, max);
         (!fits).then_some(ClientError::StatementsTooLong(max))
     }

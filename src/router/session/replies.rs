@@ -242,6 +242,7 @@ impl Session {
             }
             self.failed = false;
         }
+        let pins = self.state.pins;
         if self.state.succeeded(deeds, &mut connection.applied) == StatementsGone::All {
             connection.prepared.clear();
             self.statements.clear();
@@ -250,7 +251,9 @@ impl Session {
             self.plans_change();
             self.alters_schema = true;
         }
-        self.me.pins.set(self.state.pins);
+        let mut new = self.state.pins;
+        new.subtract(pins);
+        self.note_pins(new);
     }
 
     /// An empty text was executed: the client's own, or in place of one that names what only the router knows.
@@ -366,7 +369,7 @@ impl Session {
                 if connection.unnamed == id {
                     connection.unnamed = 0;
                 }
-                if self.unnamed.as_ref().is_some_and(|statement| statement.id == id) {
+                if self.unnamed.as_ref().is_some_and(|held| held.id == id) {
                     self.unnamed = None;
                 }
             }

@@ -92,6 +92,8 @@ impl Session {
             tag::DESCRIBE => self.describe(header),
             tag::EXECUTE => self.execute(header),
             tag::CLOSE => self.close(header),
+            // Nothing belongs into it; during a COPY nobody looks.
+            tag::FLUSH if header.body > 0 && !self.copying_in => self.malformed(header),
             tag::FLUSH if self.connection.is_none() => self.skip(header),
             tag::FLUSH => self.pass(header),
             tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => self.copy_part(header),
@@ -137,6 +139,27 @@ impl Session {
             }
         }
         None
+    }
+
+    /// A body that does not have its letter's form goes on as it came: the server says what is wrong with it, and goes on
+    /// behind it.
+    pub(super) fn malformed(&mut self, header: Header) -> Result<Option<Need>, Over> {
+        if let Some(need) = self.begin() {
+            return Ok(Some(need));
+        }
+        self.stretch.leaves();
+        match header.tag {
+            tag::QUERY => self.expected.push(Expect::Query(Deeds::default())),
+            tag::FUNCTION_CALL => self.expected.push(Expect::FunctionCall),
+            tag::SYNC => self.expected.push(Expect::Sync),
+            _ => {
+                self.expected.push(Expect::ParseRaw);
+                self.unsynced = true;
+                return self.pass(header);
+            }
+        }
+        self.end_segment();
+        self.pass(header)
     }
 
     /// Forwards the message unseen.
@@ -191,6 +214,9 @@ impl Session {
 
     fn sync(&mut self, header: Header) -> Result<Option<Need>, Over> {
         self.skipping = false;
+        if header.body > 0 && !self.copying_in {
+            return self.malformed(header);
+        }
         // With nothing before it, it is answered here, though a hold or a pause keeps all else waiting.
         if self.connection.is_none() || (self.is_quiet() && self.tenant.is_held()) {
             let out = self.side.out(&self.tenant.worker.buffers);
@@ -212,7 +238,9 @@ impl Session {
             if !self.whole(header) {
                 return Ok(Some(Need::Input));
             }
-            let text = frontend::query(&self.side.input[HEADER_BYTES..header.total()])?;
+            let Ok(text) = frontend::query(&self.side.input[HEADER_BYTES..header.total()]) else {
+                return self.malformed(header);
+            };
             if starts_with_deallocate(text) {
                 let deeds = Deeds::of(wire::sql::classify_bytes(text));
                 if let Some(need) = self.deallocate(header, &deeds)? {
@@ -254,7 +282,9 @@ impl Session {
         if there < header.total().min(HEADER_BYTES + size_of::<u32>()) {
             return Ok(Some(Need::Input));
         }
-        let function = frontend::function_call(&self.side.input[HEADER_BYTES..there])?;
+        let Ok(function) = frontend::function_call(&self.side.input[HEADER_BYTES..there]) else {
+            return self.malformed(header);
+        };
         self.sending(&Deeds::of_call(function));
         self.expected.push(Expect::FunctionCall);
         self.end_segment();

@@ -37,16 +37,22 @@ impl Session {
             return self.parse_unread(header);
         }
         let input = std::mem::take(&mut self.side.input);
-        let parse = frontend::parse(&input[HEADER_BYTES..header.total()])?;
+        let Ok(parse) = frontend::parse(&input[HEADER_BYTES..header.total()]) else {
+            self.side.input = input;
+            return self.malformed(header);
+        };
         let sent = if parse.name.is_empty() {
-            // Drivers send the same text again and again: then there is nothing new to find out about it.
+            // Drivers send the same text again and again: then there is nothing new to find out about it. Otherwise the
+            // one before is gone, even if this one fails.
             let reading = self.state.reading();
-            let again = self.unnamed.clone().filter(|known| known.is(parse.query, parse.types, reading));
-            let statement = again.unwrap_or_else(|| {
+            let again = self.unnamed.take().filter(|held| held.is(parse.query, parse.types, reading));
+            let statement = again.map(|held| held.shared()).unwrap_or_else(|| {
                 self.tenant.statements.borrow_mut().make(parse.query, parse.types, reading)
             });
-            self.parse_unnamed(statement, &input[..header.total()]);
-            true
+            match self.too_long(&statement) {
+                Some(refusal) => self.refuse(refusal),
+                None => self.parse_unnamed(statement, &input[..header.total()]),
+            }
         } else {
             let statement =
                 self.tenant.statements.borrow_mut().get(parse.query, parse.types, self.state.reading());
@@ -64,11 +70,11 @@ impl Session {
         Ok(None)
     }
 
-    fn parse_unnamed(&mut self, statement: Rc<Statement>, message: &[u8]) {
+    fn parse_unnamed(&mut self, statement: Rc<Statement>, message: &[u8]) -> bool {
         let deallocates = self.deallocates(&statement.deeds).is_some();
         let reserved = statement.is_refused();
         let Some(connection) = &mut self.connection else {
-            return;
+            return false;
         };
         connection.unnamed = statement.id;
         self.expected.push(Expect::ParseUnnamed { id: statement.id, silent: false });
@@ -86,7 +92,8 @@ impl Session {
         } else {
             connection.side.out(&self.tenant.worker.buffers).extend_from_slice(message);
         }
-        self.unnamed = Some(statement);
+        self.unnamed = Some(Held::new(statement));
+        true
     }
 
     /// `false` when earlier answers must be there first.
@@ -137,7 +144,7 @@ impl Session {
                 connection.unnamed = statement.id;
             }
             self.expected.push(Expect::ParseUnnamed { id: statement.id, silent: false });
-            self.unnamed = Some(statement);
+            self.unnamed = Some(Held::new(statement));
         } else {
             self.expected.push(Expect::ParseRaw);
         }
@@ -197,7 +204,8 @@ impl Session {
 
     pub(super) fn resolve(&self, name: &[u8]) -> Resolved {
         if name.is_empty() {
-            return self.unnamed.clone().map_or(Resolved::None, |statement| Resolved::Known(statement, None));
+            let unnamed = self.unnamed.as_ref().map(Held::shared);
+            return unnamed.map_or(Resolved::None, |statement| Resolved::Known(statement, None));
         }
         match self.statements.get(name) {
             Some(Named { unsure: Some(segment), .. }) if *segment != self.segment => Resolved::Unsure,
@@ -215,7 +223,9 @@ impl Session {
         if let Some(need) = self.begin() {
             return Ok(Some(need));
         }
-        let target = frontend::target(&self.side.input[HEADER_BYTES..header.total()])?;
+        let Ok(target) = frontend::target(&self.side.input[HEADER_BYTES..header.total()]) else {
+            return self.malformed(header);
+        };
         if target.kind == b'P' {
             self.stretch.described();
             self.expected.push(Expect::Describe);
@@ -261,7 +271,9 @@ impl Session {
         if let Some(need) = self.begin() {
             return Ok(Some(need));
         }
-        let (portal, _) = frontend::execute(&self.side.input[HEADER_BYTES..header.total()])?;
+        let Ok((portal, _)) = frontend::execute(&self.side.input[HEADER_BYTES..header.total()]) else {
+            return self.malformed(header);
+        };
         let deeds = if self.portals.is_empty() {
             Deeds::default()
         } else {
@@ -278,7 +290,9 @@ impl Session {
         if !self.whole_names(header, "Close")? {
             return Ok(Some(Need::Input));
         }
-        let target = frontend::target(&self.side.input[HEADER_BYTES..header.total()])?;
+        let Ok(target) = frontend::target(&self.side.input[HEADER_BYTES..header.total()]) else {
+            return self.malformed(header);
+        };
         let (kind, name): (u8, Box<[u8]>) = (target.kind, target.name.into());
         let local = kind == b'S'
             && (self.statements.contains_key(&name)

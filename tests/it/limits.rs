@@ -1,5 +1,7 @@
 //! The router's limits: each ends with an error of its own, and lets everybody else go on.
 
+use rustix::process::{Resource, Rlimit, prlimit};
+use tokio::net::TcpStream;
 use tokio_postgres::Config;
 
 use crate::harness::raw::Raw;
@@ -11,6 +13,7 @@ trials! {
     shared clients_beyond_the_most_are_refused_and_the_others_go_on,
     shared clients_of_a_tenant_of_a_user_and_from_an_address_are_limited,
     shared a_router_takes_as_many_descriptors_as_it_may,
+    shared a_router_without_descriptors_serves_its_clients_and_recovers,
     shared a_message_that_is_too_long_ends_its_session_alone,
 }
 
@@ -123,4 +126,31 @@ async fn a_router_takes_as_many_descriptors_as_it_may(fleet: &Fleet) {
     assert_eq!(numbers[0], numbers[1], "the soft limit is the hard one");
     let is_enough = numbers[0].parse::<u64>().is_ok_and(|limit| limit >= 1_001_000);
     assert_eq!(router.log().contains("too few file descriptors"), !is_enough);
+}
+
+async fn a_router_without_descriptors_serves_its_clients_and_recovers(fleet: &Fleet) {
+    const ROOM: u64 = 20;
+    for tenant in ["limits-files", "limits-files-other"] {
+        fleet.create(tenant, &[]).await;
+    }
+    let router = fleet.router(&["login_timeout=1h", "queue_timeout=1h"]).await;
+    let config = router.through(&fleet.config("limits-files"));
+    let client = connect(&config).await.unwrap();
+    client.run("CREATE TABLE t (n int)").await;
+    let open = std::fs::read_dir(format!("/proc/{}/fd", router.pid().as_raw_nonzero())).unwrap().count();
+    let few = Some(open as u64 + ROOM);
+    prlimit(Some(router.pid()), Resource::Nofile, Rlimit { current: few, maximum: few }).unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..5 * ROOM {
+        silent.push(TcpStream::connect(("127.0.0.1", router.port)).await.unwrap());
+        client.run("INSERT INTO t VALUES (1)").await;
+    }
+    router.logs(&["can't accept a connection", "Too many open files"]).await;
+    // Who comes now gets the place of the one that has been silent for longest.
+    connect(&config).await.unwrap().run("INSERT INTO t VALUES (2)").await;
+    drop(silent);
+    let other = router.through(&fleet.config("limits-files-other"));
+    connect(&other).await.unwrap().run("SELECT 1").await;
+    assert_eq!(client.number("SELECT count(*) FROM t").await, i64::try_from(5 * ROOM + 1).unwrap());
+    router.metrics().await;
 }

@@ -3,7 +3,7 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::harness::raw::Raw;
+use crate::harness::raw::{Raw, exchange};
 use crate::harness::{Fleet, Sql as _, code, connect, message, trials, until};
 
 trials! {
@@ -11,6 +11,7 @@ trials! {
     shared a_login_that_takes_too_long_is_told_the_limit,
     shared an_address_that_fails_too_often_is_refused_and_others_are_not,
     shared a_proxy_tells_the_address_and_nobody_else_does,
+    shared each_refused_login_is_the_same_exchange,
     shared a_tenant_out_of_reach_is_answered_like_a_wrong_password,
     shared the_option_and_the_user_name_a_tenant_before_the_database,
 }
@@ -109,6 +110,32 @@ async fn the_option_and_the_user_name_a_tenant_before_the_database(fleet: &Fleet
     config.options("-c tenant=logins-nowhere");
     let refusal = connect(&config).await.err().unwrap();
     assert!(message(&refusal).contains("logins-nowhere"), "{refusal:?}");
+}
+
+async fn each_refused_login_is_the_same_exchange(fleet: &Fleet) {
+    fleet.create("exchange-in", &[]).await;
+    let mut known = fleet.user("exchanger", "exchange-in", &[]).await;
+    let password = String::from_utf8(known.get_password().unwrap().to_vec()).unwrap();
+    known.password("wrong");
+    let out_of_reach = fleet.config_as("exchanger", &password, "exchange-nowhere");
+    let unknown = |user: &str| fleet.config_as(user, "wrong", "exchange-in");
+    let other = fleet.router(&[]).await;
+    // The tags of the answers, and what the password is to be salted with.
+    let of_known = exchange(&known).await;
+    assert_eq!(of_known.0, ["R:sasl", "R:continue", "E:28P01"]);
+    assert_eq!(of_known.1.iterations, 4096);
+    let mut salts = vec![of_known.1.salt.clone()];
+    for name in ["exchange-a", "exchange-b"] {
+        let (answers, salting) = exchange(&unknown(name)).await;
+        assert_eq!((&answers, salting.iterations), (&of_known.0, 4096), "{name}");
+        assert_eq!(salting.salt.len(), salts[0].len());
+        for again in [unknown(name), other.through(&unknown(name))] {
+            assert_eq!(exchange(&again).await.1, salting, "{name} has one salt, at all routers");
+        }
+        assert!(!salts.contains(&salting.salt), "and nobody else has it");
+        salts.push(salting.salt);
+    }
+    assert_eq!(exchange(&out_of_reach).await, of_known, "the right password, and a tenant that is not there");
 }
 
 async fn a_tenant_out_of_reach_is_answered_like_a_wrong_password(fleet: &Fleet) {

@@ -40,6 +40,7 @@ mod reload;
 mod restart;
 mod servers;
 mod sessions;
+mod systemd;
 mod tls;
 mod users;
 
@@ -73,6 +74,7 @@ fn main() -> std::process::ExitCode {
         recovery::trials(),
         reload::trials(),
         restart::trials(),
+        systemd::trials(),
         #[cfg(feature = "failpoints")]
         crashes::trials(),
         metrics::trials(),

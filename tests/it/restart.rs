@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Config;
 
 use crate::harness::raw::{Raw, cancel};
-use crate::harness::{Fleet, Router, ServiceManager, Sql as _, code, connect, connect_url, trials, until};
+use crate::harness::{Fleet, Router, Sql as _, code, connect, connect_url, news, trials, until};
 
 trials! {
     shared a_second_process_takes_over_while_clients_come_and_go,
@@ -174,17 +174,6 @@ async fn a_statement_is_cancelled_although_its_router_drains(fleet: &Fleet) {
     assert!(replies.contains(&"E:57014".to_owned()), "{replies:?}");
     assert_eq!(session.reply().await.as_deref(), Some("E:57P01"), "it was silent");
     assert!(router.end().await.success());
-}
-
-/// The service manager's next news.
-async fn news(manager: &ServiceManager) -> String {
-    manager.notified.set_nonblocking(true).unwrap();
-    until("news for the service manager", async || {
-        let mut news = [0; 200];
-        let length = manager.notified.recv(&mut news).ok()?;
-        Some(String::from_utf8_lossy(&news[..length]).into_owned())
-    })
-    .await
 }
 
 async fn a_client_waits_for_the_next_process_when_the_port_is_the_service_managers(fleet: &Fleet) {

@@ -22,7 +22,9 @@ trials! {
     shared client_certificates_are_checked,
     shared a_certificate_is_replaced_while_sessions_go_on,
     shared the_host_that_a_client_asks_for_names_its_tenant,
+    shared handshakes_that_are_cut_in_the_middle_hold_up_nobody,
     own servers_are_spoken_to_with_tls,
+    own a_server_that_asks_for_a_certificate_gets_the_routers,
     own registries_are_asked_with_tls,
 }
 
@@ -175,6 +177,41 @@ async fn handshakes_that_fail_hit_nobody_else(fleet: &Fleet) {
     tls.connect(&config).await.unwrap().run("SELECT 1").await;
 }
 
+async fn handshakes_that_are_cut_in_the_middle_hold_up_nobody(fleet: &Fleet) {
+    const MANY: usize = 300;
+    fleet.create("tls-many", &[]).await;
+    let (files, authority) = (Files::of(fleet, "many"), Authority::new());
+    let shown = files.shown(&authority.issue("router", &["127.0.0.1"]));
+    let router = router(fleet, &[&[mode("require")][..], &shown].concat()).await;
+    let config = secure(&fleet.config("tls-many"), &router);
+    let tls = Tls::new(&authority, None);
+    let client = tls.connect(&config).await.unwrap();
+    let hello = tls.hello();
+    let mut held = Vec::new();
+    for number in 0..MANY {
+        let mut stream = TcpStream::connect(("127.0.0.1", router.port)).await.unwrap();
+        stream.write_all(&ssl_request()).await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'S');
+        // A part of what comes first, or all of it and no word after the answer.
+        stream.write_all(&hello[..hello.len() * (number % 10 + 1) / 10]).await.unwrap();
+        match number % 3 {
+            0 => drop(stream),
+            // Without a goodbye, as when a machine dies.
+            1 => drop(stream.set_zero_linger()),
+            _ => held.push(stream),
+        }
+        if number % 10 == 0 {
+            client.run("SELECT 1").await;
+            tls.connect(&config).await.unwrap().run("SELECT 1").await;
+        }
+    }
+    drop(held);
+    let failed = "tenantry_router_logins_total{outcome=\"tls_failed\"}";
+    until("all to be over", async || (router.metrics().await.get(failed) >= MANY as f64).then_some(())).await;
+    client.run("SELECT 1").await;
+    tls.connect(&config).await.unwrap().run("SELECT 1").await;
+}
+
 async fn client_certificates_are_checked(fleet: &Fleet) {
     fleet.create("tls-clients", &[]).await;
     let config = fleet.user("certified", "tls-clients", &[]).await;
@@ -255,13 +292,18 @@ async fn the_host_that_a_client_asks_for_names_its_tenant(fleet: &Fleet) {
     assert_eq!(database(&in_user).await, host, "the option comes first of all");
 }
 
+/// Writes a file where a server has its own.
+async fn write_file(superuser: &tokio_postgres::Client, name: &str, text: &str) {
+    let rows: Vec<String> = text.lines().map(|line| format!("('{}')", line.replace('\'', "''"))).collect();
+    let rows = rows.join(",");
+    superuser.run(&format!("COPY (VALUES {rows}) TO PROGRAM 'umask 077; cat > {name}'")).await;
+}
+
 /// Lets a server do TLS with this certificate.
 async fn give_tls(fleet: &Fleet, server: &str, certificate: &crate::harness::tls::Certificate) {
     let client = fleet.direct(server, "postgres").await;
     for (file, text) in [("server.crt", &certificate.pem), ("server.key", &certificate.key)] {
-        let rows: Vec<String> = text.lines().map(|line| format!("('{line}')")).collect();
-        let rows = rows.join(",");
-        client.run(&format!("COPY (VALUES {rows}) TO PROGRAM 'umask 077; cat > {file}'")).await;
+        write_file(&client, file, text).await;
     }
     client.run("ALTER SYSTEM SET ssl = on").await;
     client.run("SELECT pg_reload_conf()").await;
@@ -323,6 +365,37 @@ async fn servers_are_spoken_to_with_tls(fleet: &mut Fleet) {
     let itself = files.setting("server_tls_ca_file", "itself.crt", &strange.pem);
     let pinned = router(fleet, &["server_tls_mode=verify-full".to_owned(), itself]).await;
     assert_eq!(is_secure(&pinned).await, "t");
+}
+
+async fn a_server_that_asks_for_a_certificate_gets_the_routers(fleet: &mut Fleet) {
+    fleet.create("tls-mutual", &["--server", "pg-1"]).await;
+    let (files, authority, own) = (Files::of(fleet, "mutual"), Authority::new(), Authority::new());
+    let admin = fleet.direct("pg-1", "postgres").await;
+    write_file(&admin, "routers.crt", &own.pem()).await;
+    admin.run("ALTER SYSTEM SET ssl_ca_file = 'routers.crt'").await;
+    let database = "\"tls-mutual\" all all";
+    let rules = format!("hostssl {database} scram-sha-256 clientcert=verify-ca\nhostnossl {database} reject");
+    let file = admin.column("SHOW hba_file").await.remove(0);
+    let before = admin.column("SELECT pg_read_file(current_setting('hba_file'))").await.remove(0);
+    write_file(&admin, &file, &format!("{rules}\n{before}").replace('\t', " ")).await;
+    give_tls(fleet, "pg-1", &authority.issue("server", &["127.0.0.1"])).await;
+
+    let by = async |shown: Option<&crate::harness::tls::Certificate>| {
+        let mut settings = vec!["server_tls_mode=verify-full".to_owned(), "queue_timeout=1s".to_owned()];
+        settings.push(files.setting("server_tls_ca_file", "ca.crt", &authority.pem()));
+        if let Some(shown) = shown {
+            settings.push(files.setting("server_tls_cert_file", "own.crt", &shown.pem));
+            settings.push(files.setting("server_tls_key_file", "own.key", &shown.key));
+        }
+        let router = router(fleet, &settings).await;
+        let client = connect(&router.through(&fleet.config("tls-mutual"))).await.map_err(|e| code(&e))?;
+        let dn = "SELECT client_dn FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+        Ok::<_, String>(client.column(dn).await.remove(0))
+    };
+    let mine = own.issue("the-router", &[]);
+    assert!(by(Some(&mine)).await.unwrap().contains("CN=the-router"));
+    assert_eq!(by(None).await.unwrap_err(), "57P03");
+    assert_eq!(by(Some(&Authority::new().issue("the-router", &[]))).await.unwrap_err(), "57P03");
 }
 
 async fn registries_are_asked_with_tls(fleet: &mut Fleet) {

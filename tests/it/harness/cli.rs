@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 /// The program under test.
-pub(super) const PROGRAM: &str = env!("CARGO_BIN_EXE_tenantry");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tenantry");
 
 /// What a call gave.
 #[derive(Debug)]

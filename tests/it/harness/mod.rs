@@ -21,11 +21,11 @@ use std::time::Instant;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-pub(crate) use cli::{Output, tenantry};
+pub(crate) use cli::{Output, PROGRAM, tenantry};
 pub(crate) use fleet::{Fleet, signal};
 pub(crate) use metrics::Metrics;
 pub(crate) use place::{Place, leftovers};
-pub(crate) use router::{Router, ServiceManager};
+pub(crate) use router::{Router, news};
 pub(crate) use sql::{Sql, code, connect, connect_url, message};
 pub(crate) use wait::{DEADLINE, until};
 

@@ -32,6 +32,43 @@ pub(crate) async fn cancel(port: u16, (process_id, key): (i32, i32)) {
     assert!(closed.is_err(), "a cancel request has no answer");
 }
 
+/// What a password is salted with.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Salting {
+    pub(crate) salt: String,
+    pub(crate) iterations: u32,
+}
+
+/// Tries to log in; gives all that was answered up to the refusal, and what the password was to be salted with.
+pub(crate) async fn exchange(config: &Config) -> (Vec<String>, Salting) {
+    let mut raw = Raw::connect(config, &[], &[]).await;
+    let mut scram = ScramSha256::new(config.get_password().unwrap(), ChannelBinding::unsupported());
+    let (mut answers, mut first) = (Vec::new(), String::new());
+    raw.flush().await;
+    loop {
+        match raw.message().await.expect("an answer") {
+            Message::AuthenticationSasl(_) => {
+                answers.push("R:sasl".to_owned());
+                raw.add(|out| frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), out));
+            }
+            Message::AuthenticationSaslContinue(body) => {
+                answers.push("R:continue".to_owned());
+                first = String::from_utf8(body.data().to_vec()).unwrap();
+                scram.update(body.data()).unwrap();
+                raw.add(|out| frontend::sasl_response(scram.message(), out));
+            }
+            Message::ErrorResponse(body) => {
+                answers.push(format!("E:{}", error_code(body.fields())));
+                break;
+            }
+            _ => panic!("no other answer is due"),
+        }
+        raw.flush().await;
+    }
+    let field = |name: &str| first.split(',').find_map(|field| field.strip_prefix(name)).unwrap().to_owned();
+    (answers, Salting { salt: field("s="), iterations: field("i=").parse().unwrap() })
+}
+
 impl Raw {
     /// Connects and logs in.
     pub(crate) async fn login(config: &Config, parameters: &[(&str, &str)]) -> Self {
@@ -53,6 +90,12 @@ impl Raw {
         config: &Config,
         parameters: &[(&str, &str)],
     ) -> Result<Self, String> {
+        let mut raw = Self::connect(config, header, parameters).await;
+        raw.authenticate(config.get_password().unwrap()).await.map(|()| raw)
+    }
+
+    /// Connects, with a proxy's header and the startup packet to be sent first.
+    async fn connect(config: &Config, header: &[u8], parameters: &[(&str, &str)]) -> Self {
         let Host::Tcp(host) = &config.get_hosts()[0] else { panic!("a TCP host") };
         let stream = TcpStream::connect((host.as_str(), config.get_ports()[0])).await.unwrap();
         let (received, to_send) = (BytesMut::new(), BytesMut::from(header));
@@ -60,7 +103,7 @@ impl Raw {
         let own = [("user", config.get_user().unwrap()), ("database", config.get_dbname().unwrap())];
         let all = own.into_iter().chain(parameters.iter().copied());
         frontend::startup_message(all, &mut raw.to_send).unwrap();
-        raw.authenticate(config.get_password().unwrap()).await.map(|()| raw)
+        raw
     }
 
     async fn authenticate(&mut self, password: &[u8]) -> Result<(), String> {
@@ -187,6 +230,7 @@ impl Raw {
     /// Reads some bytes of a reply too long to be held; gives their number.
     pub(crate) async fn read_some(&mut self) -> usize {
         self.received.clear();
+        self.received.reserve(1 << 20);
         assert!(self.receive().await, "the connection stays open");
         self.received.len()
     }

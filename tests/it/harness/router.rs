@@ -34,7 +34,7 @@ pub(crate) struct Router {
 /// What a service manager does for a router: it opens the port for clients, and is told how the router does.
 pub(crate) struct ServiceManager {
     pub(crate) listener: TcpListener,
-    pub(crate) notified: UnixDatagram,
+    notified: UnixDatagram,
     socket: PathBuf,
 }
 
@@ -81,12 +81,25 @@ impl Fleet {
 
     /// Starts a router for a service manager.
     pub(crate) async fn router_under(&self, manager: &ServiceManager) -> Router {
+        self.router_of(manager, |_| ()).await
+    }
+
+    /// The same for one that expects to be told in this time, in microseconds, that the router lives.
+    pub(crate) async fn router_watched(&self, manager: &ServiceManager, time: &str) -> Router {
+        let watched = |router: &mut Command| {
+            router.env("WATCHDOG_USEC", time);
+        };
+        self.router_of(manager, watched).await
+    }
+
+    async fn router_of(&self, manager: &ServiceManager, change: impl FnOnce(&mut Command)) -> Router {
         let ports = Ports::take().expect("free ports");
         let port = manager.listener.local_addr().unwrap().port();
         let router = self.router_with((port, ports.0), &[], |router| {
             // The socket comes as the standard input, as nobody may hand on a descriptor to just one child otherwise.
             let listener = OwnedFd::from(manager.listener.try_clone().unwrap());
             router.stdin(listener).env("NOTIFY_SOCKET", &manager.socket);
+            change(router);
         });
         let mut router = router.await;
         router.ports = Some(ports);
@@ -135,6 +148,17 @@ impl Fleet {
         .await;
         router
     }
+}
+
+/// The service manager's next news.
+pub(crate) async fn news(manager: &ServiceManager) -> String {
+    manager.notified.set_nonblocking(true).unwrap();
+    until("news for the service manager", async || {
+        let mut news = [0; 200];
+        let length = manager.notified.recv(&mut news).ok()?;
+        Some(String::from_utf8_lossy(&news[..length]).into_owned())
+    })
+    .await
 }
 
 impl Router {

@@ -109,6 +109,14 @@ impl Tls {
         Self(Arc::new(config))
     }
 
+    /// What comes first of a handshake.
+    pub(crate) fn hello(&self) -> Vec<u8> {
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let mut hello = Vec::new();
+        rustls::ClientConnection::new(self.0.clone(), name).unwrap().write_tls(&mut hello).unwrap();
+        hello
+    }
+
     /// The same, which does not say by ALPN what it means to speak.
     pub(crate) fn without_alpn(&self) -> Self {
         let mut config = ClientConfig::clone(&self.0);

@@ -8,9 +8,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::task::AbortHandle;
-
-use crate::listener::Logins;
 use crate::session::client::End;
 use crate::shared::Shared;
 use crate::worker::WorkerMessage;
@@ -21,13 +18,12 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Lets logins, clients and workers come to their end.
-pub(crate) async fn run(shared: &Arc<Shared>, workers: Vec<JoinHandle<()>>, logins: Logins) {
+pub(crate) async fn run(shared: &Arc<Shared>, workers: Vec<JoinHandle<()>>) {
     let begun = Instant::now();
     let time = shared.config().shutdown_timeout;
     tracing::info!(clients = shared.metrics.clients.get(), ?time, "draining");
     tell_all(shared, || WorkerMessage::Drain(End::Draining)).await;
-    let under_way = logins.begun.clone();
-    let mut ended = tokio::spawn(join(shared.clone(), workers, logins));
+    let mut ended = tokio::spawn(join(shared.clone(), workers));
     let steps = [(time / 2, End::ShuttingDown), (time / 2, End::Stopped)];
     let mut finished = false;
     for (patience, next) in steps {
@@ -42,7 +38,6 @@ pub(crate) async fn run(shared: &Arc<Shared>, workers: Vec<JoinHandle<()>>, logi
                 "shutdown_timeout is over; what still runs ends now"
             );
         }
-        under_way.iter().for_each(AbortHandle::abort);
         tell_all(shared, || WorkerMessage::Drain(next)).await;
     }
     if !finished && tokio::time::timeout(STOP_TIMEOUT, &mut ended).await.is_err() {
@@ -54,9 +49,9 @@ pub(crate) async fn run(shared: &Arc<Shared>, workers: Vec<JoinHandle<()>>, logi
 }
 
 /// Waits for the logins, then for the workers, to which no more clients come.
-async fn join(shared: Arc<Shared>, workers: Vec<JoinHandle<()>>, logins: Logins) {
-    logins.tasks.close();
-    logins.tasks.wait().await;
+async fn join(shared: Arc<Shared>, workers: Vec<JoinHandle<()>>) {
+    shared.logins.close();
+    shared.logins.wait().await;
     tell_all(&shared, || WorkerMessage::Shutdown).await;
     let joined = tokio::task::spawn_blocking(move || workers.into_iter().for_each(|w| drop(w.join())));
     drop(joined.await);

@@ -24,6 +24,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::ask;
 use crate::busiest::Busiest;
+use crate::config::RouterConfig;
+use crate::error::RouterError;
+use crate::listener;
 use crate::shared::Shared;
 
 /// Connections at a time; who comes later waits in the kernel's queue.
@@ -40,6 +43,13 @@ struct Watched {
     registry: Registry,
     shared: Arc<Shared>,
     busiest: Arc<Mutex<Busiest>>,
+}
+
+/// Opens the port of `metrics_listen`.
+pub(crate) fn listen(config: &RouterConfig) -> Result<TcpListener, RouterError> {
+    let (key, address) = ("metrics_listen", config.metrics_listen);
+    let opened = TcpListener::from_std(listener::bind(key, address)?.listen()?);
+    opened.map_err(|source| RouterError::Listen { key, address, source })
 }
 
 /// Answers until `stop` ends.

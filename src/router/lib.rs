@@ -87,8 +87,8 @@ pub async fn run(
     config.validate()?;
     let catalog = config.catalog_url.as_ref().map(|url| Catalog::new(url.expose(), &metrics)).transpose()?;
     descriptors::raise(&config);
-    let port = listener::Port::open(process.listener.take(), config.listen)?;
-    let http_listener = listener::bind("metrics_listen", config.metrics_listen)?.listen()?;
+    let port = listener::Port::open(process.listener.take(), config.listen, config.workers())?;
+    let http_listener = http::listen(&config)?;
     let (peer_listener, cancel_address) = peers::bind(config.cancel_listen()).await?;
     let (shared, inboxes, holds) = share(config, (master_key, process), &metrics, cancel_address)?;
     let mut snapshot = Snapshot::new(&shared);
@@ -114,10 +114,10 @@ pub async fn run(
     if let Some(catalog) = &catalog {
         report::announce(&shared, catalog).await;
     }
-    let logins = listener::run(port.listen()?, shared.clone(), stop).await;
+    listener::run(port.listen(&shared)?, &shared, stop).await;
     // From now on, whoever watches the port asks the process that has taken over, if there is one.
     stopping.cancel();
-    drain::run(&shared, workers, logins).await;
+    drain::run(&shared, workers).await;
     shared.console.close().await;
     for task in &endless {
         task.abort();
@@ -151,6 +151,7 @@ fn share(
         name,
         map: map::SharedMap::default(),
         metrics: metrics::Metrics::new(metrics)?,
+        login_secret: login::mock_secret(&master_key),
         master_key,
         tls: tls::Tls::new(&config)?,
         places: Arc::default(),
@@ -161,7 +162,8 @@ fn share(
         breakers: pool::Breakers::default(),
         workers,
         holds,
-        console: admin::Console::default(),
+        console: admin::Console::new(),
+        logins: TaskTracker::new(),
         config: ArcSwap::from_pointee(config),
     };
     Ok((Arc::new(shared), inboxes, ready))

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use arc_swap::{ArcSwap, Guard};
 use shard_map::{MasterKey, TenantId};
 use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
 
 use crate::admin::Console;
 use crate::config::RouterConfig;
@@ -29,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) map: SharedMap,
     pub(crate) metrics: Metrics,
     pub(crate) master_key: MasterKey,
+    /// From which verifiers of unknown users are made.
+    pub(crate) login_secret: [u8; 32],
     pub(crate) tls: Tls,
     pub(crate) places: Arc<Places>,
     pub(crate) failures: Failures,
@@ -40,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) holds: mpsc::Sender<HoldReady>,
     pub(crate) peers: Peers,
     pub(crate) process: Process,
+    /// Logins under way.
+    pub(crate) logins: TaskTracker,
     /// Whether it takes clients.
     pub(crate) serving: AtomicBool,
     pub(crate) console: Console,

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_util::io::poll_read_buf;
 
 use crate::tls::Channel;
@@ -32,8 +33,13 @@ impl Stream {
 
     /// Goes on with TLS, whose handshake begins with what `input` holds. What the peer sent right behind the handshake
     /// is there afterwards.
-    pub(crate) async fn begin_tls(&mut self, mut channel: Channel, input: &mut BytesMut) -> io::Result<()> {
-        channel.handshake(&mut self.socket, input).await?;
+    pub(crate) async fn begin_tls(
+        &mut self,
+        mut channel: Channel,
+        input: &mut BytesMut,
+        turns: Option<&Semaphore>,
+    ) -> io::Result<()> {
+        channel.handshake(&mut self.socket, input, turns).await?;
         self.channel = Some(Box::new(channel));
         Ok(())
     }

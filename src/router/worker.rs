@@ -7,13 +7,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shard_map::{Route, ServerName, TenantId};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::ask::Question;
 use crate::cancel::CancelRequest;
 use crate::error::ClientError;
 use crate::gate::HoldReady;
+use crate::listener::{Door, Logins};
 use crate::metrics::local::LocalMetrics;
 use crate::peers;
 use crate::pool::{ServerConnection, steward};
@@ -23,6 +26,7 @@ use crate::session::client::{Client, End};
 use crate::session::{self, NewClient};
 use crate::shared::Shared;
 use crate::stats::Cold;
+use crate::stream::Detached;
 use crate::tenant::Tenant;
 
 /// Messages that a worker has not read yet.
@@ -37,7 +41,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// To a worker.
 pub(crate) enum WorkerMessage {
     /// A client that has logged in.
-    Client(Box<NewClient>),
+    Client(Box<NewClient<Detached>>),
+    /// Accept here until the token is cancelled; the other tells whether that is still so.
+    Open(Door, CancellationToken, TaskTrackerToken),
     /// Somebody asks to cancel what a client is running.
     Cancel(CancelRequest),
     /// The map has something new about a tenant.
@@ -82,6 +88,9 @@ pub(crate) struct Worker {
     next_id: Cell<u32>,
     /// Tenants that are not here, and whose hold could not be acknowledged yet.
     unacknowledged: RefCell<BTreeSet<TenantId>>,
+    pub(crate) logins: Logins,
+    /// Turns in which handshakes of TLS are computed: one at a time.
+    pub(crate) handshakes: Rc<Semaphore>,
     tasks: TaskTracker,
     /// Those that are waited for.
     last: TaskTracker,
@@ -104,6 +113,8 @@ impl Worker {
             clients: RefCell::default(),
             next_id: Cell::new(0),
             unacknowledged: RefCell::default(),
+            logins: Logins::default(),
+            handshakes: Rc::new(Semaphore::new(1)),
             tasks: TaskTracker::new(),
             last: TaskTracker::new(),
         })
@@ -149,6 +160,19 @@ impl Worker {
             }
         }
         Err(ClientError::WorkerFull(most))
+    }
+
+    /// Takes a client that has logged in to the worker of its tenant: this one, or another.
+    pub(crate) async fn welcome(self: &Rc<Self>, new: Box<NewClient>) {
+        let index = self.shared.worker_of(&new.login.tenant);
+        if index == self.index {
+            return self.begin(new);
+        }
+        match new.detach() {
+            // A worker that is gone has shut down: the client finds its connection closed.
+            Ok(new) => drop(self.shared.workers[index].send(WorkerMessage::Client(Box::new(new))).await),
+            Err(error) => tracing::error!(%error, "can't hand over a client's socket"),
+        }
     }
 
     fn begin(self: &Rc<Self>, new: Box<NewClient>) {
@@ -280,6 +304,9 @@ impl Worker {
 
     fn drain(&self, end: End) {
         self.ending.set(Some(end));
+        if end > End::Draining {
+            self.end_logins();
+        }
         for client in self.clients.borrow().values() {
             client.end(end);
         }
@@ -290,7 +317,17 @@ impl Worker {
 
     fn handle(self: &Rc<Self>, message: WorkerMessage) {
         match message {
-            WorkerMessage::Client(new) => self.begin(new),
+            WorkerMessage::Client(new) => match new.attach() {
+                Ok(new) => self.begin(Box::new(new)),
+                Err(error) => tracing::error!(%error, "can't take over a client's socket"),
+            },
+            WorkerMessage::Open(door, closing, open) => {
+                let worker = self.clone();
+                self.spawn(async move {
+                    door.run(&worker, closing).await;
+                    drop(open);
+                });
+            }
             WorkerMessage::Cancel(request) => self.cancel(request),
             WorkerMessage::Tenant(id) => self.tenant_changed(&id),
             WorkerMessage::Everything => self.everything_changed(),

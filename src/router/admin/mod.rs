@@ -16,6 +16,7 @@ mod show;
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,7 +27,7 @@ pub(crate) use show::{REST, state};
 use crate::config::RouterConfig;
 use crate::error::ClientError;
 use crate::shared::Shared;
-use crate::stream::Stream;
+use crate::stream::Detached;
 
 /// The database that stands for the console. No tenant can have this name: it is reserved.
 pub(crate) const DATABASE: &str = "tenantry";
@@ -64,7 +65,7 @@ pub(crate) struct AdminLogin {
 
 /// One of them, on its way from its login.
 pub(crate) struct NewAdmin {
-    pub(crate) stream: Stream,
+    pub(crate) stream: Detached,
     /// What it sent after its login.
     pub(crate) early: BytesMut,
     /// What is to be said to it first.
@@ -78,27 +79,28 @@ pub(crate) struct Console {
     places: Arc<Semaphore>,
     sessions: TaskTracker,
     stopping: CancellationToken,
+    runtime: Handle,
 }
 
-impl Default for Console {
-    fn default() -> Self {
+impl Console {
+    /// A console whose sessions run on the caller's runtime, not on that of the worker where they logged in.
+    pub(crate) fn new() -> Self {
         Self {
             places: Arc::new(Semaphore::new(SESSIONS_MAX)),
             sessions: TaskTracker::new(),
             stopping: CancellationToken::new(),
+            runtime: Handle::current(),
         }
     }
-}
 
-impl Console {
     /// A place for one more session.
     pub(crate) fn place(&self) -> Result<OwnedSemaphorePermit, ClientError> {
         self.places.clone().try_acquire_owned().map_err(|_| ClientError::ConsoleFull(SESSIONS_MAX))
     }
 
-    /// Runs a session, beside the caller.
+    /// Runs a session.
     pub(crate) fn begin(&self, new: NewAdmin, shared: Arc<Shared>) {
-        self.sessions.spawn(session::run(new, shared, self.stopping.clone()));
+        self.sessions.spawn_on(session::run(new, shared, self.stopping.clone()), &self.runtime);
     }
 
     /// Ends all sessions.

@@ -72,6 +72,10 @@ pub(super) struct Session {
 /// Runs a session to its end, or until the router stops.
 pub(super) async fn run(new: NewAdmin, shared: Arc<Shared>, stopping: CancellationToken) {
     let NewAdmin { stream, early, greeting, login, place } = new;
+    let stream = match stream.attach() {
+        Ok(stream) => stream,
+        Err(error) => return tracing::error!(%error, "can't take over a socket for the console"),
+    };
     let mut session = Session {
         stream,
         input: early,

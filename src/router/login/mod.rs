@@ -67,7 +67,7 @@ impl From<WireError> for Unfinished {
 }
 
 /// Brings a connection through its login.
-pub(crate) async fn receive(talk: &mut Talk, shared: &Shared, secret: &[u8]) -> Result<Arrival, Unfinished> {
+pub(crate) async fn receive(talk: &mut Talk, shared: &Shared) -> Result<Arrival, Unfinished> {
     proxied(talk, shared).await?;
     let startup = match initial(talk, shared).await? {
         Initial::Cancel { process_id, key } => return Ok(Arrival::Cancel { process_id, key }),
@@ -92,7 +92,7 @@ pub(crate) async fn receive(talk: &mut Talk, shared: &Shared, secret: &[u8]) -> 
     let settings = Settings::of(&startup)?;
     let names = names::names(&startup, settings.tenant.as_deref(), talk, shared)?;
     talk.names = (names.user_name.clone(), names.tenant.clone());
-    let greeting = password::authenticate(talk, &names, &config, secret).await?;
+    let greeting = password::authenticate(talk, &names, &config, &shared.login_secret).await?;
     if let Some(login) = access::console(&names, &startup, &config) {
         return Ok(Arrival::Admin(login, shared.console.place()?, greeting));
     }

@@ -4,10 +4,12 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Buf as _, BytesMut};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use wire::frontend::tag;
 use wire::{HEADER_BYTES, WireError};
 
@@ -33,18 +35,23 @@ pub(crate) struct Talk {
     pub(crate) names: (String, String),
     /// What TLS was begun with.
     pub(super) tls: Option<Arc<Clients>>,
+    /// Turns in which handshakes of TLS are computed.
+    handshakes: Rc<Semaphore>,
 }
 
 impl Talk {
-    pub(crate) fn new(socket: TcpStream, address: IpAddr) -> Self {
+    pub(crate) fn new(socket: TcpStream, address: IpAddr, handshakes: Rc<Semaphore>) -> Self {
         let stream = Stream::plain(socket);
-        Self { stream, address, input: BytesMut::new(), names: Default::default(), tls: None }
+        Self { stream, address, input: BytesMut::new(), names: Default::default(), tls: None, handshakes }
     }
 
     /// Begins TLS. What `input` holds belongs to the handshake.
     pub(super) async fn begin_tls(&mut self, clients: Arc<Clients>) -> Result<(), Unfinished> {
         let channel = clients.channel().map_err(Unfinished::Tls)?;
-        self.stream.begin_tls(channel, &mut self.input).await.map_err(Unfinished::Tls)?;
+        self.stream
+            .begin_tls(channel, &mut self.input, Some(&self.handshakes))
+            .await
+            .map_err(Unfinished::Tls)?;
         self.tls = Some(clients);
         Ok(())
     }

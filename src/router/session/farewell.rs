@@ -14,8 +14,7 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Sends a client away that has logged in, and for which there is no session.
 pub(crate) async fn refuse(new: Box<NewClient>, error: ClientError) {
-    let NewClient { stream, mut greeting, place, .. } = *new;
-    let Ok(mut stream) = stream.attach() else { return };
+    let NewClient { mut stream, mut greeting, place, .. } = *new;
     error.write(&mut greeting, Severity::Fatal);
     drop(limited(REFUSAL_TIMEOUT, "a refusal", stream.write_all(&greeting)).await);
     stream.close();

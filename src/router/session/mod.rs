@@ -18,6 +18,7 @@ mod statements;
 
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::Poll;
@@ -40,7 +41,7 @@ use crate::session::expect::{Expected, Named};
 use crate::session::plans::Stretch;
 use crate::state::{APPLICATION_NAME, Deeds, Params, SessionState};
 use crate::stats::Figure;
-use crate::stream::Detached;
+use crate::stream::{Detached, Stream};
 use crate::tenant::Tenant;
 
 /// What a login found out.
@@ -57,8 +58,8 @@ pub(crate) struct Login {
 }
 
 /// A client that has logged in, on its way to its worker.
-pub(crate) struct NewClient {
-    pub(crate) stream: Detached,
+pub(crate) struct NewClient<S = Stream> {
+    pub(crate) stream: S,
     /// What it sent after its login.
     pub(crate) early: Vec<u8>,
     /// What is to be said to it first.
@@ -68,6 +69,22 @@ pub(crate) struct NewClient {
     pub(crate) login: Login,
     /// Its place among all clients; held for its drop.
     pub(crate) place: Place,
+}
+
+impl NewClient {
+    /// Takes it off this runtime.
+    pub(crate) fn detach(self) -> io::Result<NewClient<Detached>> {
+        let Self { stream, early, greeting, address, login, place } = self;
+        Ok(NewClient { stream: stream.detach()?, early, greeting, address, login, place })
+    }
+}
+
+impl NewClient<Detached> {
+    /// Puts it on this runtime.
+    pub(crate) fn attach(self) -> io::Result<NewClient> {
+        let Self { stream, early, greeting, address, login, place } = self;
+        Ok(NewClient { stream: stream.attach()?, early, greeting, address, login, place })
+    }
 }
 
 /// Why a session is over.
@@ -153,13 +170,6 @@ struct Session {
 /// Runs a session to its end.
 pub(crate) async fn run(new: Box<NewClient>, me: Rc<Client>, tenant: Rc<Tenant>) {
     let NewClient { stream, early, greeting, login, place, .. } = *new;
-    let stream = match stream.attach() {
-        Ok(stream) => stream,
-        Err(error) => {
-            tracing::error!(%error, "can't take over a client's socket");
-            return;
-        }
-    };
     let shared = tenant.worker.shared.clone();
     shared.metrics.clients.inc();
     let mut session = Session::new(&login, Side::new(stream), me, tenant);

@@ -14,6 +14,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_util::io::poll_read_buf;
 
 /// Room for what is read during a handshake.
@@ -44,18 +45,31 @@ impl Channel {
     }
 
     /// Makes the handshake, beginning with what `input` holds. What the peer sent right behind it is there afterwards.
-    pub(crate) async fn handshake(&mut self, socket: &mut TcpStream, input: &mut BytesMut) -> io::Result<()> {
-        let received = input.split();
-        let begun = self.decrypt(&received, input);
+    /// A step of it may take a millisecond of computing: with `turns`, one at a time, and others of the thread's tasks in
+    /// between.
+    pub(crate) async fn handshake(
+        &mut self,
+        socket: &mut TcpStream,
+        input: &mut BytesMut,
+        turns: Option<&Semaphore>,
+    ) -> io::Result<()> {
+        let mut received = input.split();
         loop {
+            let turn = match turns {
+                Some(turns) => Some(turns.acquire().await.map_err(io::Error::other)?),
+                None => None,
+            };
+            let taken = self.decrypt(&received, input);
+            drop(turn);
+            // After an error, this is an alert.
             std::future::poll_fn(|cx| self.poll_flush(socket, cx)).await?;
-            if begun.is_err() || !self.session.is_handshaking() {
-                return begun;
+            if taken.is_err() || !self.session.is_handshaking() {
+                return taken;
             }
             socket.readable().await?;
-            let mut cipher = BytesMut::with_capacity(HANDSHAKE_READ_BYTES);
-            std::future::poll_fn(|cx| self.poll_decrypt(socket, cx, input, &mut cipher)).await?;
-            if self.ended {
+            received = BytesMut::with_capacity(HANDSHAKE_READ_BYTES);
+            let read = std::future::poll_fn(|cx| poll_read_buf(Pin::new(&mut *socket), cx, &mut received));
+            if self.ended || read.await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }

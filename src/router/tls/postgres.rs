@@ -33,7 +33,7 @@ impl TlsConnect<TcpStream> for Connector {
         Box::pin(async move {
             let mut stream = Stream::plain(socket);
             let mut plain = BytesMut::new();
-            stream.begin_tls(Channel::connecting(self.config, self.name)?, &mut plain).await?;
+            stream.begin_tls(Channel::connecting(self.config, self.name)?, &mut plain, None).await?;
             Ok(Secured { stream, plain, cipher: BytesMut::new() })
         })
     }

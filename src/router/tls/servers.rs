@@ -132,7 +132,7 @@ impl Servers {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         let channel = Channel::connecting(config.clone(), name)?;
         let mut early = BytesMut::new();
-        stream.begin_tls(channel, &mut early).await?;
+        stream.begin_tls(channel, &mut early, None).await?;
         if early.is_empty() { Ok(()) } else { Err(io::Error::other("the server spoke before it was asked")) }
     }
 }

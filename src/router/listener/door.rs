@@ -1,0 +1,153 @@
+//! A worker's door: takes connections from the port, and keeps track of their logins.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use socket2::SockFilter;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::admit::admit;
+use crate::worker::Worker;
+
+/// Pause after an accept that failed, for want of file descriptors most likely.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a client may take to end the handshake of TCP that it has begun when the port is closed.
+const HANDSHAKE_TIME: Duration = Duration::from_millis(20);
+/// Ended logins that are kept track of, beside as many as are under way.
+const ENDED_KEPT: usize = 64;
+
+/// One of the ways to the port.
+pub(crate) struct Door {
+    listener: std::net::TcpListener,
+    /// Nobody else accepts what is in its queue.
+    is_own: bool,
+}
+
+impl Door {
+    /// A socket of its own.
+    pub(super) fn own(listener: std::net::TcpListener) -> Self {
+        Self { listener, is_own: true }
+    }
+
+    /// A socket that others accept from, too.
+    pub(super) fn lent(listener: std::net::TcpListener) -> Self {
+        Self { listener, is_own: false }
+    }
+
+    /// Accepts for this worker until `closing` says so.
+    pub(crate) async fn run(self, worker: &Rc<Worker>, closing: CancellationToken) {
+        let listener = match TcpListener::from_std(self.listener) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "a worker can't watch the port, and accepts nobody");
+                return;
+            }
+        };
+        tokio::select! {
+            () = closing.cancelled() => {}
+            () = accept(&listener, worker) => {}
+        }
+        if self.is_own {
+            leave(listener, worker).await;
+        }
+    }
+}
+
+/// Accepts without end.
+async fn accept(listener: &TcpListener, worker: &Rc<Worker>) {
+    loop {
+        match listener.accept().await {
+            Ok((socket, address)) => worker.begin_login(socket, address),
+            Err(error) => {
+                tracing::warn!(%error, "can't accept a connection");
+                // If it is for want of descriptors, this gives one back.
+                worker.end_oldest_login();
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Closes the port without losing anybody who is in its queue: the kernel would reset them, although another process
+/// listens there, too.
+async fn leave(listener: TcpListener, worker: &Rc<Worker>) {
+    if let Err(error) = let_nobody_in(&listener) {
+        tracing::debug!(%error, "connections may come to the port until it is closed");
+    }
+    let end = tokio::time::Instant::now() + HANDSHAKE_TIME;
+    while let Ok(Ok((socket, address))) = tokio::time::timeout_at(end, listener.accept()).await {
+        worker.begin_login(socket, address);
+    }
+}
+
+/// Drops packets that open a connection. Who sent one sends it again after a second, and finds the process that listens
+/// then; handshakes that have begun come to their end.
+fn let_nobody_in(listener: &TcpListener) -> io::Result<()> {
+    // From linux/bpf_common.h. The packet begins with TCP's header, whose byte 13 has the flags.
+    const LOAD_BYTE: u16 = 0x30;
+    const AND: u16 = 0x54;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    socket2::SockRef::from(listener).attach_filter(&[
+        SockFilter::new(LOAD_BYTE, 0, 0, 13),
+        SockFilter::new(AND, 0, 0, SYN | ACK),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ])
+}
+
+/// Logins under way on a worker.
+#[derive(Default)]
+pub(crate) struct Logins {
+    tasks: TaskTracker,
+    /// The oldest first; some have ended already.
+    begun: RefCell<VecDeque<AbortHandle>>,
+}
+
+impl Worker {
+    fn begin_login(self: &Rc<Self>, socket: TcpStream, address: SocketAddr) {
+        let Logins { tasks, begun } = &self.logins;
+        // The kernel gives each worker about as many as the others.
+        if tasks.len() >= self.shared.config().logins_max.div_ceil(self.shared.workers.len()) {
+            self.shared.metrics.limit("logins_max");
+            self.end_oldest_login();
+        }
+        let (worker, under_way) = (self.clone(), self.shared.logins.token());
+        let task = tasks.spawn_local(async move {
+            admit(socket, address, &worker).await;
+            drop(under_way);
+        });
+        let mut begun = begun.borrow_mut();
+        if begun.len() > 2 * tasks.len() + ENDED_KEPT {
+            begun.retain(|login| !login.is_finished());
+        }
+        begun.push_back(task.abort_handle());
+    }
+
+    /// Ends the login that has taken longest: most likely one that will never finish.
+    fn end_oldest_login(&self) {
+        let mut begun = self.logins.begun.borrow_mut();
+        while let Some(oldest) = begun.pop_front() {
+            if !oldest.is_finished() {
+                oldest.abort();
+                self.shared.metrics.logins.with_label_values(&["ended"]).inc();
+                return;
+            }
+        }
+    }
+
+    /// Ends all logins that are under way.
+    pub(crate) fn end_logins(&self) {
+        self.logins.begun.borrow_mut().drain(..).for_each(|login| login.abort());
+    }
+}

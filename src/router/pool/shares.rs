@@ -4,7 +4,7 @@
 //! comes first; then whoever has the least for its weight; then whoever waits longest. Nobody who waits with nothing waits
 //! longer than the others' turns, as long as transactions end.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use shard_map::TenantId;
@@ -53,12 +53,20 @@ pub(crate) struct Shares<W> {
     waiting: usize,
     next_number: u64,
     tenants: HashMap<TenantId, Share<W>>,
+    /// Tenants that wait, the neediest first: there may be thousands, and each transaction's end asks for it.
+    needs: BTreeMap<Need, TenantId>,
 }
+
+/// How much a tenant that waits needs one more, the neediest first: whether it has its minimum, what it has for its
+/// weight, and the number of its first waiter, which is its alone.
+type Need = (bool, usize, u64);
 
 struct Share<W> {
     weight: u32,
     held: usize,
     waiting: VecDeque<(u64, W)>,
+    /// As it is noted.
+    need: Option<Need>,
 }
 
 impl<W> Share<W> {
@@ -74,13 +82,17 @@ impl<W> Share<W> {
 
 impl<W> Shares<W> {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { limit, minimum: 0, out: 0, waiting: 0, next_number: 0, tenants: HashMap::new() }
+        let (tenants, needs) = (HashMap::new(), BTreeMap::new());
+        Self { limit, minimum: 0, out: 0, waiting: 0, next_number: 0, tenants, needs }
     }
 
     /// Connections over all tenants, and those that each tenant gets before others get more.
     pub(crate) fn set(&mut self, limit: usize, minimum: usize) {
         self.limit = limit;
-        self.minimum = minimum;
+        if std::mem::replace(&mut self.minimum, minimum) != minimum {
+            let waiting: Vec<_> = self.needs.values().cloned().collect();
+            waiting.iter().for_each(|tenant| self.has_changed(tenant));
+        }
     }
 
     /// Whether tenants should offer what they can do without.
@@ -93,6 +105,7 @@ impl<W> Shares<W> {
             weight,
             held: 0,
             waiting: VecDeque::new(),
+            need: None,
         });
         share.weight = weight;
         share
@@ -114,6 +127,7 @@ impl<W> Shares<W> {
         self.next_number += 1;
         self.waiting += 1;
         self.share(tenant, weight).waiting.push_back((number, waiter));
+        self.has_changed(tenant);
         number
     }
 
@@ -124,7 +138,7 @@ impl<W> Shares<W> {
         {
             share.waiting.remove(at);
             self.waiting -= 1;
-            self.forget(tenant);
+            self.has_changed(tenant);
         }
     }
 
@@ -133,7 +147,7 @@ impl<W> Shares<W> {
         if let Some(share) = self.tenants.get_mut(tenant) {
             share.held -= 1;
             self.out -= 1;
-            self.forget(tenant);
+            self.has_changed(tenant);
         }
     }
 
@@ -163,16 +177,12 @@ impl<W> Shares<W> {
         if let Some(share) = self.tenants.get_mut(tenant) {
             share.held -= 1;
         }
-        self.forget(tenant);
+        self.has_changed(tenant);
         Verdict::PassOn(next, waiter)
     }
 
     fn neediest(&self) -> Option<&TenantId> {
-        let waiting = self.tenants.iter().filter_map(|(tenant, share)| {
-            let (number, _) = share.waiting.front()?;
-            Some(((share.held >= self.minimum, share.load(share.held), *number), tenant))
-        });
-        waiting.min_by_key(|(need, _)| *need).map(|(_, tenant)| tenant)
+        self.needs.first_key_value().map(|(_, tenant)| tenant)
     }
 
     fn gives_way(&self, from: &TenantId, to: &TenantId, offer: Offer) -> bool {
@@ -203,11 +213,26 @@ impl<W> Shares<W> {
         let (_, waiter) = share.waiting.pop_front()?;
         share.held += 1;
         self.waiting -= 1;
+        self.has_changed(tenant);
         Some(waiter)
     }
 
-    fn forget(&mut self, tenant: &TenantId) {
-        if self.tenants.get(tenant).is_some_and(|share| share.held == 0 && share.waiting.is_empty()) {
+    /// Notes what a tenant needs, after what it has or waits for has changed; forgets one that has and wants nothing.
+    fn has_changed(&mut self, tenant: &TenantId) {
+        let Some(share) = self.tenants.get_mut(tenant) else {
+            return;
+        };
+        let first = share.waiting.front();
+        let need = first.map(|(number, _)| (share.held >= self.minimum, share.load(share.held), *number));
+        if share.need != need {
+            if let Some(before) = std::mem::replace(&mut share.need, need) {
+                self.needs.remove(&before);
+            }
+            if let Some(need) = need {
+                self.needs.insert(need, tenant.clone());
+            }
+        }
+        if share.held == 0 && share.waiting.is_empty() {
             self.tenants.remove(tenant);
         }
     }

@@ -201,3 +201,37 @@ fn who_withdraws_is_forgotten() {
     shares.put_back(&id("a"));
     assert!(shares.grant().is_none() && shares.tenants.is_empty());
 }
+
+#[test]
+fn whoever_is_noted_as_the_neediest_is_so_after_whatever_happened() {
+    let names: Vec<_> = (0..12).map(|n| TenantId::new(&format!("t{n}")).unwrap()).collect();
+    let mut shares = Shares::new(6);
+    let mut numbers = Vec::new();
+    for round in 0..20_000 {
+        let (tenant, weight) = (&names[rand::random_range(0..names.len())], rand::random_range(1..4));
+        match rand::random_range(0..7) {
+            0 => drop(shares.take(tenant, weight)),
+            1 | 2 => numbers.push((tenant, shares.wait(tenant, weight, ()))),
+            3 if !numbers.is_empty() => {
+                let (tenant, number) = numbers.swap_remove(rand::random_range(0..numbers.len()));
+                shares.withdraw(tenant, number);
+            }
+            4 if shares.tenants.get(tenant).is_some_and(|share| share.held > 0) => shares.put_back(tenant),
+            5 if shares.tenants.get(tenant).is_some_and(|share| share.held > 0) => {
+                let offer = Offer { had: TURN_MAX, idle: Some(IDLE_KEEP), useful: false };
+                drop(shares.offer(tenant, offer));
+            }
+            _ => drop(shares.grant()),
+        }
+        if round % 500 == 0 {
+            shares.set(rand::random_range(1..9), rand::random_range(0..3));
+        }
+        let need = |(tenant, share): (&TenantId, &Share<()>)| {
+            let (number, ()) = share.waiting.front()?;
+            Some(((share.held >= shares.minimum, share.load(share.held), *number), tenant.clone()))
+        };
+        let neediest = shares.tenants.iter().filter_map(need).min();
+        assert_eq!(shares.neediest().cloned(), neediest.map(|(_, tenant)| tenant), "round {round}");
+        assert!(shares.needs.len() <= names.len());
+    }
+}

@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, Semaphore};
 use tokio_util::task::TaskTracker;
 
+use crate::accept;
 use crate::ask;
 use crate::busiest::Busiest;
 use crate::config::RouterConfig;
@@ -35,8 +36,6 @@ const CONNECTIONS_MAX: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may take in all.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
-/// Pause after an accept that failed, for want of file descriptors most likely.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Clone)]
 struct Watched {
@@ -74,10 +73,7 @@ pub(crate) async fn run(
             () = &mut stop => break,
             accepted = accept(&listener, &places) => accepted,
         };
-        let Some((stream, place)) = accepted else {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            continue;
-        };
+        let Some((stream, place)) = accepted else { break };
         let app = app.clone();
         connections.spawn(async move {
             serve(stream, app).await;
@@ -94,13 +90,8 @@ async fn accept(
 ) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
     // Never closed.
     let place = places.clone().acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((stream, _)) => Some((stream, place)),
-        Err(error) => {
-            tracing::warn!(%error, "can't accept a connection on metrics_listen");
-            None
-        }
-    }
+    let (stream, _) = accept::accept(listener, "metrics_listen", || ()).await;
+    Some((stream, place))
 }
 
 async fn serve(stream: TcpStream, app: Router) {

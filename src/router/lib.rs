@@ -8,6 +8,7 @@
 //! A tenant belongs to one worker, a thread with its own runtime, so that the path of a query takes no lock. What it does
 //! not do: change the map, or anything on a server.
 
+mod accept;
 mod admin;
 mod ask;
 mod busiest;

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use wire::startup::{Initial, parse_initial, write_cancel};
 
+use crate::accept;
 use crate::cancel;
 use crate::error::RouterError;
 use crate::relay::limited;
@@ -36,8 +37,6 @@ const PASSED_ON_MAX: usize = 64;
 const TAKEN_MAX: usize = 64;
 /// How long passing on a cancel request may take; and another router's may take to arrive.
 const PASS_ON_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause after an accept that failed.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What is known of the other routers, and this one's place among them.
 pub(crate) struct Peers {
@@ -112,21 +111,14 @@ pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         // The semaphore is never closed.
         let Ok(turn) = turns.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let shared = shared.clone();
-                requests.spawn(async move {
-                    if let Err(error) = take(stream, &shared).await {
-                        tracing::debug!(%error, "a cancel request from another router did not arrive");
-                    }
-                    drop(turn);
-                });
+        let (stream, _) = accept::accept(&listener, "cancel_listen", || ()).await;
+        let shared = shared.clone();
+        requests.spawn(async move {
+            if let Err(error) = take(stream, &shared).await {
+                tracing::debug!(%error, "a cancel request from another router did not arrive");
             }
-            Err(error) => {
-                tracing::warn!(%error, "can't accept a cancel request from another router");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
+            drop(turn);
+        });
     }
 }
 

@@ -7,14 +7,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use catalog::{Catalog, Report, Reporter};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
+use crate::ask;
 use crate::gate::HoldReady;
 use crate::shared::Shared;
-use crate::worker::{Worker, WorkerMessage};
+use crate::worker::Worker;
 
-/// How long a worker may take to say what it has.
-const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Attempts to acknowledge a hold, and the pause between them.
 const ACKNOWLEDGE_ATTEMPTS_MAX: usize = 20;
 const ANNOUNCE_PAUSE: Duration = Duration::from_millis(10);
@@ -25,14 +24,14 @@ const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One worker's part of the router's report.
 #[derive(Debug, Default)]
-pub(crate) struct WorkerReport {
-    pub(crate) clients: usize,
-    pub(crate) pinned: BTreeMap<String, BTreeMap<String, u32>>,
+struct WorkerReport {
+    clients: usize,
+    pinned: BTreeMap<String, BTreeMap<String, u32>>,
 }
 
 impl Worker {
     /// What is to be reported of this worker.
-    pub(crate) fn report(&self) -> WorkerReport {
+    fn report(&self) -> WorkerReport {
         self.metrics.flush();
         let clients = self.clients.borrow();
         let mut report = WorkerReport { clients: clients.len(), ..WorkerReport::default() };
@@ -105,28 +104,11 @@ pub(crate) async fn run(shared: Arc<Shared>, catalog: Catalog) {
     }
 }
 
-/// Whether each worker does what it is told, in time.
-pub(crate) async fn all_workers_answer(shared: &Shared) -> bool {
-    for worker in &shared.workers {
-        let (to, answer) = oneshot::channel();
-        let asked = async { worker.send(WorkerMessage::Report(to)).await.is_ok() && answer.await.is_ok() };
-        if !tokio::time::timeout(WORKER_TIMEOUT, asked).await.unwrap_or(false) {
-            return false;
-        }
-    }
-    true
-}
-
 async fn collect(shared: &Shared, before: &mut HashMap<String, (u64, f64)>) -> Report {
     let mut report = Report::default();
-    for worker in &shared.workers {
-        let (to, answer) = oneshot::channel();
-        let asked = async {
-            // A worker that is gone has dropped the question.
-            drop(worker.send(WorkerMessage::Report(to)).await);
-            answer.await
-        };
-        if let Ok(Ok(part)) = tokio::time::timeout(WORKER_TIMEOUT, asked).await {
+    for worker in 0..shared.workers.len() {
+        // One that does not answer in time has its part in the next report.
+        if let Ok(part) = ask::ask(shared, worker, |worker| worker.report()).await {
             report.clients += u32::try_from(part.clients).unwrap_or(u32::MAX);
             report.pinned.extend(part.pinned);
         }

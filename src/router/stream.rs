@@ -13,6 +13,9 @@ use tokio_util::io::poll_read_buf;
 
 use crate::tls::Channel;
 
+/// What a small read asks for before it is decrypted.
+const CIPHER_BYTES: usize = 4096;
+
 /// A connection to a client or a server.
 pub(crate) struct Stream {
     socket: TcpStream,
@@ -78,6 +81,16 @@ impl Stream {
             None => Pin::new(&mut self.socket).poll_write(cx, bytes),
             Some(channel) => channel.poll_write(&mut self.socket, cx, bytes),
         }
+    }
+
+    /// Reads at least a byte, and at most so many, into `input`, for a conversation of small messages; 0 is the end. There
+    /// is no buffer before something comes.
+    pub(crate) async fn read_more(&mut self, input: &mut BytesMut, most: usize) -> io::Result<usize> {
+        std::future::poll_fn(|cx| self.poll_read_ready(cx)).await?;
+        input.reserve(most);
+        let room = if self.channel.is_some() { CIPHER_BYTES } else { 0 };
+        let mut cipher = BytesMut::with_capacity(room);
+        std::future::poll_fn(|cx| self.poll_read(cx, input, &mut cipher)).await
     }
 
     /// Writes all of `bytes`.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sd_notify::NotifyState;
 
-use crate::report;
+use crate::ask;
 use crate::shared::Shared;
 
 /// It serves.
@@ -31,7 +31,7 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
         return std::future::pending().await;
     };
     loop {
-        if report::all_workers_answer(&shared).await {
+        if ask::ask_all(&shared, |_| ()).await.is_ok() {
             notify(&[NotifyState::Watchdog]);
         }
         tokio::time::sleep(time / 3).await;

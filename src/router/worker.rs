@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shard_map::{Route, ServerName, TenantId};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -21,7 +21,6 @@ use crate::metrics::local::LocalMetrics;
 use crate::peers;
 use crate::pool::{ServerConnection, steward};
 use crate::relay::Buffers;
-use crate::report::WorkerReport;
 use crate::session::client::{Client, End};
 use crate::session::{self, NewClient};
 use crate::shared::Shared;
@@ -54,8 +53,6 @@ pub(crate) enum WorkerMessage {
     NoUser(String),
     /// Somebody waits for a connection to this server; asked of so many workers already.
     Evict { server: ServerName, asked: usize },
-    /// What is to be reported.
-    Report(oneshot::Sender<WorkerReport>),
     /// Something is to be looked up or done on the worker's own thread.
     Ask(Question),
     /// Lets clients go, or ends them.
@@ -337,8 +334,6 @@ impl Worker {
                 }
             }
             WorkerMessage::Evict { server, asked } => self.evict_or_pass_on(&server, asked),
-            // Who asked may have gone.
-            WorkerMessage::Report(to) => drop(to.send(self.report())),
             WorkerMessage::Ask(question) => question(self),
             WorkerMessage::Drain(end) => self.drain(end),
             WorkerMessage::Shutdown => self.is_closed_to_clients.set(true),

@@ -282,12 +282,8 @@ impl Session {
     }
 
     async fn read_more(&mut self) -> Result<(), Over> {
-        std::future::poll_fn(|cx| self.stream.poll_read_ready(cx)).await?;
-        self.input.reserve(READ_BYTES);
-        let room = if self.stream.channel().is_some() { READ_BYTES } else { 0 };
-        let mut cipher = BytesMut::with_capacity(room);
-        let read = std::future::poll_fn(|cx| self.stream.poll_read(cx, &mut self.input, &mut cipher));
-        if read.await? == 0 { Err(Over::Gone) } else { Ok(()) }
+        let read = self.stream.read_more(&mut self.input, READ_BYTES).await?;
+        if read == 0 { Err(Over::Gone) } else { Ok(()) }
     }
 
     pub(super) async fn flush(&mut self) -> io::Result<()> {

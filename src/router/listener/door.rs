@@ -14,10 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admit::admit;
+use crate::accept;
 use crate::worker::Worker;
 
-/// Pause after an accept that failed, for want of file descriptors most likely.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a client may take to end the handshake of TCP that it has begun when the port is closed.
 const HANDSHAKE_TIME: Duration = Duration::from_millis(20);
 /// Ended logins that are kept track of, beside as many as are under way.
@@ -63,15 +62,9 @@ impl Door {
 /// Accepts without end.
 async fn accept(listener: &TcpListener, worker: &Rc<Worker>) {
     loop {
-        match listener.accept().await {
-            Ok((socket, address)) => worker.begin_login(socket, address),
-            Err(error) => {
-                tracing::warn!(%error, "can't accept a connection");
-                // If it is for want of descriptors, this gives one back.
-                worker.end_oldest_login();
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
+        // If it fails for want of descriptors, that of the oldest login is given back.
+        let (socket, address) = accept::accept(listener, "listen", || worker.end_oldest_login()).await;
+        worker.begin_login(socket, address);
     }
 }
 

@@ -19,8 +19,6 @@ use crate::tls::Clients;
 
 /// Room for what is read at a time.
 const READ_BYTES: usize = 1024;
-/// The same before it is decrypted.
-const READ_BYTES_TLS: usize = 4096;
 /// Longest message of a password exchange.
 const PASSWORD_BYTES_MAX: usize = 4096;
 
@@ -63,15 +61,9 @@ impl Talk {
 
     /// Reads at least a byte.
     pub(super) async fn read_more(&mut self) -> Result<(), Unfinished> {
-        let gone = |_| Unfinished::Gone;
-        std::future::poll_fn(|cx| self.stream.poll_read_ready(cx)).await.map_err(gone)?;
-        self.input.reserve(READ_BYTES);
-        let room = if self.tls.is_some() { READ_BYTES_TLS } else { 0 };
-        let mut cipher = BytesMut::with_capacity(room);
-        let read = std::future::poll_fn(|cx| self.stream.poll_read(cx, &mut self.input, &mut cipher));
-        match read.await.map_err(gone)? {
-            0 => Err(Unfinished::Gone),
-            _ => Ok(()),
+        match self.stream.read_more(&mut self.input, READ_BYTES).await {
+            Ok(0) | Err(_) => Err(Unfinished::Gone),
+            Ok(_) => Ok(()),
         }
     }
 

@@ -1,0 +1,27 @@
+//! Accepts connections. One that can't be accepted, for want of file descriptors most likely, is tried again.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+
+/// Pause after an accept that failed.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The next connection to a port; `key` is the port's in the configuration. Calls `failed` each time that it fails.
+pub(crate) async fn accept(
+    listener: &TcpListener,
+    key: &'static str,
+    mut failed: impl FnMut(),
+) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => {
+                tracing::warn!(%error, "can't accept a connection on {key}");
+                failed();
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}

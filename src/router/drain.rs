@@ -38,6 +38,7 @@ pub(crate) async fn run(shared: &Arc<Shared>, workers: Vec<JoinHandle<()>>) {
                 "shutdown_timeout is over; what still runs ends now"
             );
         }
+        shared.logins.end_all();
         tell_all(shared, || WorkerMessage::Drain(next)).await;
     }
     if !finished && tokio::time::timeout(STOP_TIMEOUT, &mut ended).await.is_err() {
@@ -50,7 +51,6 @@ pub(crate) async fn run(shared: &Arc<Shared>, workers: Vec<JoinHandle<()>>) {
 
 /// Waits for the logins, then for the workers, to which no more clients come.
 async fn join(shared: Arc<Shared>, workers: Vec<JoinHandle<()>>) {
-    shared.logins.close();
     shared.logins.wait().await;
     tell_all(&shared, || WorkerMessage::Shutdown).await;
     let joined = tokio::task::spawn_blocking(move || workers.into_iter().for_each(|w| drop(w.join())));

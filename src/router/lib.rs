@@ -164,7 +164,7 @@ fn share(
         workers,
         holds,
         console: admin::Console::new(),
-        logins: TaskTracker::new(),
+        logins: listener::Logins::default(),
         config: ArcSwap::from_pointee(config),
     };
     Ok((Arc::new(shared), inboxes, ready))

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use arc_swap::{ArcSwap, Guard};
 use shard_map::{MasterKey, TenantId};
 use tokio::sync::mpsc;
-use tokio_util::task::TaskTracker;
 
 use crate::admin::Console;
 use crate::config::RouterConfig;
 use crate::failures::Failures;
 use crate::gate::HoldReady;
+use crate::listener::Logins;
 use crate::map::SharedMap;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -44,7 +44,7 @@ pub(crate) struct Shared {
     pub(crate) peers: Peers,
     pub(crate) process: Process,
     /// Logins under way.
-    pub(crate) logins: TaskTracker,
+    pub(crate) logins: Logins,
     /// Whether it takes clients.
     pub(crate) serving: AtomicBool,
     pub(crate) console: Console,

@@ -16,7 +16,7 @@ use crate::ask::Question;
 use crate::cancel::CancelRequest;
 use crate::error::ClientError;
 use crate::gate::HoldReady;
-use crate::listener::{Door, Logins};
+use crate::listener::Door;
 use crate::metrics::local::LocalMetrics;
 use crate::peers;
 use crate::pool::{ServerConnection, steward};
@@ -85,7 +85,6 @@ pub(crate) struct Worker {
     next_id: Cell<u32>,
     /// Tenants that are not here, and whose hold could not be acknowledged yet.
     unacknowledged: RefCell<BTreeSet<TenantId>>,
-    pub(crate) logins: Logins,
     /// Turns in which handshakes of TLS are computed: one at a time.
     pub(crate) handshakes: Rc<Semaphore>,
     tasks: TaskTracker,
@@ -110,7 +109,6 @@ impl Worker {
             clients: RefCell::default(),
             next_id: Cell::new(0),
             unacknowledged: RefCell::default(),
-            logins: Logins::default(),
             handshakes: Rc::new(Semaphore::new(1)),
             tasks: TaskTracker::new(),
             last: TaskTracker::new(),
@@ -301,9 +299,6 @@ impl Worker {
 
     fn drain(&self, end: End) {
         self.ending.set(Some(end));
-        if end > End::Draining {
-            self.end_logins();
-        }
         for client in self.clients.borrow().values() {
             client.end(end);
         }

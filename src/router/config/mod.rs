@@ -101,7 +101,7 @@ pub struct RouterConfig {
     pub clients_per_user_max: usize,
     /// Most clients from one address; 0 for as many as there may be.
     pub clients_per_address_max: usize,
-    /// Most logins under way at a time, divided evenly among the workers: one more at a worker ends its oldest.
+    /// Most logins under way at a time: one more ends the oldest.
     pub logins_max: usize,
     /// Most failed logins from one address in a minute; 0 for any number.
     pub login_failures_per_address_max: u32,

@@ -1,7 +1,5 @@
-//! A worker's door: takes connections from the port, and keeps track of their logins.
+//! A worker's door: takes connections from the port, and begins their logins.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -9,9 +7,7 @@ use std::time::Duration;
 
 use socket2::SockFilter;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::admit::admit;
 use crate::accept;
@@ -19,8 +15,6 @@ use crate::worker::Worker;
 
 /// How long a client may take to end the handshake of TCP that it has begun when the port is closed.
 const HANDSHAKE_TIME: Duration = Duration::from_millis(20);
-/// Ended logins that are kept track of, beside as many as are under way.
-const ENDED_KEPT: usize = 64;
 
 /// One of the ways to the port.
 pub(crate) struct Door {
@@ -99,48 +93,20 @@ fn let_nobody_in(listener: &TcpListener) -> io::Result<()> {
     ])
 }
 
-/// Logins under way on a worker.
-#[derive(Default)]
-pub(crate) struct Logins {
-    tasks: TaskTracker,
-    /// The oldest first; some have ended already.
-    begun: RefCell<VecDeque<AbortHandle>>,
-}
-
 impl Worker {
     fn begin_login(self: &Rc<Self>, socket: TcpStream, address: SocketAddr) {
-        let Logins { tasks, begun } = &self.logins;
-        // The kernel gives each worker about as many as the others.
-        if tasks.len() >= self.shared.config().logins_max.div_ceil(self.shared.workers.len()) {
+        let logins = &self.shared.logins;
+        if logins.count() >= self.shared.config().logins_max {
             self.shared.metrics.limit("logins_max");
             self.end_oldest_login();
         }
-        let (worker, under_way) = (self.clone(), self.shared.logins.token());
-        let task = tasks.spawn_local(async move {
-            admit(socket, address, &worker).await;
-            drop(under_way);
-        });
-        let mut begun = begun.borrow_mut();
-        if begun.len() > 2 * tasks.len() + ENDED_KEPT {
-            begun.retain(|login| !login.is_finished());
-        }
-        begun.push_back(task.abort_handle());
+        let worker = self.clone();
+        logins.begin(async move { admit(socket, address, &worker).await });
     }
 
-    /// Ends the login that has taken longest: most likely one that will never finish.
     fn end_oldest_login(&self) {
-        let mut begun = self.logins.begun.borrow_mut();
-        while let Some(oldest) = begun.pop_front() {
-            if !oldest.is_finished() {
-                oldest.abort();
-                self.shared.metrics.logins.with_label_values(&["ended"]).inc();
-                return;
-            }
+        if self.shared.logins.end_oldest() {
+            self.shared.metrics.logins.with_label_values(&["ended"]).inc();
         }
-    }
-
-    /// Ends all logins that are under way.
-    pub(crate) fn end_logins(&self) {
-        self.logins.begun.borrow_mut().drain(..).for_each(|login| login.abort());
     }
 }

@@ -3,6 +3,7 @@
 
 mod admit;
 mod door;
+mod logins;
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +13,8 @@ use std::sync::atomic::Ordering;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub(crate) use door::{Door, Logins};
+pub(crate) use door::Door;
+pub(crate) use logins::Logins;
 
 use crate::error::RouterError;
 use crate::shared::Shared;

@@ -13,6 +13,7 @@ mod admin;
 mod ask;
 mod busiest;
 mod cancel;
+mod clock;
 mod config;
 mod descriptors;
 mod drain;

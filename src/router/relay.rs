@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -66,6 +66,8 @@ pub(crate) struct Side {
     pub(crate) skip: usize,
     /// The last message written is not whole: nothing of another may follow.
     pub(crate) is_open_ended: bool,
+    /// The turn of a session in which there was nothing more to read: it is woken when there is.
+    pub(crate) drained_in: u64,
     bulk: bool,
 }
 
@@ -78,13 +80,13 @@ impl Side {
             pass: 0,
             skip: 0,
             is_open_ended: false,
+            drained_in: 0,
             bulk: false,
         }
     }
 
     /// Reads once into `input`; 0 is the end.
     pub(crate) fn poll_read(&mut self, buffers: &Buffers, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        ready!(self.stream.poll_read_ready(cx))?;
         if self.input.capacity() == 0 {
             self.input = buffers.take();
         }
@@ -146,6 +148,9 @@ impl Side {
 
     /// Takes what has arrived without waiting, for a connection that nobody watches; `Ok(0)` when nothing has.
     pub(crate) fn take_arrived(&mut self, buffers: &Buffers) -> io::Result<usize> {
+        if !self.stream.may_have_arrived() {
+            return Ok(0);
+        }
         match self.poll_read(buffers, &mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(0)) => Err(io::ErrorKind::UnexpectedEof.into()),
             Poll::Ready(outcome) => outcome,

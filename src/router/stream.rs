@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
-use tokio::io::AsyncWrite as _;
+use tokio::io::{AsyncWrite as _, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_util::io::poll_read_buf;
@@ -58,6 +58,12 @@ impl Stream {
             return Poll::Ready(Ok(()));
         }
         self.socket.poll_read_ready(cx)
+    }
+
+    /// Whether something may have arrived. Asks nobody, and wakes nobody when it does.
+    pub(crate) fn may_have_arrived(&self) -> bool {
+        let has_ended = self.channel.as_ref().is_some_and(|channel| channel.has_ended());
+        has_ended || self.socket.try_io(Interest::READABLE, || Ok(())).is_ok()
     }
 
     /// Reads what has arrived into the room that `buffer` has, with TLS into the room that `cipher` has; 0 is the end.

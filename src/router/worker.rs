@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use shard_map::{Route, ServerName, TenantId};
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -14,6 +14,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::ask::Question;
 use crate::cancel::CancelRequest;
+use crate::clock::Clock;
 use crate::error::ClientError;
 use crate::gate::HoldReady;
 use crate::listener::Door;
@@ -69,6 +70,9 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) buffers: Buffers,
     pub(crate) metrics: LocalMetrics,
+    pub(crate) clock: Clock,
+    /// Counts the turns of its sessions: the calls by which the runtime lets one go on.
+    pub(crate) turn: Cell<u64>,
     /// How far the router is in its drain.
     ending: Cell<Option<End>>,
     /// No more clients come.
@@ -99,6 +103,8 @@ impl Worker {
             metrics: LocalMetrics::new(&shared.metrics),
             shared,
             buffers: Buffers::default(),
+            clock: Clock::new(),
+            turn: Cell::new(0),
             ending: Cell::new(None),
             is_closed_to_clients: Cell::new(false),
             closing: Cell::new(false),
@@ -279,7 +285,7 @@ impl Worker {
         // Routers come and go, and the configuration may be another.
         self.shared.budgets.divide(self.shared.terms());
         let tenants = self.tenants();
-        let limit = Instant::now().checked_sub(self.shared.config().idle_server_timeout);
+        let limit = self.clock.look().checked_sub(self.shared.config().idle_server_timeout);
         for tenant in tenants {
             if let Some(limit) = limit {
                 tenant.sweep(limit);

@@ -14,6 +14,7 @@ use shard_map::ServerName;
 
 pub(crate) use fixed::{RESTART_KEYS, keep_fixed};
 pub use validate::InvalidConfig;
+pub(crate) use validate::MESSAGE_BYTES_MAX_LEAST;
 
 use crate::tls::TlsMode;
 

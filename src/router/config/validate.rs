@@ -18,7 +18,7 @@ pub struct InvalidConfig {
 }
 
 /// Fewest bytes that `message_bytes_max` may be: what is looked at is held whole up to here.
-const MESSAGE_BYTES_MAX_LEAST: usize = 64 * 1024;
+pub(crate) const MESSAGE_BYTES_MAX_LEAST: usize = 64 * 1024;
 
 /// Fewest bytes that `prepared_bytes_per_tenant_max` may be: the longest text that is read must have room.
 const PREPARED_BYTES_MAX_LEAST: usize = 2 << 20;

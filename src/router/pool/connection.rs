@@ -9,6 +9,7 @@ use std::time::Instant;
 use shard_map::{Access, Server, ServerName};
 use wire::backend::tag;
 
+use crate::clock::Clock;
 use crate::metrics::local::ServerMetrics;
 use crate::pool::breaker::Breaker;
 use crate::pool::budget::{Budget, Permit};
@@ -116,10 +117,10 @@ pub(crate) struct ServerConnection {
 
 impl ServerConnection {
     /// Notes that it is in use, or not.
-    pub(crate) fn set_idle(&mut self, idle: bool) {
+    pub(crate) fn set_idle(&mut self, idle: bool, clock: &Clock) {
         self.slot.set_idle(idle);
         if idle {
-            self.idle_since = Instant::now();
+            self.idle_since = clock.now();
         }
     }
 

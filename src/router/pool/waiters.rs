@@ -60,7 +60,7 @@ impl Tenant {
             };
             // The borrow is over here: a dead connection may be closed.
             if connection.is_alive(&self.worker.buffers) {
-                connection.set_idle(false);
+                connection.set_idle(false, &self.worker.clock);
                 return Some(connection);
             }
             connection.close();
@@ -87,7 +87,7 @@ impl Tenant {
             && self.is_open()
             && !connection.gives_way(|access| self.could_use(access));
         if usable {
-            connection.set_idle(true);
+            connection.set_idle(true, &self.worker.clock);
             self.idle.borrow_mut().push(connection);
             if self.waiting.borrow().is_empty() {
                 return;
@@ -149,7 +149,7 @@ impl Tenant {
             self.worker.shared.metrics.queue_wait.observe(waiter.since.elapsed().as_secs_f64());
             let unsent = waiter.sender.send(Ok(Granted(Some(connection)))).err();
             if let Some(mut connection) = unsent.and_then(Result::ok).and_then(Granted::take) {
-                connection.set_idle(true);
+                connection.set_idle(true, &self.worker.clock);
                 self.idle.borrow_mut().push(connection);
             }
         }

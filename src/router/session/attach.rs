@@ -92,7 +92,7 @@ impl Session {
             let out = self.side.out(&self.tenant.worker.buffers);
             tell_differences(&mut self.told, &connection.params, out);
             self.me.set_target(Some(connection.cancel.clone()));
-            self.me.began.set(Some(Instant::now()));
+            self.me.began.set(Some(self.tenant.worker.clock.now()));
             self.status = TransactionStatus::Idle;
             self.failed = false;
             self.server_gone = false;
@@ -113,6 +113,7 @@ impl Session {
         let connection = self.connection.insert(connection);
         let outcome = reset::run(connection, &worker.buffers, sql, self.side.out(&worker.buffers)).await;
         self.unsynced = false;
+        worker.clock.look();
         let connection = self.connection.take().ok_or(ClientError::ServerLost)?;
         Ok((connection, outcome))
     }
@@ -137,6 +138,7 @@ impl Session {
         self.me.waiting.set(Some(since));
         let outcome = Box::pin(self.wait_in_queue(&mut granted)).await;
         self.me.waiting.set(None);
+        self.tenant.worker.clock.look();
         drop(queued);
         self.tenant.counters.add(Figure::Waits, 1);
         self.tenant.counters.add(Figure::WaitMicros, since.elapsed().as_micros() as u64);

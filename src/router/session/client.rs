@@ -10,6 +10,7 @@ use shard_map::{Access, TenantId};
 use subtle::ConstantTimeEq as _;
 use wire::sql::Pins;
 
+use crate::clock::Clock;
 use crate::error::ClientError;
 use crate::pool::CancelTarget;
 use crate::session::Login;
@@ -117,17 +118,17 @@ impl Client {
     }
 
     /// Notes whether it runs something.
-    pub(crate) fn set_busy(&self, busy: bool) {
+    pub(crate) fn set_busy(&self, busy: bool, clock: &Clock) {
         if self.busy.replace(busy) != busy {
-            self.since.set(Instant::now());
+            self.since.set(clock.now());
             self.overdue.set(None);
         }
     }
 
     /// Notes an answer: the time of what it asked next counts from here.
-    pub(crate) fn answered(&self) {
+    pub(crate) fn answered(&self, clock: &Clock) {
         if self.busy.get() {
-            self.since.set(Instant::now());
+            self.since.set(clock.now());
             self.overdue.set(None);
         }
     }

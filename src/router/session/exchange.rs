@@ -8,6 +8,7 @@ use crate::error::ClientError;
 use crate::relay::OUTPUT_BYTES_MAX;
 use crate::session::{Over, Session};
 use crate::stats::Figure;
+use crate::worker::Worker;
 
 /// Input of a client that is kept before the server has taken what came earlier.
 const INPUT_BYTES_MAX: usize = 64 * 1024;
@@ -32,9 +33,12 @@ impl Session {
 
     fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Over>> {
         let mut progress = self.me.poll_woken(cx);
+        if progress {
+            self.tenant.worker.clock.look();
+        }
         progress |= self.poll_server(cx);
-        let buffers = &self.tenant.worker.buffers;
-        let metrics = &self.tenant.worker.metrics;
+        let Worker { buffers, metrics, clock, turn, .. } = &*self.tenant.worker;
+        let turn = turn.get();
         if !self.side.output.is_empty() {
             match self.side.poll_write(buffers, cx) {
                 Poll::Ready(Ok(count)) => {
@@ -52,15 +56,17 @@ impl Session {
         let wanted = self.wanted.max(INPUT_BYTES_MAX);
         // Answers that are made here pile up, too, for a client that does not read.
         let client_takes = self.side.output.len() < OUTPUT_BYTES_MAX;
-        if server_takes && client_takes && !self.said_goodbye && self.side.input.len() < wanted {
+        let may_read = server_takes && client_takes && !self.said_goodbye;
+        if may_read && self.side.input.len() < wanted && self.side.drained_in != turn {
             match self.side.poll_read(buffers, cx) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Over::Vanished)),
                 Poll::Ready(Ok(count)) => {
+                    clock.look();
                     metrics.bytes_in.inc_by(count as u64);
                     self.tenant.counters.add(Figure::BytesIn, count as u64);
                     progress = true;
                 }
-                Poll::Pending => {}
+                Poll::Pending => self.side.drained_in = turn,
             }
         }
         if progress { Poll::Ready(Ok(())) } else { Poll::Pending }
@@ -70,7 +76,8 @@ impl Session {
         let Some(connection) = &mut self.connection else {
             return false;
         };
-        let buffers = &self.tenant.worker.buffers;
+        let Worker { buffers, clock, turn, .. } = &*self.tenant.worker;
+        let turn = turn.get();
         let mut progress = false;
         if !connection.side.output.is_empty() {
             self.stretch.leaves();
@@ -84,14 +91,18 @@ impl Session {
                 Poll::Pending => {}
             }
         }
-        if self.side.output.len() < OUTPUT_BYTES_MAX && !self.server_gone {
+        let may_read = self.side.output.len() < OUTPUT_BYTES_MAX && !self.server_gone;
+        if may_read && connection.side.drained_in != turn {
             match connection.side.poll_read(buffers, cx) {
                 Poll::Ready(Ok(0) | Err(_)) => {
                     self.server_gone = true;
                     progress = true;
                 }
-                Poll::Ready(Ok(_)) => progress = true,
-                Poll::Pending => {}
+                Poll::Ready(Ok(_)) => {
+                    clock.look();
+                    progress = true;
+                }
+                Poll::Pending => connection.side.drained_in = turn,
             }
         }
         progress

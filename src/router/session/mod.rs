@@ -178,10 +178,14 @@ pub(crate) async fn run(new: Box<NewClient>, me: Rc<Client>, tenant: Rc<Tenant>)
     session.side.output = greeting;
     let me = session.me.clone();
     let over = {
+        let worker = session.tenant.worker.clone();
         let mut life = std::pin::pin!(session.live(login));
-        poll_fn(|cx| match me.ending_at_once() {
-            Some(error) => Poll::Ready(Over::Refused(error)),
-            None => life.as_mut().poll(cx),
+        poll_fn(|cx| {
+            worker.turn.set(worker.turn.get() + 1);
+            match me.ending_at_once() {
+                Some(error) => Poll::Ready(Over::Refused(error)),
+                None => life.as_mut().poll(cx),
+            }
         })
         .await
     };
@@ -271,7 +275,7 @@ impl Session {
 
     async fn turn(&mut self) -> Result<(), Over> {
         let need = self.requests()?;
-        self.me.set_busy(!self.expected.is_empty());
+        self.me.set_busy(!self.expected.is_empty(), &self.tenant.worker.clock);
         if need == Need::Server {
             return match self.attach().await {
                 Err(Over::Refused(error)) if error.leaves_session() => self.refuse_request(&error),
@@ -339,7 +343,7 @@ impl Session {
 
     fn count_transaction(&mut self, connection: &ServerConnection) {
         if let Some(began) = self.me.began.take() {
-            let time = began.elapsed();
+            let time = self.tenant.worker.clock.now().saturating_duration_since(began);
             connection.place.metrics.transactions.inc();
             connection.place.metrics.duration.observe(time.as_secs_f64());
             self.tenant.counters.add(Figure::Transactions, 1);

@@ -35,7 +35,7 @@ impl Session {
             return Ok(());
         };
         let outcome = self.take_replies(&mut connection);
-        self.me.set_busy(!self.expected.is_empty());
+        self.me.set_busy(!self.expected.is_empty(), &self.tenant.worker.clock);
         if outcome.is_err() || self.server_said_so || self.server_gone {
             return self.lose(connection, outcome);
         }
@@ -286,7 +286,7 @@ impl Session {
         }
         self.copying_in = false;
         if !self.expected.is_empty() {
-            self.me.answered();
+            self.me.answered(&self.tenant.worker.clock);
         }
         self.status = status;
         if status == TransactionStatus::Idle {

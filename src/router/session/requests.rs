@@ -1,12 +1,11 @@
 //! Takes the client's requests as they come, and sends on what the server is to see of them.
 
-use std::time::Instant;
-
 use wire::backend::{self, TransactionStatus};
 use wire::frontend::{self, tag};
 use wire::sql::Change;
-use wire::{HEADER_BYTES, Header};
+use wire::{HEADER_BYTES, Header, WireError};
 
+use crate::config::MESSAGE_BYTES_MAX_LEAST;
 use crate::error::ClientError;
 use crate::prepared::REFUSED_TEXT;
 use crate::relay::{OUTPUT_BYTES_MAX, forward};
@@ -34,13 +33,23 @@ impl Session {
             if self.connection.as_ref().is_some_and(|c| c.side.output.len() >= OUTPUT_BYTES_MAX) {
                 return Ok(Need::Answers);
             }
-            let most = self.tenant.worker.shared.config().message_bytes_max;
-            let Some(header) = wire::header(&self.side.input, most)? else {
+            let Some(header) = self.header()? else {
                 return Ok(Need::Input);
             };
             if let Some(need) = self.request(header)? {
                 return Ok(need);
             }
+        }
+    }
+
+    /// The header of the next request.
+    fn header(&self) -> Result<Option<Header>, WireError> {
+        match wire::header(&self.side.input, MESSAGE_BYTES_MAX_LEAST) {
+            // Only the longest need a look at what is configured.
+            Err(WireError::TooLong { .. }) => {
+                wire::header(&self.side.input, self.tenant.worker.shared.config().message_bytes_max)
+            }
+            header => header,
         }
     }
 
@@ -135,7 +144,7 @@ impl Session {
             }
             self.me.parked.set(false);
             if self.me.began.get().is_none() {
-                self.me.began.set(Some(Instant::now()));
+                self.me.began.set(Some(self.tenant.worker.clock.now()));
             }
         }
         None
@@ -175,8 +184,7 @@ impl Session {
 
     /// Drops the request at the head of the input, whose error was told.
     pub(super) fn drop_request(&mut self) -> Result<(), Over> {
-        let most = self.tenant.worker.shared.config().message_bytes_max;
-        let Some(header) = wire::header(&self.side.input, most)? else {
+        let Some(header) = self.header()? else {
             return Ok(());
         };
         self.side.skip = header.total();

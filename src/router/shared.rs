@@ -69,6 +69,13 @@ impl Shared {
         }
     }
 
+    /// Ends the login that has taken longest: it gives back a file descriptor.
+    pub(crate) fn end_oldest_login(&self) {
+        if self.logins.end_oldest() {
+            self.metrics.logins.with_label_values(&["ended"]).inc();
+        }
+    }
+
     /// The worker that a tenant belongs to.
     pub(crate) fn worker_of(&self, tenant: &TenantId) -> usize {
         let mut hasher = DefaultHasher::new();

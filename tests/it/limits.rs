@@ -153,9 +153,14 @@ async fn a_router_without_descriptors_serves_its_clients_and_recovers(fleet: &Fl
         let got_in = tokio::time::timeout(DEADLINE, got_in).await.expect("not to be forgotten");
         got_in.run("INSERT INTO t VALUES (2)").await;
     }
-    drop(silent);
+    // Its tenant has no server connection yet.
     let other = router.through(&fleet.config("limits-files-other"));
+    let got_in = until("a client of another tenant to get in", async || connect(&other).await.ok());
+    let got_in = tokio::time::timeout(DEADLINE, got_in).await.expect("not to be forgotten");
+    got_in.run("SELECT 1").await;
+    drop(silent);
     connect(&other).await.unwrap().run("SELECT 1").await;
+    assert!(!router.log().contains("takes no logins"), "no server's fault: {}", router.log());
     assert_eq!(client.number("SELECT count(*) FROM t").await, i64::try_from(11 * ROOM).unwrap());
     router.metrics().await;
 }

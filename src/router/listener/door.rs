@@ -57,7 +57,7 @@ impl Door {
 async fn accept(listener: &TcpListener, worker: &Rc<Worker>) {
     loop {
         // If it fails for want of descriptors, that of the oldest login is given back.
-        let (socket, address) = accept::accept(listener, "listen", || worker.end_oldest_login()).await;
+        let (socket, address) = accept::accept(listener, "listen", || worker.shared.end_oldest_login()).await;
         worker.begin_login(socket, address);
     }
 }
@@ -98,15 +98,9 @@ impl Worker {
         let logins = &self.shared.logins;
         if logins.count() >= self.shared.config().logins_max {
             self.shared.metrics.limit("logins_max");
-            self.end_oldest_login();
+            self.shared.end_oldest_login();
         }
         let worker = self.clone();
         logins.begin(async move { admit(socket, address, &worker).await });
-    }
-
-    fn end_oldest_login(&self) {
-        if self.shared.logins.end_oldest() {
-            self.shared.metrics.logins.with_label_values(&["ended"]).inc();
-        }
     }
 }

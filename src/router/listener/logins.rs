@@ -41,7 +41,7 @@ impl Logins {
     }
 
     /// Ends the one that has taken longest, most likely one that will never finish; `false` when there is none.
-    pub(super) fn end_oldest(&self) -> bool {
+    pub(crate) fn end_oldest(&self) -> bool {
         let mut begun = self.begun();
         while let Some(oldest) = begun.pop_front() {
             if !oldest.is_finished() {

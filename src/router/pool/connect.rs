@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use base64::Engine as _;
 use bytes::BytesMut;
+use rustix::io::Errno;
 use shard_map::Access;
 use wire::backend::{self, Authentication, tag};
 use wire::scram::ClientExchange;
@@ -29,6 +30,9 @@ pub(crate) enum ConnectError {
     /// Nobody there, or not in time.
     #[error("{0}")]
     Down(String),
+    /// The router has no file descriptor left, which is no fault of the server's.
+    #[error("{0}")]
+    NoDescriptor(String),
     /// The server is starting up or shutting down.
     #[error("{0}")]
     Starting(String),
@@ -48,7 +52,10 @@ pub(crate) enum ConnectError {
 
 impl From<io::Error> for ConnectError {
     fn from(error: io::Error) -> Self {
-        Self::Down(error.to_string())
+        match Errno::from_io_error(&error) {
+            Some(Errno::MFILE | Errno::NFILE) => Self::NoDescriptor(error.to_string()),
+            _ => Self::Down(error.to_string()),
+        }
     }
 }
 

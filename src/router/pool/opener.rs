@@ -70,6 +70,11 @@ async fn attempts(tenant: &Rc<Tenant>) -> Option<Box<ServerConnection>> {
                 attempt.failed(Trouble::Starting, &why);
                 continue;
             }
+            ConnectError::NoDescriptor(why) => {
+                drop(attempt);
+                tracing::warn!(tenant = %tenant.id, why, "can't connect to a server");
+                tenant.worker.shared.end_oldest_login();
+            }
             ConnectError::Full(_) => {
                 attempt.answered();
                 tenant.failure.replace(None);

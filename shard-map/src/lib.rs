@@ -11,6 +11,7 @@ pub mod keys;
 pub mod labels;
 pub mod moves;
 pub mod placement;
+pub mod recovery;
 pub mod route;
 pub mod selector;
 pub mod server;

@@ -107,6 +107,10 @@ impl ShardMap {
     }
 
     /// Puts one entry in, without regard to versions: for loading, and for what a registry told about a tenant.
+    ///
+    /// What no correct catalog says is not believed, so that a damaged one stops changes and not traffic: a placement
+    /// has one server for each epoch, and a tenant leaves the map by way of `deleted` (or `creating`, if its creation
+    /// failed).
     pub fn insert(&mut self, entry: Entry) {
         match entry {
             Entry::Server(server) => drop(self.servers.insert(server.name.clone(), server)),
@@ -115,20 +119,48 @@ impl ShardMap {
                 if let Some((name, _)) = self.servers.get_key_value(&tenant.server) {
                     tenant.server = name.clone();
                 }
-                let newer = self.tenants.get(&tenant.id).is_none_or(|known| known.epoch <= tenant.epoch);
-                if newer {
+                let known = self.tenants.get(&tenant.id);
+                if let Some(known) = known.filter(|known| known.epoch == tenant.epoch) {
+                    tenant.server = known.server.clone();
+                }
+                if known.is_none_or(|known| known.epoch <= tenant.epoch) {
                     self.tenants.insert(tenant.id.clone(), tenant);
                 }
             }
             Entry::User(user) => drop(self.users.insert(user.name.clone(), user)),
             Entry::Hold(hold) => drop(self.holds.insert(hold.tenant.clone(), hold)),
-            Entry::NoServer(name) => drop(self.servers.remove(&name)),
+            Entry::NoServer(name) => {
+                if self.tenants.values().all(|tenant| tenant.server != name) {
+                    self.servers.remove(&name);
+                }
+            }
             Entry::NoTenant(id) => {
-                self.tenants.remove(&id);
+                if self.tenants.get(&id).is_some_and(Tenant::may_vanish) {
+                    self.tenants.remove(&id);
+                }
                 self.holds.remove(&id);
             }
             Entry::NoUser(name) => drop(self.users.remove(&name)),
             Entry::NoHold(id) => drop(self.holds.remove(&id)),
+        }
+    }
+
+    /// Takes over from the map that was served by until now what this one, loaded as a whole, can't have lost in good
+    /// order: higher epochs, tenants that serve, and the servers of both.
+    pub fn take_over(&mut self, before: &Self) {
+        for (id, known) in &before.tenants {
+            match self.tenants.get_mut(id) {
+                Some(tenant) if tenant.epoch < known.epoch => {
+                    tenant.server = known.server.clone();
+                    tenant.epoch = known.epoch;
+                }
+                None if !known.may_vanish() => drop(self.tenants.insert(id.clone(), known.clone())),
+                _ => continue,
+            }
+            if let (None, Some(server)) = (self.servers.get(&known.server), before.servers.get(&known.server))
+            {
+                self.servers.insert(server.name.clone(), server.clone());
+            }
         }
     }
 
@@ -290,6 +322,7 @@ mod tests {
     fn changes_follow_one_another_without_a_gap() {
         let mut map = small_map();
         let change = |version| Change { version, entry: Entry::NoTenant(TenantId::new("acme").unwrap()) };
+        map.tenants.values_mut().for_each(|tenant| tenant.state = TenantState::Deleted);
         assert_eq!(map.apply(change(9)), Err(Gap { at: 7, to: 9 }));
         assert_eq!(map.tenants.len(), 1);
         map.apply(change(8)).unwrap();
@@ -301,5 +334,40 @@ mod tests {
         let mut map = small_map();
         map.apply(Change { version: 8, entry: Entry::Tenant(tenant("acme", 2)) }).unwrap();
         assert_eq!(map.tenants[&TenantId::new("acme").unwrap()].epoch, Epoch(3));
+    }
+
+    #[test]
+    fn what_only_a_damaged_catalog_says_is_not_believed() {
+        let acme = TenantId::new("acme").unwrap();
+        let mut map = small_map();
+        let elsewhere = |epoch| Tenant { server: ServerName::new("pg-2").unwrap(), ..tenant("acme", epoch) };
+        map.insert(Entry::Tenant(elsewhere(3)));
+        assert_eq!(map.tenants[&acme].server.as_str(), "pg-1", "another server at the same epoch");
+        map.insert(Entry::NoTenant(acme.clone()));
+        map.insert(Entry::NoServer(ServerName::new("pg-1").unwrap()));
+        assert_eq!((map.tenants.len(), map.servers.len()), (1, 1), "an open tenant vanishes");
+        map.insert(Entry::Tenant(elsewhere(4)));
+        assert_eq!(map.tenants[&acme].server.as_str(), "pg-2");
+        map.insert(Entry::Tenant(Tenant { state: TenantState::Deleted, ..elsewhere(4) }));
+        map.insert(Entry::NoTenant(acme));
+        map.insert(Entry::NoServer(ServerName::new("pg-1").unwrap()));
+        assert_eq!((map.tenants.len(), map.servers.len()), (0, 0), "deleted in order");
+    }
+
+    #[test]
+    fn a_map_that_is_loaded_anew_takes_over_what_it_cannot_have_lost() {
+        let mut empty = ShardMap { version: 9, ..ShardMap::default() };
+        empty.take_over(&small_map());
+        assert_eq!((empty.version, empty.tenants.len(), empty.servers.len()), (9, 1, 1));
+        let mut before = small_map();
+        before.tenants.values_mut().for_each(|tenant| tenant.state = TenantState::Deleted);
+        let mut later = ShardMap::default();
+        later.take_over(&before);
+        assert!(later.tenants.is_empty(), "it was deleted, and is gone by now");
+        // At the same epoch the whole map counts: that is how a damaged one is set right.
+        let mut repaired = small_map();
+        repaired.tenants.values_mut().for_each(|t| t.server = ServerName::new("pg-2").unwrap());
+        repaired.take_over(&small_map());
+        assert!(repaired.tenants.values().all(|tenant| tenant.server.as_str() == "pg-2"));
     }
 }

@@ -55,6 +55,14 @@ pub struct Tenant {
     pub schema_version: Option<i32>,
 }
 
+impl Tenant {
+    /// Whether it may be taken off the map: only what was deleted, or never served, is.
+    #[must_use]
+    pub fn may_vanish(&self) -> bool {
+        matches!(self.state, TenantState::Deleted | TenantState::Creating)
+    }
+}
+
 /// New transactions of a tenant wait at the routers while this exists and has not run out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {

@@ -109,6 +109,14 @@ pub struct User {
     pub pool_mode: PoolMode,
 }
 
+impl User {
+    /// Whether anybody can log in as it.
+    #[must_use]
+    pub fn has_password(&self) -> bool {
+        !self.verifier.is_empty()
+    }
+}
+
 impl fmt::Debug for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("User")

@@ -18,6 +18,14 @@ pub enum Error {
     /// The caller's lease is over: another controller leads.
     #[error("another control-plane instance leads now")]
     LeaseLost,
+    /// The catalog's map is older than the one that the caller has: it was lost, or restored from a backup.
+    #[error("the catalog's map is at version {version}, behind {known}: tenantry map rebuild sets it right")]
+    Behind {
+        /// The catalog's version.
+        version: i64,
+        /// The caller's.
+        known: i64,
+    },
     /// The URL can't be read.
     #[error("catalog_url is not a Postgres URL: {0}")]
     Url(String),

@@ -61,11 +61,16 @@ impl Feed {
         Ok(feed)
     }
 
-    /// The map as it is now.
+    /// The map as it is now, for a router that has it at version `known`.
     ///
     /// # Errors
+    /// [`Error::Behind`] when the catalog's version is lower: it was lost, or restored from a backup;
     /// [`Error::Unreachable`], [`Error::Query`].
-    pub async fn load(&mut self) -> Result<ShardMap> {
+    pub async fn load(&mut self, known: i64) -> Result<ShardMap> {
+        let version = self.version().await?;
+        if version < known {
+            return Err(Error::Behind { version, known });
+        }
         // All parts in one statement, so from one snapshot.
         const SQL: &str = "
             SELECT jsonb_build_object('server', to_jsonb(s))::text, NULL::bigint FROM server s
@@ -100,10 +105,8 @@ impl Feed {
             WHERE version > $1 ORDER BY version LIMIT $2";
         let rows = self.limited(self.client.query(SQL, &[&version, &BATCH_MAX]), "feed_changes").await?;
         if rows.is_empty() {
-            let newest =
-                self.limited(self.client.query_one("SELECT version FROM map_version", &[]), "feed_version");
             // A change may have come between the two queries: the next call finds it.
-            let newest: i64 = newest.await?.get(0);
+            let newest = self.version().await?;
             let log_lost = newest > version + BATCH_MAX || newest < version;
             return Ok((!log_lost).then(Vec::new));
         }
@@ -113,6 +116,13 @@ impl Feed {
         let changes =
             rows.iter().map(|row| Ok(Change { version: row.get(1), entry: from_json("feed_changes", row)? }));
         changes.collect::<Result<_>>().map(Some)
+    }
+
+    async fn version(&self) -> Result<i64> {
+        let version = self.client.query_opt("SELECT version FROM map_version", &[]);
+        let version = self.limited(version, "feed_version").await?;
+        // Without its version it is damaged; the lowest there is makes it behind of any other.
+        Ok(version.map_or(i64::MIN, |row| row.get(0)))
     }
 
     /// Waits until the catalog tells of a change, the connection breaks, or the time is over.

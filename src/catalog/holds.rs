@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use shard_map::TenantId;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::query::Catalog;
 
 /// A router says: new transactions of the tenant wait here, and none is running any more.
@@ -20,16 +20,16 @@ impl Catalog {
     /// Places a hold, with a lease from now, and returns its id. An older hold of the tenant is replaced.
     ///
     /// # Errors
-    /// When the catalog can't be reached.
-    pub async fn place_hold(&self, tenant: &TenantId, lease: Duration) -> Result<i64> {
+    /// [`Error::LeaseLost`] when `term` is not the leader's.
+    pub async fn place_hold(&self, tenant: &TenantId, lease: Duration, term: i64) -> Result<i64> {
         const SQL: &str = "
-            INSERT INTO hold (tenant, expires_at_ms) VALUES ($1, $2)
+            INSERT INTO hold (tenant, expires_at_ms) SELECT $1, $2 FROM lease WHERE term = $3
             ON CONFLICT (tenant) DO UPDATE SET id = excluded.id, expires_at_ms = excluded.expires_at_ms
             RETURNING id";
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let expires_at_ms = i64::try_from((since_1970 + lease).as_millis()).unwrap_or(i64::MAX);
-        let rows = self.rows("hold_place", SQL, &[&tenant.as_str(), &expires_at_ms]).await?;
-        Ok(rows[0].get(0))
+        let row = self.row("hold_place", SQL, &[&tenant.as_str(), &expires_at_ms, &term]).await?;
+        row.map(|row| row.get(0)).ok_or(Error::LeaseLost)
     }
 
     /// Releases a hold; none there is fine.

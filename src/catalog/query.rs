@@ -91,7 +91,12 @@ impl Catalog {
         const LOCK: i64 = 0x7465_6e61_6e74_7279;
         let lock_error = |e: tokio_postgres::Error| Error::from_query("migration_lock", &e);
         client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await.map_err(lock_error)?;
-        let outcome = embedded::migrations::runner().run_async(&mut **client).await;
+        let mut runner = embedded::migrations::runner();
+        if is_made(&client).await.map_err(lock_error)? {
+            // Its tables are there and up to date, and only the record of that is lost: nothing is to be run.
+            runner = runner.set_target(refinery::Target::Fake);
+        }
+        let outcome = runner.run_async(&mut **client).await;
         client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await.map_err(lock_error)?;
         outcome.map(drop).map_err(|e| Error::Migration(e.to_string()))
     }
@@ -148,8 +153,19 @@ impl Catalog {
     }
 }
 
+/// Whether all tables are there although no migration is on record: somebody emptied that one, too.
+async fn is_made(client: &Object) -> std::result::Result<bool, tokio_postgres::Error> {
+    const RECORD: &str =
+        "SELECT to_regclass('refinery_schema_history') IS NOT NULL AND to_regclass('map_check') IS NOT NULL";
+    if !client.query_one(RECORD, &[]).await?.get::<_, bool>(0) {
+        return Ok(false);
+    }
+    let none = "SELECT NOT EXISTS (SELECT FROM refinery_schema_history)";
+    Ok(client.query_one(none, &[]).await?.get(0))
+}
+
 /// Waits for a query a little longer than the server lets it run.
-async fn limited<T>(
+pub(crate) async fn limited<T>(
     name: &'static str,
     query: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
 ) -> Result<T> {

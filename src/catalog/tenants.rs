@@ -7,7 +7,7 @@ use tokio_postgres::Transaction;
 
 use crate::error::{Error, Result};
 use crate::operations::{Kind, insert_operation};
-use crate::query::Catalog;
+use crate::query::{Catalog, Params};
 use crate::servers::candidates;
 
 /// A tenant with what only the control plane needs.
@@ -84,38 +84,49 @@ impl Catalog {
         Ok((operation, server))
     }
 
-    /// Changes a tenant's state, and its epoch if one is given.
+    /// Changes a tenant's state.
     ///
     /// # Errors
-    /// [`Error::NotFound`].
-    pub async fn set_tenant_state(
-        &self,
-        id: &TenantId,
-        state: TenantState,
-        epoch: Option<Epoch>,
-    ) -> Result<()> {
+    /// [`Error::LeaseLost`] when `term` is not the leader's, [`Error::NotFound`].
+    pub async fn set_tenant_state(&self, id: &TenantId, state: TenantState, term: i64) -> Result<()> {
         const SQL: &str = "
-            UPDATE tenant SET state = $2, epoch = greatest(epoch, $3),
-                deleted_at = CASE WHEN $2 = 'deleted' THEN coalesce(deleted_at, now()) END
-            WHERE id = $1";
-        let epoch = epoch.map(|epoch| epoch.0);
-        match self.execute("tenant_state", SQL, &[&id.as_str(), &state.as_str(), &epoch]).await? {
-            0 => Err(no_such_tenant(id)),
-            _ => Ok(()),
+            WITH leader AS (SELECT FROM lease WHERE term = $3),
+            changed AS (
+                UPDATE tenant SET state = $2,
+                    deleted_at = CASE WHEN $2 = 'deleted' THEN coalesce(deleted_at, now()) END
+                WHERE id = $1 AND EXISTS (SELECT FROM leader) RETURNING id)
+            SELECT EXISTS (SELECT FROM leader), EXISTS (SELECT FROM changed)";
+        let row = self.row("tenant_state", SQL, &[&id.as_str(), &state.as_str(), &term]).await?;
+        match row.map(|row| (row.get(0), row.get(1))) {
+            Some((true, true)) => Ok(()),
+            Some((true, false)) => Err(no_such_tenant(id)),
+            _ => Err(Error::LeaseLost),
         }
     }
 
     /// Places a tenant on a server at a higher epoch and releases its hold: one change of the map.
     ///
     /// # Errors
-    /// When the catalog can't be reached.
-    pub async fn place_tenant(&self, id: &TenantId, server: &ServerName, epoch: Epoch) -> Result<()> {
+    /// [`Error::LeaseLost`] when `term` is not the leader's.
+    pub async fn place_tenant(
+        &self,
+        id: &TenantId,
+        server: &ServerName,
+        epoch: Epoch,
+        term: i64,
+    ) -> Result<()> {
         const SQL: &str = "
-            WITH released AS (DELETE FROM hold WHERE tenant = $1)
-            UPDATE tenant SET server = $2, epoch = $3 WHERE id = $1 AND epoch <= $3";
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
-            [&id.as_str(), &server.as_str(), &epoch.0];
-        self.execute("tenant_place", SQL, &params).await.map(drop)
+            WITH leader AS (SELECT FROM lease WHERE term = $4),
+            released AS (DELETE FROM hold WHERE tenant = $1 AND EXISTS (SELECT FROM leader)),
+            placed AS (
+                UPDATE tenant SET server = $2, epoch = $3
+                WHERE id = $1 AND epoch <= $3 AND EXISTS (SELECT FROM leader))
+            SELECT FROM leader";
+        let params: Params<'_> = &[&id.as_str(), &server.as_str(), &epoch.0, &term];
+        match self.row("tenant_place", SQL, params).await? {
+            Some(_) => Ok(()),
+            None => Err(Error::LeaseLost),
+        }
     }
 
     /// Records the newest migration of a tenant's database.
@@ -131,9 +142,16 @@ impl Catalog {
     /// Takes a tenant off the map for good.
     ///
     /// # Errors
-    /// When the catalog can't be reached.
-    pub async fn remove_tenant(&self, id: &TenantId) -> Result<()> {
-        self.execute("tenant_remove", "DELETE FROM tenant WHERE id = $1", &[&id.as_str()]).await.map(drop)
+    /// [`Error::LeaseLost`] when `term` is not the leader's.
+    pub async fn remove_tenant(&self, id: &TenantId, term: i64) -> Result<()> {
+        const SQL: &str = "
+            WITH leader AS (SELECT FROM lease WHERE term = $2),
+            removed AS (DELETE FROM tenant WHERE id = $1 AND EXISTS (SELECT FROM leader))
+            SELECT FROM leader";
+        match self.row("tenant_remove", SQL, &[&id.as_str(), &term]).await? {
+            Some(_) => Ok(()),
+            None => Err(Error::LeaseLost),
+        }
     }
 
     /// Deleted tenants whose grace time is over.

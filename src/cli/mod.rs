@@ -9,6 +9,7 @@ mod confirm;
 mod demo;
 mod dev;
 pub(crate) mod failure;
+mod map;
 mod migrate;
 mod moves;
 mod output;
@@ -50,6 +51,7 @@ enum Command {
     User(user::UserArgs),
     Migrate(migrate::MigrateArgs),
     Move(moves::MoveArgs),
+    Map(map::MapArgs),
     Psql(psql::PsqlArgs),
     Completions(completions::CompletionsArgs),
 }
@@ -66,6 +68,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::User(args) => on_this_thread(user::run(args)),
         Command::Migrate(args) => on_this_thread(migrate::run(args)),
         Command::Move(args) => on_this_thread(moves::run(args)),
+        Command::Map(args) => on_this_thread(map::run(args)),
         Command::Psql(args) => psql::run(args),
         Command::Completions(args) => completions::run(&args),
     }

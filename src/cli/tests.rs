@@ -38,6 +38,12 @@ const CALLS: &[&str] = &[
     "move abort 3",
     "move reverse 3 --wait",
     "move complete 3 --wait",
+    "map export",
+    "map export FILE",
+    "map import FILE",
+    "map apply FILE --dry-run",
+    "map verify -o json",
+    "map rebuild --apply --file f --snapshot s --config c",
     "psql acme -- -c select",
     "completions bash",
 ];

@@ -44,6 +44,9 @@ pub struct ControlConfig {
     /// Routers that reported within this time must acknowledge a hold; others are taken for dead.
     #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub router_timeout: Duration,
+    /// How often the leader compares the catalog with all registries and databases.
+    #[serde(deserialize_with = "shard_map::duration::deserialize")]
+    pub map_check_interval: Duration,
 }
 
 impl Default for ControlConfig {
@@ -63,6 +66,7 @@ impl Default for ControlConfig {
             slot_timeout: Duration::from_secs(60),
             sealed_grace: Duration::from_secs(24 * 3600),
             router_timeout: Duration::from_secs(5),
+            map_check_interval: Duration::from_secs(300),
         }
     }
 }
@@ -85,6 +89,9 @@ impl ControlConfig {
         }
         if self.lease_duration < Duration::from_secs(1) {
             return Err("lease_duration: use 1s or more".to_owned());
+        }
+        if self.map_check_interval < Duration::from_secs(1) {
+            return Err("map_check_interval: use 1s or more".to_owned());
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::config::ControlConfig;
 use crate::error::{Error, Result};
+use crate::map::MapTools;
 use crate::metrics::Metrics;
 use crate::server::Connector;
 
@@ -18,6 +19,9 @@ pub(crate) struct Context {
     pub(crate) catalog: Catalog,
     pub(crate) key: MasterKey,
     pub(crate) connector: Connector,
+    pub(crate) map: MapTools,
+    /// Held while the map is verified: never two looks at once.
+    pub(crate) map_turn: tokio::sync::Mutex<()>,
     pub(crate) config: ControlConfig,
     pub(crate) metrics: Metrics,
     /// Wakes the reconciler: something new is to be done.

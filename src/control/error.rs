@@ -87,6 +87,18 @@ impl Error {
         }
     }
 
+    /// Whether the catalog does not answer.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Catalog(catalog::Error::Unreachable(_)))
+    }
+
+    /// Whether a guard refused, or it contradicts what is there.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Catalog(catalog::Error::Conflict(_)))
+    }
+
     /// The SQLSTATE, if a server gave one.
     pub(crate) fn sqlstate(&self) -> Option<&str> {
         match self {

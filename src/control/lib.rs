@@ -11,6 +11,7 @@ mod failpoint;
 mod fleet;
 mod http;
 mod leader;
+mod map;
 mod metrics;
 mod moves;
 mod provision;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::{ControlConfig, Secrets};
 use context::Context;
 pub use error::{Error, Result};
+pub use map::{MapTools, Outcome};
 use metrics::Metrics;
 
 /// How long a start waits for the catalog before it gives up.
@@ -49,9 +51,12 @@ pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<
     // Each start is a holder of its own: a predecessor of the same name must not share its term.
     let name = config.name.as_deref().unwrap_or(&config.listen);
     let holder = format!("{name}/{:016x}", rand::random::<u64>());
+    let connector = server::Connector::new(secrets.master_key.clone());
     let context = Arc::new(Context {
+        map: MapTools::of_control(catalog.clone(), connector.clone(), &config),
+        map_turn: tokio::sync::Mutex::new(()),
         catalog,
-        connector: server::Connector::new(secrets.master_key.clone()),
+        connector,
         key: secrets.master_key,
         config,
         metrics,
@@ -62,12 +67,13 @@ pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<
     let leader = tokio::spawn(leader::lead(context.clone(), holder, stop.clone()));
     let reconciler = tokio::spawn(reconciler::reconcile(context.clone(), stop.clone()));
     let figures = tokio::spawn(metrics::refresh(context.clone(), stop.clone()));
+    let map = tokio::spawn(map::watch::watch(context.clone(), stop.clone()));
     let api = tokio::spawn(http::serve(listener, context, secrets.token, stop.clone()));
     tracing::info!("control plane serves");
     shutdown.await;
     stop.cancel();
     // Each ends at its next look at `stop`; none of them fails but by a defect, which its own log line told.
-    for task in [leader, reconciler, figures, api] {
+    for task in [leader, reconciler, figures, map, api] {
         drop(tokio::time::timeout(Duration::from_secs(5), task).await);
     }
     Ok(())

@@ -27,6 +27,7 @@ pub(crate) struct Metrics {
     tenants: IntGaugeVec,
     operations: IntGaugeVec,
     routers: IntGauge,
+    pub(crate) map_findings: IntGaugeVec,
 }
 
 impl Metrics {
@@ -64,6 +65,11 @@ impl Metrics {
             tenants: gauges("tenantry_tenants", "Tenants, by server and state.", &["server", "state"])?,
             operations: gauges("tenantry_operations", "Operations, by kind and state.", &["kind", "state"])?,
             routers: IntGauge::new("tenantry_routers", "Routers that reported lately.")?,
+            map_findings: gauges(
+                "tenantry_control_map_findings",
+                "Differences between the catalog and the servers at the last look, by kind.",
+                &["kind"],
+            )?,
             registry,
         };
         metrics.register()?;
@@ -81,6 +87,7 @@ impl Metrics {
         registry.register(Box::new(self.catalog_up.clone()))?;
         registry.register(Box::new(self.tenants.clone()))?;
         registry.register(Box::new(self.operations.clone()))?;
+        registry.register(Box::new(self.map_findings.clone()))?;
         registry.register(Box::new(self.routers.clone()))
     }
 

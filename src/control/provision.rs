@@ -81,7 +81,7 @@ pub(crate) async fn create(work: &Work) -> Result<()> {
     work.begin("open", "done").await?;
     record(work, &place, &[None, Some("sealed")], "open", live).await?;
     database::set_limit(&place.registry, work.term, live, -1).await?;
-    work.context.catalog.set_tenant_state(id, TenantState::Open, None).await?;
+    work.context.catalog.set_tenant_state(id, TenantState::Open, work.term).await?;
     work.set_state("done", None).await
 }
 
@@ -120,7 +120,7 @@ pub(crate) async fn undo_create(work: &Work, error: &Error) -> Result<()> {
     if is_claimed(work).await? {
         remove(work, &place, place.tenant.id.live_database()).await?;
     } else {
-        work.context.catalog.remove_tenant(&place.tenant.id).await?;
+        work.context.catalog.remove_tenant(&place.tenant.id, work.term).await?;
     }
     work.set_state("failed", Some(&error.to_string())).await
 }
@@ -170,7 +170,7 @@ async fn open(work: &Work, place: &Place, from: &str) -> Result<()> {
     let id = &place.tenant.id;
     record(work, place, &[Some(from)], "open", id.live_database()).await?;
     database::set_limit(&place.registry, work.term, id.live_database(), -1).await?;
-    work.context.catalog.set_tenant_state(id, TenantState::Open, None).await?;
+    work.context.catalog.set_tenant_state(id, TenantState::Open, work.term).await?;
     work.set_state("done", None).await
 }
 
@@ -179,7 +179,7 @@ async fn close(work: &Work, place: &Place, state: TenantState) -> Result<()> {
     let id = &place.tenant.id;
     work.begin("refuse", "").await?;
     registry::raise_term(&place.registry, work.term).await?;
-    work.context.catalog.set_tenant_state(id, state, None).await?;
+    work.context.catalog.set_tenant_state(id, state, work.term).await?;
     work.begin("drain", "done").await?;
     let live = id.live_database();
     let deadline = Instant::now() + DRAIN_TIMEOUT;
@@ -205,5 +205,5 @@ async fn remove(work: &Work, place: &Place, database: &str) -> Result<()> {
     database::drop(&place.registry, database).await?;
     roles::drop_tenant_roles(&place.registry, id).await?;
     registry::remove(&place.registry, work.term, id, &["open", "leaving"]).await?;
-    Ok(work.context.catalog.remove_tenant(id).await?)
+    Ok(work.context.catalog.remove_tenant(id, work.term).await?)
 }

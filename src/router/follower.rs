@@ -67,7 +67,9 @@ impl Follower {
     }
 
     async fn load(&mut self, feed: &mut Feed) -> catalog::Result<()> {
-        let map = feed.load().await?;
+        // Not from a catalog that is behind: an empty one, or a backup. Its changes are none of this map's.
+        let known = self.shared.map.read().version;
+        let map = feed.load(known).await?;
         tracing::info!(version = map.version, tenants = map.tenants.len(), "loaded the map from the catalog");
         self.shared.metrics.map_version.set(map.version);
         self.shared.map.replace(map);

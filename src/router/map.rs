@@ -54,19 +54,11 @@ impl SharedMap {
         map.insert(Entry::Tenant(tenant));
     }
 
-    /// Puts a whole map in the place of this one. What registries told of higher epochs stays.
+    /// Puts a whole map in the place of this one. What registries told of higher epochs stays, and so do tenants that
+    /// serve: a catalog that lost them is damaged.
     pub(crate) fn replace(&self, mut new: ShardMap) {
         let mut map = self.write();
-        for (id, known) in &map.tenants {
-            if let Some(tenant) = new.tenants.get_mut(id).filter(|tenant| tenant.epoch < known.epoch) {
-                tenant.server = known.server.clone();
-                tenant.epoch = known.epoch;
-                if let (None, Some(server)) = (new.servers.get(&known.server), map.servers.get(&known.server))
-                {
-                    new.servers.insert(server.name.clone(), server.clone());
-                }
-            }
-        }
+        new.take_over(&map);
         *map = new;
         drop(map);
         self.loaded.store(true, Ordering::Release);

@@ -24,6 +24,10 @@ mod lifecycle;
 mod limits;
 mod logins;
 mod logs;
+#[cfg(feature = "failpoints")]
+mod map_crashes;
+mod map_damage;
+mod map_files;
 mod metrics;
 mod migrations;
 mod migrations_refused;
@@ -72,6 +76,10 @@ fn main() -> std::process::ExitCode {
         moves_refused::trials(),
         moves_schema::trials(),
         recovery::trials(),
+        map_damage::trials(),
+        map_files::trials(),
+        #[cfg(feature = "failpoints")]
+        map_crashes::trials(),
         reload::trials(),
         restart::trials(),
         systemd::trials(),

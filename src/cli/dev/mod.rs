@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use self::host::Host;
 pub(crate) use self::host::own_program;
 use self::layout::Layout;
+pub(crate) use self::layout::write_private;
 use self::parts::{Fleet, Parts};
 
 /// Run a whole fleet on this machine, until it is stopped

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
+use shard_map::fleet::PlacementPolicy;
 use tokio::sync::watch;
 
 use super::env_file::{self, Variables};
@@ -61,6 +62,7 @@ impl Fleet<'_> {
         self.make_catalog().await?;
         let token = self.layout.secret("token", random_password)?;
         self.write_control_config()?;
+        self.write_declaration()?;
         let control = parts.control.insert(self.start_own("control", supervisor::CONTROL_ENDING));
         let api = Api::at(&self.api_url(), Some(token))?;
         wait_for(control, self.layout, "control", async || api.ready("healthz").await).await?;
@@ -196,6 +198,18 @@ impl Fleet<'_> {
         Ok(())
     }
 
+    /// The fleet as it is declared: what `map rebuild` finds the servers by when the catalog is lost.
+    fn write_declaration(&self) -> anyhow::Result<()> {
+        let declared = shard_map::fleet::Fleet {
+            placement: PlacementPolicy { tenants_per_server_max: self.plan.tenants_per_server_max },
+            servers: self.plan.servers.iter().map(|server| server.declared.clone()).collect(),
+            users: vec![self.plan.user.clone()],
+        };
+        let text = toml::to_string(&declared)?;
+        let head = "# The fleet as `tenantry dev` declared it. Written at each start.\n";
+        write_private(&self.layout.path("fleet.toml"), &format!("{head}{text}"))
+    }
+
     fn user_password(&self) -> anyhow::Result<String> {
         self.layout.secret("user.password", random_password)
     }
@@ -217,6 +231,10 @@ impl Fleet<'_> {
             export(&format!("TENANTRY_SERVER_{i}"), server.instance.name.clone());
             export(&format!("TENANTRY_SERVER_{i}_URL"), server.instance.url("postgres"));
         }
+        let path = |name: &str| self.layout.path(name).to_string_lossy().into_owned();
+        export("TENANTRY_MAP_CONFIG", path("control.toml"));
+        export("TENANTRY_MAP_FILE", path("fleet.toml"));
+        export("TENANTRY_MAP_SNAPSHOT", path("router/snapshot"));
         env_file::write(&self.layout.path("env"), &variables)
     }
 }

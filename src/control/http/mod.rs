@@ -1,6 +1,7 @@
 //! The HTTP API: intent comes in, what is on record goes out. A file for each resource.
 
 mod answer;
+mod map;
 mod migrations;
 mod move_requests;
 mod servers;
@@ -60,6 +61,12 @@ fn routes(context: Arc<Context>, token: String) -> Router {
         .route("/migrations/{id}", get(migrations::show))
         .route("/migrations/{id}/resume", post(migrations::resume))
         .route("/migrations/{id}/abort", post(migrations::abort))
+        .route("/map", get(map::export))
+        .route("/map/check", get(map::check))
+        .route("/map/verify", post(map::verify))
+        .route("/map/rebuild", post(map::rebuild))
+        .route("/map/import", post(map::import))
+        .route("/map/apply", post(map::apply))
         .route("/moves", get(move_requests::list).post(move_requests::start))
         .route("/moves/{id}", get(move_requests::show))
         .route("/moves/{id}/abort", post(move_requests::abort))

@@ -57,11 +57,13 @@ pub(super) async fn create(
     Body(create): Body<Create>,
 ) -> Result<(StatusCode, Json<Value>), Refusal> {
     let id: TenantId = parse(&create.id)?;
+    // A declared policy is the fleet's; without one, each instance's own configuration counts.
+    let declared = context.catalog.tenants_per_server_max().await?;
     let wish = Wish {
         server: create.server.as_deref().map(parse).transpose()?,
         class: create.class,
         labels: create.labels.clone(),
-        tenants_per_server_max: context.config.tenants_per_server_max,
+        tenants_per_server_max: declared.unwrap_or(context.config.tenants_per_server_max),
     };
     if let Some(name) = &wish.server {
         context.catalog.server(name).await?;

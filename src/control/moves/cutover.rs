@@ -106,7 +106,9 @@ async fn open_unsealed_source(the_move: &Move<'_>) {
         if let Some(record) = record.filter(|record| record.state == "open") {
             database::set_limit(&source, the_move.work.term, the_move.id.live_database(), -1).await?;
             let catalog = &the_move.work.context.catalog;
-            catalog.place_tenant(&the_move.id, &the_move.source.name, record.epoch).await?;
+            catalog
+                .place_tenant(&the_move.id, &the_move.source.name, record.epoch, the_move.work.term)
+                .await?;
         }
         Ok::<(), Error>(())
     };

@@ -18,7 +18,7 @@ pub(crate) const LEASE_MARGIN: Duration = Duration::from_secs(3);
 pub(crate) async fn hold(the_move: &Move<'_>, deadline: Instant) -> Result<()> {
     let context = &the_move.work.context;
     let lease = the_move.max_hold() + LEASE_MARGIN;
-    let hold = context.catalog.place_hold(&the_move.id, lease).await?;
+    let hold = context.catalog.place_hold(&the_move.id, lease, the_move.work.term).await?;
     loop {
         // Looked up each time: a router may come up, or die, meanwhile.
         let live = context.catalog.live_routers(context.config.router_timeout).await?;

@@ -7,12 +7,14 @@ use shard_map::Epoch;
 
 use super::cutover;
 use super::driver::Move;
+use crate::context::Work;
 use crate::error::{Error, Result};
 use crate::server::{database, registry};
 
 /// Places the tenant on the target and releases the hold, in one change of the map.
 pub(crate) async fn place(the_move: &Move<'_>, epoch: Epoch) -> Result<()> {
-    Ok(the_move.work.context.catalog.place_tenant(&the_move.id, &the_move.target.name, epoch).await?)
+    let Work { context, term, .. } = the_move.work;
+    Ok(context.catalog.place_tenant(&the_move.id, &the_move.target.name, epoch, *term).await?)
 }
 
 /// The same once more, from the record: the cutover's controller may have died after the decision.

@@ -50,7 +50,7 @@ pub(crate) async fn run(the_move: &Move<'_>, target_registry: &Connection) -> Re
     }
     let epoch = unseal(work, id, &source_registry, on_source).await?;
     database::set_limit(&source_registry, work.term, id.live_database(), -1).await?;
-    work.context.catalog.place_tenant(id, &the_move.source.name, epoch).await?;
+    work.context.catalog.place_tenant(id, &the_move.source.name, epoch, work.term).await?;
     if database::exists(target_registry, &arriving).await? {
         let target = the_move.arriving_database().await?;
         let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription WHERE subname = $1)";

@@ -20,7 +20,7 @@ const SETTINGS_MIN: [(&str, i32); 4] = [
 ];
 
 /// Connections that are left to superusers, the control plane and replication when a limit is proposed.
-const CONNECTIONS_RESERVED: i32 = 10;
+pub(crate) const CONNECTIONS_RESERVED: i32 = 10;
 
 /// Host and port of an operator's URL.
 ///

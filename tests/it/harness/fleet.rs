@@ -167,6 +167,19 @@ impl Fleet {
         finish(command(PROGRAM, &self.variables).args(args).args(["-o", "json"]), Some(input)).await
     }
 
+    /// The same, with other variables over the fleet's; an empty one is not set.
+    pub(crate) async fn cli_in(&self, variables: &[(&str, &str)], args: &[&str]) -> Output {
+        let mut command = command(PROGRAM, &self.variables);
+        for (name, value) in variables {
+            if value.is_empty() {
+                command.env_remove(name);
+            } else {
+                command.env(name, value);
+            }
+        }
+        finish(command.args(args).args(["-o", "json"]), None).await
+    }
+
     /// Makes a tenant, and returns it as shown.
     pub(crate) async fn create(&self, tenant: &str, more: &[&str]) -> Value {
         let args = [&["tenant", "create", tenant, "--wait"], more].concat();

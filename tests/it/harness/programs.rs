@@ -7,6 +7,7 @@ use tokio_postgres::config::Host;
 
 use super::cli::{Output, command, finish};
 use super::fleet::Fleet;
+use super::sql::{Sql as _, connect_url};
 
 /// Where a program is: in the folder that the environment names, else the newest installed, else on the PATH.
 fn find(program: &str) -> PathBuf {
@@ -59,6 +60,23 @@ pub(crate) async fn pgbench_initialize(fleet: &Fleet, tenant: &str, scale: &str)
 /// A run of pgbench as a whole.
 pub(crate) async fn pgbench(fleet: &Fleet, tenant: &str, args: &[&str]) -> Output {
     finish(through_router(fleet, "pgbench", tenant).args(args), None).await
+}
+
+/// The catalog as a backup has it.
+pub(crate) async fn back_up_catalog(fleet: &Fleet) -> String {
+    let url = fleet.variable("TENANTRY_CATALOG_URL");
+    finish(command(find("pg_dump"), &[]).arg(url), None).await.exits(0).stdout
+}
+
+/// Puts a backup of the catalog in its place.
+pub(crate) async fn restore_catalog(fleet: &Fleet, backup: &str) {
+    let url = fleet.variable("TENANTRY_CATALOG_URL");
+    let admin = connect_url(url, "postgres").await;
+    admin.run("DROP DATABASE tenantry_catalog WITH (FORCE)").await;
+    admin.run("CREATE DATABASE tenantry_catalog").await;
+    // All or nothing, and before anybody else makes tables there.
+    let args = ["-X", "-q", "-1", "-v", "ON_ERROR_STOP=1", url];
+    finish(command(find("psql"), &[]).args(args), Some(backup)).await.exits(0);
 }
 
 /// The schema of a database past the router, as `pg_dump` writes it, without what a move puts there.

@@ -1,0 +1,192 @@
+//! What moves left on the servers, held against the catalog's operations; and what becomes of both.
+//!
+//! From its first step until it is completed, a move has a role of its own on its source, which may stream from one
+//! database. By that role a move is known whose operation is lost: its number, its source and its tenant. Where it
+//! stands is what the registries say, so its operation can be made anew at a step from which it ends well.
+
+use std::collections::BTreeSet;
+
+use super::changes::OperationChange;
+use super::view::{CatalogView, Home, OperationView, RecordState, Trusted, tenant_of_database};
+use crate::ids::{ServerName, TenantId};
+
+/// A move that is not completed, as its source shows it.
+#[derive(Debug, Clone)]
+pub(crate) struct Trace<'a> {
+    pub(crate) number: i64,
+    pub(crate) server: &'a ServerName,
+    pub(crate) database: &'a str,
+    tenant: TenantId,
+}
+
+/// How far a move is, by the registries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stand {
+    /// The tenant is open at the source.
+    Undecided,
+    /// Sealed at the source, not open at the target.
+    InTransit,
+    /// The tenant lives elsewhere.
+    Decided,
+}
+
+const BEFORE_DECISION: [&str; 9] =
+    ["begin", "arm", "schema", "copy", "build", "catch_up", "cutover", "restart", "undo"];
+const AFTER_DECISION: [&str; 5] = ["cutover", "release", "verify", "switched", "complete"];
+/// Steps in which a move's role is on its source.
+const WITH_TRACE: [&str; 8] =
+    ["schema", "copy", "build", "catch_up", "cutover", "release", "verify", "switched"];
+
+fn traces<'a>(trusted: &Trusted<'a>) -> Vec<Trace<'a>> {
+    let mut all = Vec::new();
+    for (server, registry) in &trusted.registries {
+        let named = registry.moves.iter().filter_map(|(number, database)| {
+            let tenant = tenant_of_database(database)?;
+            Some(Trace { number: *number, server, database, tenant })
+        });
+        all.extend(named);
+    }
+    all
+}
+
+/// Where a move stands, and its target. `None`: the registries do not tell.
+fn stand(trusted: &Trusted<'_>, trace: &Trace<'_>) -> Option<(Stand, ServerName)> {
+    let records = trusted.records_of(&trace.tenant);
+    let (_, here) = records.iter().find(|(server, _)| *server == trace.server)?;
+    match (here.state, &here.moved_to) {
+        (RecordState::Open | RecordState::Suspended | RecordState::Leaving, _) => {
+            let arriving = records.iter().find(|(_, record)| record.state == RecordState::Arriving);
+            let other = trusted.registries.keys().find(|server| **server != trace.server);
+            // One that died before it came to its target may be undone with any other server for it.
+            let to = arriving.map(|(server, _)| *server).or_else(|| other.copied())?;
+            Some((Stand::Undecided, to.clone()))
+        }
+        (RecordState::Sealed, Some(to)) => match trusted.home(&trace.tenant) {
+            Home::InTransit { from, to, .. } if from == trace.server => Some((Stand::InTransit, to.clone())),
+            Home::At(..) | Home::InTransit { .. } => Some((Stand::Decided, to.clone())),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn fits(operation: &OperationView, trace: &Trace<'_>, stand: &Stand, to: &ServerName) -> bool {
+    let step = operation.step.as_str();
+    let (at_its_step, same_target) = match stand {
+        Stand::Undecided => (BEFORE_DECISION.contains(&step), true),
+        Stand::InTransit => (step == "cutover", operation.to.as_ref() == Some(to)),
+        Stand::Decided => (AFTER_DECISION.contains(&step), operation.to.as_ref() == Some(to)),
+    };
+    let same = operation.kind == "move" && operation.tenant.as_ref() == Some(&trace.tenant);
+    same && operation.is_open() && operation.from.as_ref() == Some(trace.server) && at_its_step && same_target
+}
+
+/// Moves on the servers that no operation of the catalog will see to.
+pub(crate) fn lost<'a>(catalog: &CatalogView, trusted: &Trusted<'a>) -> Vec<Trace<'a>> {
+    let mut all = traces(trusted);
+    all.retain(|trace| {
+        let operation = catalog.operations.get(&trace.number);
+        let known = operation.zip(stand(trusted, trace));
+        known.is_none_or(|(operation, (stand, to))| !fits(operation, trace, &stand, &to))
+    });
+    all
+}
+
+/// Operations of the catalog that are over, or older than what the servers say; and why.
+pub(crate) fn stale<'a>(
+    catalog: &'a CatalogView,
+    trusted: &Trusted<'_>,
+) -> Vec<(&'a OperationView, &'static str)> {
+    let open = catalog.operations.values().filter(|operation| operation.is_open());
+    open.filter_map(|operation| why_stale(catalog, trusted, operation).map(|why| (operation, why))).collect()
+}
+
+fn why_stale(
+    catalog: &CatalogView,
+    trusted: &Trusted<'_>,
+    operation: &OperationView,
+) -> Option<&'static str> {
+    let id = operation.tenant.as_ref()?;
+    if operation.kind == "move" {
+        let from = operation.from.as_ref()?;
+        let source = trusted.registries.get(from)?;
+        let nothing_left = !source.moves.contains_key(&operation.id);
+        if WITH_TRACE.contains(&operation.step.as_str()) {
+            return nothing_left.then_some("nothing of it is left on its source");
+        }
+        let elsewhere = matches!(trusted.home(id), Home::At(server, _) if server != from);
+        let begins = matches!(operation.step.as_str(), "begin" | "arm");
+        return (begins && nothing_left && elsewhere).then_some("its tenant lives elsewhere by now");
+    }
+    let Some(row) = catalog.tenants.get(id) else { return Some("the catalog has no such tenant") };
+    match trusted.home(id) {
+        Home::At(server, record) if row.server != *server || row.epoch != record.epoch => {
+            Some("its tenant has moved since")
+        }
+        _ => None,
+    }
+}
+
+/// What becomes of operations: stale ones end, lost moves are taken up again. `past`: the catalog is older than the
+/// servers, so nothing that it says is under way can be believed.
+pub(crate) fn settle(catalog: &CatalogView, trusted: &Trusted<'_>, past: bool) -> Vec<OperationChange> {
+    let mut changes = Vec::new();
+    let mut ended = BTreeSet::new();
+    for (operation, why) in stale(catalog, trusted) {
+        let state = if operation.state == "switched" { "completed" } else { "failed" };
+        ended.insert(operation.id);
+        changes.push(OperationChange::End { id: operation.id, state, why: why.to_owned() });
+    }
+    for operation in catalog.operations.values().filter(|o| past && o.is_running()) {
+        let traced = traces(trusted).iter().any(|trace| trace.number == operation.id);
+        if !traced && ended.insert(operation.id) {
+            let why = "the catalog that says so is older than the servers".to_owned();
+            changes.push(OperationChange::End { id: operation.id, state: "failed", why });
+        }
+    }
+    let lost = lost(catalog, trusted);
+    let taken_up: BTreeSet<i64> = lost.iter().map(|trace| trace.number).collect();
+    let kept = catalog.operations.values().filter(|operation| {
+        operation.is_running() && !ended.contains(&operation.id) && !taken_up.contains(&operation.id)
+    });
+    let mut running: BTreeSet<TenantId> = kept.filter_map(|operation| operation.tenant.clone()).collect();
+    for trace in &lost {
+        changes.extend(take_up(catalog, trusted, trace, &mut running));
+    }
+    changes
+}
+
+fn take_up(
+    catalog: &CatalogView,
+    trusted: &Trusted<'_>,
+    trace: &Trace<'_>,
+    running: &mut BTreeSet<TenantId>,
+) -> Option<OperationChange> {
+    let taken = catalog.operations.get(&trace.number);
+    // Its number was given to something else since: nobody can take it up under it.
+    let free = taken.is_none_or(|o| o.kind == "move" && o.tenant.as_ref() == Some(&trace.tenant));
+    let (stand, to) = stand(trusted, trace).filter(|_| free)?;
+    let (step, abort_requested) = match stand {
+        Stand::Undecided => ("undo", true),
+        Stand::InTransit => ("cutover", true),
+        Stand::Decided if matches!(trusted.home(&trace.tenant), Home::At(at, _) if *at == to) => {
+            ("release", false)
+        }
+        // It has moved on since, so this move was over.
+        Stand::Decided => ("switched", false),
+    };
+    let is_running = match step {
+        "switched" => false,
+        _ if running.insert(trace.tenant.clone()) => true,
+        "release" => false,
+        _ => return None,
+    };
+    Some(OperationChange::TakeUp {
+        id: trace.number,
+        tenant: trace.tenant.clone(),
+        from: trace.server.clone(),
+        to,
+        step: if is_running { step } else { "switched" },
+        abort_requested,
+    })
+}

@@ -1,0 +1,298 @@
+//! The catalog as it follows from the registries: what `map rebuild` changes.
+//!
+//! Placements, epochs and states come from the registries alone. Labels, key versions, users and limits, which
+//! registries do not know, stay as the catalog has them, or come from a file if that is newer. Nothing is lowered, nothing
+//! is decided that the registries do not decide, and what can't be resolved is left as it is and said.
+
+use std::collections::BTreeSet;
+
+use super::changes::Changes;
+use super::file::MapFile;
+use super::findings::{Finding, find};
+use super::moves;
+use super::view::{CatalogServer, CatalogView, Home, Seen, Survey, Trusted};
+use crate::fleet::{DeclaredServer, Fleet};
+use crate::ids::{Epoch, ServerName, TenantId};
+use crate::server::Server;
+use crate::tenant::{Tenant, TenantState};
+use crate::user::User;
+
+/// Key version of a tenant of which nobody knows another.
+const FIRST_KEY_VERSION: i32 = 1;
+
+/// Files beside catalog and registries.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// The declared fleet.
+    pub declared: Option<Fleet>,
+    /// A router's snapshot, or an exported map.
+    pub file: Option<MapFile>,
+}
+
+impl Sources {
+    /// The servers to look at: all that anybody names, the declaration first, then the catalog, then the file.
+    #[must_use]
+    pub fn servers(&self, catalog: &CatalogView) -> Vec<Server> {
+        let mut servers: Vec<Server> = Vec::new();
+        let declared = self.declared.iter().flat_map(|fleet| &fleet.servers);
+        let declared = declared.map(|declared| {
+            let known = catalog.servers.get(&declared.name).map(|known| &known.server);
+            declared_server(declared, known.or_else(|| self.server_in_file(&declared.name)))
+        });
+        let known = catalog.servers.values().map(|known| known.server.clone());
+        let in_file = self.file.iter().flat_map(|file| file.servers.values().cloned());
+        for server in declared.chain(known).chain(in_file) {
+            // Two names of one server would be two claims of each of its tenants.
+            if servers.iter().all(|s| s.name != server.name && s.address() != server.address()) {
+                servers.push(server);
+            }
+        }
+        servers
+    }
+
+    fn server_in_file(&self, name: &ServerName) -> Option<&Server> {
+        self.file.as_ref()?.servers.get(name)
+    }
+
+    /// The file, if it is newer than the catalog.
+    fn newer_file(&self, catalog: &CatalogView) -> Option<&MapFile> {
+        self.file.as_ref().filter(|file| catalog.version.is_none_or(|version| file.version > version))
+    }
+}
+
+/// A server as it is declared; whether it drains is not, and stays.
+pub(crate) fn declared_server(declared: &DeclaredServer, known: Option<&Server>) -> Server {
+    Server {
+        name: declared.name.clone(),
+        host: declared.host.clone(),
+        port: declared.port,
+        class: declared.class,
+        max_connections: declared.max_connections,
+        labels: declared.labels.clone(),
+        state: known.map(|known| known.state).unwrap_or_default(),
+    }
+}
+
+/// What ends the differences, the differences that stay nevertheless, and what an operator should know.
+#[must_use]
+pub fn rebuild(
+    catalog: &CatalogView,
+    survey: &Survey,
+    sources: &Sources,
+) -> (Changes, Vec<Finding>, Vec<String>) {
+    let fleet = fleet_of(catalog, survey);
+    let trusted = Trusted::new(catalog, survey, Some(fleet.as_deref().unwrap_or_default()));
+    let mut changes = Changes {
+        fleet: fleet.clone().filter(|fleet| catalog.fleet.as_ref() != Some(fleet)),
+        servers: servers(catalog, survey, sources, &trusted),
+        ..Changes::default()
+    };
+    if trusted.term() > catalog.term {
+        changes.term = Some(trusted.term());
+    }
+    // Operations first: a tenant that none changes any more is what its record says.
+    changes.operations = moves::settle(catalog, &trusted, is_past(catalog, &trusted));
+    let mut settled = catalog.clone();
+    changes.apply_to(&mut settled);
+    place(&mut changes, &settled, sources, &trusted);
+    let number = trusted.registries.values().map(|registry| registry.move_number).max().unwrap_or(0);
+    changes.operation_number = (number > catalog.operation_number).then_some(number);
+    let mut notes = Vec::new();
+    people(&mut changes, catalog, sources, &mut notes);
+    version(&mut changes, catalog, sources, &trusted);
+    tell(&changes, catalog, sources, &mut notes);
+
+    let mut after = catalog.clone();
+    changes.apply_to(&mut after);
+    let mut survey = survey.clone();
+    changes.apply_to_survey(&mut survey);
+    (changes, find(&after, &survey), notes)
+}
+
+/// The fleet that all servers which say so belong to; when they do not agree, the catalog's if it is one of theirs.
+fn fleet_of(catalog: &CatalogView, survey: &Survey) -> Option<String> {
+    let registries = survey.values().filter_map(|seen| match seen {
+        Seen::Registry(registry) => registry.fleet.as_ref(),
+        Seen::Unreachable(_) => None,
+    });
+    let said: BTreeSet<&String> = registries.collect();
+    match (&catalog.fleet, said.first()) {
+        (_, Some(fleet)) if said.len() == 1 => Some((*fleet).clone()),
+        (Some(fleet), _) if said.is_empty() || said.contains(fleet) => Some(fleet.clone()),
+        _ => None,
+    }
+}
+
+fn servers(
+    catalog: &CatalogView,
+    survey: &Survey,
+    sources: &Sources,
+    trusted: &Trusted<'_>,
+) -> Vec<CatalogServer> {
+    let mut changed = Vec::new();
+    for server in sources.servers(catalog) {
+        let (Some(registry), Some(Seen::Registry(_))) =
+            (trusted.registries.get(&server.name), survey.get(&server.name))
+        else {
+            continue;
+        };
+        let new = CatalogServer { server, system_identifier: registry.system_identifier };
+        if catalog.servers.get(&new.server.name) != Some(&new) {
+            changed.push(new);
+        }
+    }
+    changed
+}
+
+fn place(changes: &mut Changes, catalog: &CatalogView, sources: &Sources, trusted: &Trusted<'_>) {
+    let all: BTreeSet<&TenantId> = catalog.tenants.keys().chain(trusted.tenants()).collect();
+    let mut after: BTreeSet<&ServerName> = catalog.servers.keys().collect();
+    after.extend(trusted.registries.keys().copied());
+    for id in all {
+        let row = catalog.tenants.get(id);
+        let Some(mut placed) = placement(row, id, trusted, catalog) else {
+            let unused = row.is_some_and(|_| trusted.is_whole && !trusted.has_database(id));
+            let creating = catalog.operations.values().any(|operation| {
+                operation.is_running() && operation.kind == "create" && operation.tenant.as_ref() == Some(id)
+            });
+            if unused && !creating && matches!(trusted.home(id), Home::Nowhere) {
+                changes.gone.push(id.clone());
+            }
+            continue;
+        };
+        let filed = sources.file.as_ref().and_then(|file| file.tenants.get(id));
+        let newer = sources.newer_file(catalog).and_then(|file| file.tenants.get(id));
+        if let Some(source) = newer.or(if row.is_none() { filed } else { None }) {
+            placed.labels = source.labels.clone();
+            placed.key_version = source.key_version;
+            placed.schema_version = source.schema_version;
+        }
+        if let Home::At(server, record) = trusted.home(id)
+            && record.epoch < placed.epoch
+        {
+            changes.epochs.entry(server.clone()).or_default().push((id.clone(), placed.epoch));
+        }
+        if row != Some(&placed) && after.contains(&placed.server) {
+            changes.tenants.push(placed);
+        }
+    }
+}
+
+/// Where a tenant belongs, with what else its row has; `None` when the registries do not say.
+fn placement(
+    row: Option<&Tenant>,
+    id: &TenantId,
+    trusted: &Trusted<'_>,
+    catalog: &CatalogView,
+) -> Option<Tenant> {
+    let like = |server: &ServerName, epoch: Epoch, state: TenantState| Tenant {
+        id: id.clone(),
+        server: server.clone(),
+        epoch,
+        state,
+        labels: row.map(|row| row.labels.clone()).unwrap_or_default(),
+        key_version: row.map_or(FIRST_KEY_VERSION, |row| row.key_version),
+        schema_version: row.and_then(|row| row.schema_version),
+    };
+    let highest = |epoch: Epoch| row.map_or(epoch, |row| row.epoch.max(epoch));
+    match trusted.home(id) {
+        Home::At(server, record) => {
+            let mut state = record.state.tenant_state()?;
+            // What an operation is about to change: it has told the routers first.
+            let busy = || catalog.busy().contains(id) && moves_nothing(catalog, id);
+            if let Some(row) = row.filter(|row| row.server == *server && row.epoch >= record.epoch)
+                && busy()
+            {
+                state = row.state;
+            }
+            Some(like(server, highest(record.epoch), state))
+        }
+        // The catalog follows the source until the target has decided.
+        Home::InTransit { from, epoch, .. } => {
+            let before = Epoch(epoch.0 - 1);
+            match row {
+                Some(row) if row.server == *from => Some(row.clone()),
+                _ => Some(like(from, highest(before), TenantState::Open)),
+            }
+        }
+        Home::Sent { to, epoch } if row.is_none() => Some(like(to, epoch, TenantState::Open)),
+        Home::Disputed(holders) if row.is_none() => {
+            let (server, record) = holders.first()?;
+            Some(like(server, record.epoch, record.state.tenant_state()?))
+        }
+        _ => row.cloned().filter(|_| !matches!(trusted.home(id), Home::Nowhere)),
+    }
+}
+
+/// Whether the operation on a tenant leaves its place alone.
+fn moves_nothing(catalog: &CatalogView, id: &TenantId) -> bool {
+    catalog.operations.values().all(|operation| {
+        operation.tenant.as_ref() != Some(id) || !operation.is_running() || operation.kind != "move"
+    })
+}
+
+/// Whether the catalog is older than the servers and routers: a backup was restored.
+fn is_past(catalog: &CatalogView, trusted: &Trusted<'_>) -> bool {
+    let behind_routers = catalog.version.is_some_and(|version| version < catalog.routers_version);
+    trusted.term() > catalog.term || behind_routers
+}
+
+fn people(changes: &mut Changes, catalog: &CatalogView, sources: &Sources, notes: &mut Vec<String>) {
+    let newer = sources.newer_file(catalog).is_some();
+    let Some(file) = &sources.file else { return };
+    let adds = |user: &&User| match catalog.users.get(&user.name) {
+        None => newer || catalog.users.is_empty(),
+        Some(known) => newer && known != *user,
+    };
+    changes.users = file.users.values().filter(adds).cloned().collect();
+    if newer {
+        let kept: Vec<&str> =
+            catalog.users.keys().filter(|name| !file.users.contains_key(*name)).map(String::as_str).collect();
+        if !kept.is_empty() {
+            let kept = kept.join(", ");
+            notes.push(format!(
+                "the file is newer than the catalog and has no user {kept}: drop those that were dropped"
+            ));
+        }
+        if let Some(policy) = file.policy.as_ref().filter(|policy| catalog.policy.as_ref() != Some(policy)) {
+            changes.policy = Some(policy.clone());
+        }
+    }
+    if catalog.policy.is_none() && changes.policy.is_none() {
+        changes.policy = file.policy.clone();
+    }
+}
+
+/// Every router is to load the map anew if anything of it changes by this, or if one is ahead of the catalog.
+fn version(changes: &mut Changes, catalog: &CatalogView, sources: &Sources, trusted: &Trusted<'_>) {
+    let epochs = trusted.registries.values().flat_map(|r| &r.records).map(|record| record.epoch.0);
+    let filed = sources.file.as_ref().map_or(0, |file| file.version);
+    let known = epochs.chain([filed, catalog.routers_version]).max().unwrap_or(0);
+    let mapped = !changes.servers.is_empty()
+        || !changes.tenants.is_empty()
+        || !changes.gone.is_empty()
+        || !changes.users.is_empty();
+    if mapped || catalog.version.is_none_or(|version| version < known) {
+        changes.version_above = Some(known.max(catalog.version.unwrap_or(0)));
+    }
+}
+
+fn tell(changes: &Changes, catalog: &CatalogView, sources: &Sources, notes: &mut Vec<String>) {
+    let new = changes.tenants.iter().filter(|tenant| !catalog.tenants.contains_key(&tenant.id));
+    let in_file =
+        |tenant: &&Tenant| sources.file.as_ref().is_some_and(|file| file.tenants.contains_key(&tenant.id));
+    let bare = new.filter(|tenant| !in_file(tenant)).count();
+    if bare > 0 {
+        notes.push(format!(
+            "{bare} tenants get no labels, key version {FIRST_KEY_VERSION} and no schema version: registries do not \
+             know them; give a router's snapshot or an exported map with --snapshot"
+        ));
+    }
+    if catalog.users.is_empty() && changes.users.is_empty() {
+        notes.push(
+            "there are no users: nobody can log in at a router that has no map yet; give a router's snapshot or an \
+             exported map with --snapshot"
+                .to_owned(),
+        );
+    }
+}

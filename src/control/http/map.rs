@@ -1,0 +1,65 @@
+//! `/v1/map`: the map as a whole.
+
+use axum::Json;
+use axum::extract::State;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shard_map::fleet::Fleet;
+use shard_map::recovery::{Finding, MapFile, Sources};
+
+use super::Shared;
+use super::answer::{Answer, Body, Refusal};
+use crate::error::Error;
+use crate::map::{Outcome, watch};
+
+/// What is asked for, with the texts of the files that it is to be done by.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wish {
+    /// A declared fleet, TOML.
+    declared: Option<String>,
+    /// An exported map, or a router's snapshot.
+    file: Option<String>,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+impl Wish {
+    fn sources(&self) -> Result<Sources, Refusal> {
+        let declared = self.declared.as_deref().map(Fleet::parse).transpose();
+        let file = self.file.as_ref().map(|text| MapFile::decode(text.as_bytes())).transpose();
+        Ok(Sources {
+            declared: declared.map_err(|e| Refusal::usage(&e))?,
+            file: file.map_err(|e| Refusal::usage(&e))?,
+        })
+    }
+}
+
+pub(super) async fn export(State(context): Shared) -> Answer<Value> {
+    let file = context.map.export().await?;
+    let text = file.encode().map_err(|e| Error::Failed(e.to_string()))?;
+    Ok(Json(json!({ "file": text })))
+}
+
+/// What the last look found.
+pub(super) async fn check(State(context): Shared) -> Answer<Value> {
+    Ok(Json(json!(context.catalog.map_check().await?)))
+}
+
+pub(super) async fn verify(State(context): Shared, Body(wish): Body<Wish>) -> Answer<Vec<Finding>> {
+    Ok(Json(watch::look(&context, &wish.sources()?, false).await?))
+}
+
+pub(super) async fn rebuild(State(context): Shared, Body(wish): Body<Wish>) -> Answer<Outcome> {
+    Ok(Json(context.map.rebuild(&wish.sources()?, !wish.dry_run).await?))
+}
+
+pub(super) async fn import(State(context): Shared, Body(wish): Body<Wish>) -> Answer<Outcome> {
+    let file = wish.sources()?.file.ok_or_else(|| Refusal::usage("file: is missing"))?;
+    Ok(Json(context.map.import(&file, wish.dry_run).await?))
+}
+
+pub(super) async fn apply(State(context): Shared, Body(wish): Body<Wish>) -> Answer<Outcome> {
+    let fleet = wish.sources()?.declared.ok_or_else(|| Refusal::usage("declared: is missing"))?;
+    Ok(Json(context.map.apply(&fleet, wish.dry_run).await?))
+}

@@ -1,0 +1,138 @@
+//! Reads servers: one session for each, a few queries over all of its tenants.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use shard_map::recovery::{Record, RecordState, Registry, Seen, Survey};
+use shard_map::{Epoch, Server, ServerName, TenantId};
+
+use crate::error::{Error, Result};
+use crate::server::arm::CONNECTIONS_RESERVED;
+use crate::server::{Connection, Connector, registry};
+
+/// How long one server may take.
+const SURVEY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Servers that a command reads at once.
+pub(super) const COMMAND_SERVERS_AT_ONCE: usize = 8;
+/// Servers that the background's look reads at once.
+pub(super) const BACKGROUND_SERVERS_AT_ONCE: usize = 1;
+
+/// Reads servers as they are.
+pub(super) async fn look(connector: &Connector, servers: Vec<Server>, at_once: usize) -> Survey {
+    read_all(connector, servers, at_once, None).await
+}
+
+/// Reads servers after no controller with a lower term can change anything there any more. Those not in `known` are
+/// read as they are: they may be another fleet's.
+pub(super) async fn fence(
+    connector: &Connector,
+    servers: Vec<Server>,
+    (term, known): (i64, &[ServerName]),
+) -> Survey {
+    read_all(connector, servers, COMMAND_SERVERS_AT_ONCE, Some((term, known))).await
+}
+
+async fn read_all(
+    connector: &Connector,
+    servers: Vec<Server>,
+    at_once: usize,
+    fence: Option<(i64, &[ServerName])>,
+) -> Survey {
+    let reads = servers.into_iter().map(async |server| {
+        let term = fence.filter(|(_, known)| known.contains(&server.name)).map(|(term, _)| term);
+        let read = tokio::time::timeout(SURVEY_TIMEOUT, read(connector, &server, term)).await;
+        let seen = match read {
+            Ok(Ok(registry)) => Seen::Registry(Box::new(registry)),
+            Ok(Err(error)) => Seen::Unreachable(reason(error)),
+            Err(_) => Seen::Unreachable(format!("it was not read within {SURVEY_TIMEOUT:?}")),
+        };
+        (server.name, seen)
+    });
+    stream::iter(reads).buffer_unordered(at_once).collect::<Vec<_>>().await.into_iter().collect()
+}
+
+fn reason(error: Error) -> String {
+    match error {
+        Error::ServerUnreachable { message, .. } => message,
+        Error::Statement { message, sqlstate, .. } => match sqlstate.as_str() {
+            "3D000" | "42P01" => "it has no registry".to_owned(),
+            _ => format!("{message} (SQLSTATE {sqlstate})"),
+        },
+        other => other.to_string(),
+    }
+}
+
+async fn read(connector: &Connector, server: &Server, fence: Option<i64>) -> Result<Registry> {
+    let connection = connector.registry(server).await?;
+    if let Some(term) = fence {
+        registry::raise_term(&connection, term).await?;
+    }
+    // One snapshot: a record and the name of its database change in one transaction.
+    connection.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    let mut registry = head(&connection).await?;
+    registry.records = records(&connection).await?;
+    const DATABASES: &str = "
+        SELECT datname::text FROM pg_catalog.pg_database
+        WHERE datname <> ALL ('{postgres,template0,template1,tenantry}')";
+    registry.databases = connection.rows(DATABASES, &[]).await?.iter().map(|row| row.get(0)).collect();
+    registry.moves = moves(&connection).await?;
+    connection.run("COMMIT").await?;
+    Ok(registry)
+}
+
+async fn head(connection: &Connection) -> Result<Registry> {
+    // The last number in a name that a move gave to a role, a slot or a subscription.
+    const HEAD: &str = "
+        SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system()), (SELECT id FROM public.fleet),
+            (SELECT term FROM public.controller_term), current_setting('max_connections')::int,
+            coalesce((SELECT max(substring(name FROM '^tenantry_(?:move|reverse)_(\\d{1,18})$')::bigint) FROM (
+                SELECT rolname::text FROM pg_catalog.pg_roles
+                UNION ALL SELECT slot_name::text FROM pg_catalog.pg_replication_slots
+                UNION ALL SELECT subname::text FROM pg_catalog.pg_subscription) AS names (name)), 0)";
+    let row = connection.row(HEAD, &[]).await?;
+    let row = row.ok_or_else(|| Error::Failed("no answer to a plain query".into()))?;
+    let connections: i32 = row.get(3);
+    Ok(Registry {
+        system_identifier: row.get(0),
+        fleet: row.get(1),
+        term: row.get::<_, Option<i64>>(2).unwrap_or(0),
+        connections_max: u32::try_from((connections - CONNECTIONS_RESERVED).max(1)).unwrap_or(1),
+        move_number: row.get(4),
+        ..Registry::default()
+    })
+}
+
+async fn records(connection: &Connection) -> Result<Vec<Record>> {
+    const RECORDS: &str = "SELECT id, database, epoch, state, moved_to FROM public.tenant";
+    let rows = connection.rows(RECORDS, &[]).await?;
+    let record = |row: &tokio_postgres::Row| {
+        let state = match row.get::<_, &str>(3) {
+            "arriving" => RecordState::Arriving,
+            "open" => RecordState::Open,
+            "sealed" => RecordState::Sealed,
+            "suspended" => RecordState::Suspended,
+            _ => RecordState::Leaving,
+        };
+        let moved_to: Option<&str> = row.get(4);
+        Some(Record {
+            // Nobody can have put another one in but by hand.
+            id: TenantId::new(row.get(0)).ok()?,
+            database: row.get(1),
+            epoch: Epoch(row.get(2)),
+            state,
+            moved_to: moved_to.and_then(|name| ServerName::new(name).ok()),
+        })
+    };
+    Ok(rows.iter().filter_map(record).collect())
+}
+
+/// Moves by the right that their role has on the database that they stream from.
+async fn moves(connection: &Connection) -> Result<BTreeMap<i64, String>> {
+    const MOVES: &str = "
+        SELECT substring(r.rolname FROM '\\d+$')::bigint, d.datname::text
+        FROM pg_catalog.pg_database d, pg_catalog.aclexplode(d.datacl) a
+        JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
+        WHERE r.rolname ~ '^tenantry_move_\\d{1,18}$'";
+    Ok(connection.rows(MOVES, &[]).await?.iter().map(|row| (row.get(0), row.get(1))).collect())
+}

@@ -1,0 +1,272 @@
+//! The catalog is damaged, emptied, dropped or replaced by an old backup, under load: clients go on, `map verify` names what
+//! is wrong, and `map rebuild` sets it right from the servers.
+
+use serde_json::Value;
+use tokio_postgres::Client;
+
+use crate::harness::ledger::Ledger;
+use crate::harness::programs::{back_up_catalog, restore_catalog};
+use crate::harness::{Fleet, Sql as _, connect, connect_url, trials, until};
+use crate::moves::move_to;
+
+trials! {
+    own emptied_tables_are_filled_again_while_clients_go_on,
+    own swapped_and_deleted_placements_are_set_right_while_clients_go_on,
+    own a_dropped_catalog_is_made_anew_while_clients_go_on,
+    own a_catalog_restored_from_a_backup_is_brought_to_the_truth,
+    own what_is_wrong_on_servers_is_named,
+    own two_servers_that_claim_a_tenant_are_told_and_not_decided,
+}
+
+/// Every table of the catalog but the record of its migrations.
+pub(crate) const EMPTY_ALL: &str =
+    "TRUNCATE server, tenant, router_user, hold, lease, map_version, fleet, change_log,
+    operation, operation_step, migration_target, router, hold_ack, placement_policy, map_check";
+
+pub(crate) async fn catalog(fleet: &Fleet) -> Client {
+    connect_url(fleet.variable("TENANTRY_CATALOG_URL"), "tenantry_catalog").await
+}
+
+/// What `map verify` finds, as `kind tenant-or-server`.
+pub(crate) async fn found(fleet: &Fleet) -> Vec<String> {
+    let output = fleet.cli(&["map", "verify"]).await;
+    let findings = output.json();
+    let findings = findings.as_array().unwrap();
+    assert_eq!(output.status, i32::from(!findings.is_empty()), "{}", output.stderr);
+    let shown = |finding: &Value| {
+        let text = |key: &str| finding[key].as_str().map(str::to_owned);
+        let what = text("database").or(text("tenant")).or(text("server")).unwrap_or_default();
+        format!("{} {what}", text("kind").unwrap())
+    };
+    findings.iter().map(shown).collect()
+}
+
+async fn restart_router(fleet: &Fleet) {
+    let killed = fleet.process("router");
+    fleet.kill_process("router");
+    until("dev to start it again", async || fleet.process("router").filter(|new| Some(*new) != killed)).await;
+}
+
+/// Rebuilds, and looks whether everything works again: nothing differs, and what is new reaches the routers.
+pub(crate) async fn rebuild(fleet: &Fleet, newcomer: &str) -> Value {
+    let planned = fleet.cli(&["map", "rebuild"]).await.ok();
+    assert_eq!(planned["applied"], false);
+    let outcome = fleet.cli(&["map", "rebuild", "--apply"]).await.ok();
+    assert_eq!((&outcome["applied"], &outcome["left"]), (&true.into(), &Value::Array(Vec::new())));
+    assert_eq!(found(fleet).await, Vec::<String>::new());
+    let again = fleet.cli(&["map", "rebuild", "--apply"]).await.ok();
+    assert_eq!(again["steps"], Value::Array(Vec::new()), "once is enough");
+    until("the control plane to lead again", async || {
+        (fleet.cli(&["tenant", "create", newcomer, "--wait"]).await.status == 0).then_some(())
+    })
+    .await;
+    until("the router to hear of it", async || connect(&fleet.config(newcomer)).await.ok())
+        .await
+        .run("SELECT 1")
+        .await;
+    assert_eq!(found(fleet).await, Vec::<String>::new());
+    outcome
+}
+
+async fn two_tenants_at_work(fleet: &Fleet) -> (Ledger, Ledger) {
+    fleet.create("first", &["--server", "pg-1", "--label", "plan=gold"]).await;
+    fleet.create("second", &["--server", "pg-2"]).await;
+    (Ledger::start(fleet, "first", 3).await, Ledger::start(fleet, "second", 3).await)
+}
+
+async fn emptied_tables_are_filled_again_while_clients_go_on(fleet: &mut Fleet) {
+    let (first, second) = two_tenants_at_work(fleet).await;
+    catalog(fleet).await.run(EMPTY_ALL).await;
+    first.goes_on().await;
+    assert!(
+        first.errors().is_empty() && second.errors().is_empty(),
+        "{:?}",
+        (first.errors(), second.errors())
+    );
+    // One that has to start anew does so by its snapshot, and believes no empty catalog.
+    restart_router(fleet).await;
+    first.goes_on().await;
+    second.goes_on().await;
+    let found = found(fleet).await;
+    for expected in
+        ["missing_tenant first", "missing_tenant second", "missing_server pg-3", "term_behind pg-1"]
+    {
+        assert!(found.contains(&expected.to_owned()), "{expected}: {found:?}");
+    }
+    let before = catalog(fleet).await.number("SELECT count(*) FROM tenant").await;
+    fleet.cli(&["map", "rebuild"]).await.ok();
+    assert_eq!(
+        catalog(fleet).await.number("SELECT count(*) FROM tenant").await,
+        before,
+        "a plan changes nothing"
+    );
+    rebuild(fleet, "third").await;
+    assert_eq!(fleet.tenant("first").await["labels"]["plan"], "gold", "the snapshot had it");
+    first.goes_on().await;
+    first.reckon(fleet).await;
+    second.reckon(fleet).await;
+}
+
+async fn swapped_and_deleted_placements_are_set_right_while_clients_go_on(fleet: &mut Fleet) {
+    let (first, second) = two_tenants_at_work(fleet).await;
+    let catalog = catalog(fleet).await;
+    // The same epoch can't mean two servers, and nothing vanishes that was not deleted: routers do not believe it.
+    catalog.run("UPDATE tenant SET server = CASE server WHEN 'pg-1' THEN 'pg-2' ELSE 'pg-1' END").await;
+    first.goes_on().await;
+    second.goes_on().await;
+    assert_eq!(found(fleet).await, ["wrong_server first", "wrong_server second"]);
+    rebuild(fleet, "third").await;
+    catalog.run("DELETE FROM tenant WHERE id = 'first'").await;
+    catalog.run("UPDATE tenant SET epoch = 1, state = 'suspended' WHERE id = 'third'").await;
+    first.goes_on().await;
+    assert_eq!(found(fleet).await, ["epoch_behind third", "state_differs third", "missing_tenant first"]);
+    rebuild(fleet, "fourth").await;
+    first.goes_on().await;
+    assert!(
+        first.errors().is_empty() && second.errors().is_empty(),
+        "{:?}",
+        (first.errors(), second.errors())
+    );
+    // With their epochs, the higher one is believed; there is nothing at that server, so nothing can go wrong there.
+    catalog
+        .run(
+            "UPDATE tenant t SET server = o.server, epoch = o.epoch FROM tenant o
+             WHERE (t.id, o.id) IN (('first', 'second'), ('second', 'first'))",
+        )
+        .await;
+    let found = found(fleet).await;
+    assert!(found.contains(&"wrong_server first".to_owned()), "{found:?}");
+    rebuild(fleet, "fifth").await;
+    first.goes_on().await;
+    second.goes_on().await;
+    first.reckon(fleet).await;
+    second.reckon(fleet).await;
+}
+
+async fn a_dropped_catalog_is_made_anew_while_clients_go_on(fleet: &mut Fleet) {
+    let (first, second) = two_tenants_at_work(fleet).await;
+    move_to(fleet, "second", "pg-3").await;
+    let admin = connect_url(fleet.variable("TENANTRY_CATALOG_URL"), "postgres").await;
+    admin.run("DROP DATABASE tenantry_catalog WITH (FORCE)").await;
+    restart_router(fleet).await;
+    first.goes_on().await;
+    let found = found(fleet).await;
+    for expected in
+        ["missing_tenant first", "missing_tenant second", "missing_server pg-1", "lost_move second__sealed"]
+    {
+        assert!(found.contains(&expected.to_owned()), "{expected}: {found:?}");
+    }
+    rebuild(fleet, "third").await;
+    assert_eq!(fleet.tenant("second").await["server"], "pg-3");
+    first.goes_on().await;
+    second.goes_on().await;
+    // The sealed copy is still somebody's business.
+    let moves = fleet.cli(&["move", "list"]).await.ok();
+    let id = moves[0]["id"].as_i64().unwrap().to_string();
+    assert_eq!(fleet.cli(&["move", "complete", &id, "--wait"]).await.ok()["state"], "completed");
+    first.reckon(fleet).await;
+    second.reckon(fleet).await;
+}
+
+async fn a_catalog_restored_from_a_backup_is_brought_to_the_truth(fleet: &mut Fleet) {
+    let (first, second) = two_tenants_at_work(fleet).await;
+    fleet.create("deleted-since", &["--server", "pg-1"]).await;
+    let backup = back_up_catalog(fleet).await;
+    fleet.create("made-since", &["--server", "pg-1"]).await;
+    fleet.cli(&["tenant", "delete", "deleted-since", "--now", "--yes"]).await.ok();
+    move_to(fleet, "first", "pg-3").await;
+    let epoch = fleet.tenant("first").await["epoch"].as_i64().unwrap();
+    // Another leader, so another term; its servers have seen it when it has changed something there.
+    let killed = fleet.process("control");
+    fleet.kill_process("control");
+    until("dev to start it again", async || fleet.process("control").filter(|new| Some(*new) != killed))
+        .await;
+    until("it to lead", async || {
+        (fleet.cli(&["tenant", "suspend", "made-since"]).await.status == 0).then_some(())
+    })
+    .await;
+
+    restore_catalog(fleet, &backup).await;
+    let found = found(fleet).await;
+    for expected in [
+        "term_behind pg-1",
+        "wrong_server first",
+        "epoch_behind first",
+        "missing_tenant made-since",
+        "missing_record deleted-since",
+        "lost_move first__sealed",
+    ] {
+        assert!(found.contains(&expected.to_owned()), "{expected}: {found:?}");
+    }
+    first.goes_on().await;
+    rebuild(fleet, "after").await;
+    let shown = fleet.tenant("first").await;
+    assert_eq!(
+        (&shown["server"], shown["epoch"].as_i64().unwrap() >= epoch),
+        (&"pg-3".into(), true),
+        "{shown}"
+    );
+    assert_eq!(fleet.tenant("made-since").await["state"], "suspended");
+    fleet.cli(&["tenant", "show", "deleted-since"]).await.error(3);
+    // The control plane works on what the backup had, too: the tenant moves on, over its own old copy.
+    move_to(fleet, "first", "pg-1").await;
+    first.goes_on().await;
+    assert!(
+        first.errors().is_empty() && second.errors().is_empty(),
+        "{:?}",
+        (first.errors(), second.errors())
+    );
+    first.reckon(fleet).await;
+    second.reckon(fleet).await;
+}
+
+async fn what_is_wrong_on_servers_is_named(fleet: &mut Fleet) {
+    for tenant in ["vanished", "renamed", "sound"] {
+        fleet.create(tenant, &["--server", "pg-1"]).await;
+    }
+    assert_eq!(found(fleet).await, Vec::<String>::new());
+    let server = fleet.direct("pg-1", "postgres").await;
+    server.run("DROP DATABASE vanished WITH (FORCE)").await;
+    server.run("ALTER DATABASE renamed RENAME TO stray").await;
+    fleet
+        .direct("pg-1", "tenantry")
+        .await
+        .run("UPDATE tenant SET epoch = epoch + 3 WHERE id = 'sound'")
+        .await;
+    let expected = [
+        "epoch_behind sound",
+        "missing_database renamed",
+        "missing_database vanished",
+        "orphan_database stray",
+    ];
+    assert_eq!(found(fleet).await, expected);
+    // Through the API the same, and in its metrics and its record from then on.
+    let by_api = fleet.cli_in(&[("TENANTRY_MAP_CONFIG", "")], &["map", "verify"]).await.exits(1).json();
+    assert_eq!(by_api.as_array().unwrap().len(), 4, "{by_api}");
+    let metrics = fleet.control_metrics().await;
+    assert_eq!(metrics.get("tenantry_control_map_findings{kind=\"missing_database\"}"), 2.0);
+    assert_eq!(metrics.get("tenantry_control_map_findings{kind=\"two_claims\"}"), 0.0);
+    let kept = catalog(fleet).await.column("SELECT counts->>'missing_database' FROM map_check").await;
+    assert_eq!(kept, ["2"]);
+    // What is lost on a server no rebuild can bring back: it says so, and sets the rest right.
+    let error = fleet.cli(&["map", "rebuild", "--apply"]).await.error(1);
+    assert!(error.contains("3 differences stay"), "{error}");
+    server.run("ALTER DATABASE stray RENAME TO renamed").await;
+    assert_eq!(found(fleet).await, ["missing_database vanished"]);
+    fleet.cli(&["map", "verify", "--file", "/nowhere"]).await.error(2);
+}
+
+async fn two_servers_that_claim_a_tenant_are_told_and_not_decided(fleet: &mut Fleet) {
+    fleet.create("claimed", &["--server", "pg-1"]).await;
+    let registry = fleet.direct("pg-2", "tenantry").await;
+    registry.run("INSERT INTO tenant VALUES ('claimed', 'claimed', 1, 'open', NULL, NULL, 0)").await;
+    fleet.direct("pg-2", "postgres").await.run("CREATE DATABASE claimed").await;
+    assert_eq!(found(fleet).await, ["two_claims claimed"]);
+    let before = fleet.tenant("claimed").await;
+    fleet.cli(&["map", "rebuild", "--apply"]).await.error(1);
+    assert_eq!(fleet.tenant("claimed").await["server"], before["server"]);
+    // The operator decides.
+    registry.run("DELETE FROM tenant").await;
+    fleet.direct("pg-2", "postgres").await.run("DROP DATABASE claimed").await;
+    assert_eq!(found(fleet).await, Vec::<String>::new());
+}

@@ -90,8 +90,18 @@ struct Files {
     #[arg(long, value_name = "FILE", env = "TENANTRY_MAP_FILE")]
     file: Option<PathBuf>,
     /// A router's snapshot or an exported map: has users, labels and limits, which registries do not know
-    #[arg(long, value_name = "FILE", env = "TENANTRY_MAP_SNAPSHOT")]
+    /// [default: what TENANTRY_MAP_SNAPSHOT names, if it is there]
+    #[arg(long, value_name = "FILE")]
     snapshot: Option<PathBuf>,
+}
+
+impl Files {
+    fn read(&self) -> anyhow::Result<Texts> {
+        // A router writes its snapshot when it has a map; one that has none yet keeps nobody from recovery.
+        let usual =
+            || std::env::var_os("TENANTRY_MAP_SNAPSHOT").map(PathBuf::from).filter(|path| path.exists());
+        Texts::read(self.file.as_deref(), self.snapshot.clone().or_else(usual).as_deref())
+    }
 }
 
 /// Who does the work.
@@ -109,7 +119,7 @@ pub(crate) async fn run(args: MapArgs) -> anyhow::Result<()> {
     match args.command {
         MapCommand::Verify(files) => verify(&worker, &files, format).await,
         MapCommand::Rebuild { files, apply } => {
-            let texts = Texts::read(files.file.as_deref(), files.snapshot.as_deref())?;
+            let texts = files.read()?;
             change(&worker, "rebuild", &texts, (apply, format)).await
         }
         MapCommand::Export { file } => export(&worker, file.as_deref(), format).await,
@@ -170,7 +180,7 @@ impl Texts {
 }
 
 async fn verify(worker: &Worker, files: &Files, format: Format) -> anyhow::Result<()> {
-    let texts = Texts::read(files.file.as_deref(), files.snapshot.as_deref())?;
+    let texts = files.read()?;
     let findings = match worker {
         Worker::Here(tools) => json!(tools.verify(&texts.sources).await.map_err(failure)?),
         Worker::Control(api) => api.post(&["v1", "map", "verify"], &texts.wish(true)).await?,

@@ -3,7 +3,7 @@
 
 use crate::harness::ledger::Ledger;
 use crate::harness::{Fleet, Sql as _, trials, until};
-use crate::map_damage::{EMPTY_ALL, catalog, found, rebuild};
+use crate::map_damage::{EMPTY_ALL, catalog, found, has_snapshot, rebuild};
 
 trials! {
     own a_rebuild_that_is_killed_anywhere_is_done_again,
@@ -21,6 +21,7 @@ async fn dies_at(fleet: &Fleet, point: &str) {
 async fn a_rebuild_that_is_killed_anywhere_is_done_again(fleet: &mut Fleet) {
     fleet.create("first", &["--server", "pg-1"]).await;
     fleet.create("second", &["--server", "pg-2"]).await;
+    has_snapshot(fleet, "second").await;
     let ledger = Ledger::start(fleet, "first", 3).await;
     let points = ["map_prepared", "map_fenced", "map_raised", "map_written", "map_done"];
     for (point, number) in points.into_iter().zip(0..) {

@@ -71,7 +71,18 @@ pub(crate) async fn rebuild(fleet: &Fleet, newcomer: &str) -> Value {
 async fn two_tenants_at_work(fleet: &Fleet) -> (Ledger, Ledger) {
     fleet.create("first", &["--server", "pg-1", "--label", "plan=gold"]).await;
     fleet.create("second", &["--server", "pg-2"]).await;
-    (Ledger::start(fleet, "first", 3).await, Ledger::start(fleet, "second", 3).await)
+    let ledgers = (Ledger::start(fleet, "first", 3).await, Ledger::start(fleet, "second", 3).await);
+    has_snapshot(fleet, "second").await;
+    ledgers
+}
+
+/// Waits until the router's copy of the map has a tenant.
+pub(crate) async fn has_snapshot(fleet: &Fleet, tenant: &str) {
+    let snapshot = fleet.path().join("router/snapshot");
+    until("the router to write its snapshot", async || {
+        std::fs::read_to_string(&snapshot).ok().filter(|text| text.contains(&format!("\"{tenant}\"")))
+    })
+    .await;
 }
 
 async fn emptied_tables_are_filled_again_while_clients_go_on(fleet: &mut Fleet) {
@@ -89,7 +100,7 @@ async fn emptied_tables_are_filled_again_while_clients_go_on(fleet: &mut Fleet) 
     second.goes_on().await;
     let found = found(fleet).await;
     for expected in
-        ["missing_tenant first", "missing_tenant second", "missing_server pg-3", "term_behind pg-1"]
+        ["missing_tenant first", "missing_tenant second", "missing_server pg-3", "version_behind "]
     {
         assert!(found.contains(&expected.to_owned()), "{expected}: {found:?}");
     }

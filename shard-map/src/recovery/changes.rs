@@ -80,7 +80,7 @@ pub struct Step {
 }
 
 impl Step {
-    fn new(r#do: &'static str, what: &'static str, name: impl ToString, detail: String) -> Self {
+    fn new(r#do: &'static str, what: &'static str, name: &dyn ToString, detail: String) -> Self {
         Self { r#do, what, name: name.to_string(), detail }
     }
 }
@@ -105,11 +105,11 @@ impl Changes {
         }
         if let Some(term) = self.term {
             let detail = format!("from {} to {term}, which no server has passed", catalog.term);
-            steps.push(Step::new("change", "term", term, detail));
+            steps.push(Step::new("change", "term", &term, detail));
         }
         if let Some(policy) = &self.policy {
             let detail = format!("tenants_per_server_max = {}", policy.tenants_per_server_max);
-            steps.push(Step::new(verb(catalog.policy.is_some()), "policy", "placement", detail));
+            steps.push(Step::new(verb(catalog.policy.is_some()), "policy", &"placement", detail));
         }
         for CatalogServer { server, .. } in &self.servers {
             let detail = format!(
@@ -141,11 +141,11 @@ impl Changes {
         steps.extend(self.operations.iter().map(|change| operation_step(catalog, change)));
         if let Some(number) = self.operation_number {
             let detail = "later operations have higher ones: a move on the servers has it".to_owned();
-            steps.push(Step::new("change", "numbers", number, detail));
+            steps.push(Step::new("change", "numbers", &number, detail));
         }
         if let Some(version) = self.version_above {
             let detail = "past every map that a router may have, so that all load this one".to_owned();
-            steps.push(Step::new("change", "version", format!("over {version}"), detail));
+            steps.push(Step::new("change", "version", &format!("over {version}"), detail));
         }
         steps
     }

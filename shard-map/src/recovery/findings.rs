@@ -238,12 +238,12 @@ impl Findings<'_> {
                 let detail = format!("sealed on {from}, on its way to {to}");
                 self.add(Kind::MissingTenant, Some(from), Some(id), detail);
             }
-            (Some(row), Home::Nowhere) => {
-                // It may be on a server that can't be asked.
-                if self.trusted.registries.contains_key(&row.server) || self.trusted.is_whole {
-                    let detail = format!("{} on {} in the catalog", row.state.as_str(), row.server);
-                    self.add(Kind::MissingRecord, Some(&row.server), Some(id), detail);
-                }
+            // Unless it may be on a server that can't be asked.
+            (Some(row), Home::Nowhere)
+                if self.trusted.is_whole || self.trusted.registries.contains_key(&row.server) =>
+            {
+                let detail = format!("{} on {} in the catalog", row.state.as_str(), row.server);
+                self.add(Kind::MissingRecord, Some(&row.server), Some(id), detail);
             }
             (Some(row), Home::InTransit { from, .. }) if row.server != **from => {
                 let detail = format!("the catalog has it on {}, it is sealed on {from}", row.server);
@@ -280,7 +280,8 @@ impl Findings<'_> {
 
     fn operations(&mut self) {
         for Trace { number, server, database, .. } in moves::lost(self.catalog, &self.trusted) {
-            let detail = format!("of move {number}, which the catalog does not know as it is");
+            let whose = number.map_or_else(|| "a move".to_owned(), |number| format!("move {number}"));
+            let detail = format!("of {whose} that no operation of the catalog will see to");
             self.add_database(Kind::LostMove, server, database, detail);
         }
         for (operation, why) in moves::stale(self.catalog, &self.trusted) {

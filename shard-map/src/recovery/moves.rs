@@ -1,8 +1,9 @@
 //! What moves left on the servers, held against the catalog's operations; and what becomes of both.
 //!
-//! From its first step until it is completed, a move has a role of its own on its source, which may stream from one
-//! database. By that role a move is known whose operation is lost: its number, its source and its tenant. Where it
-//! stands is what the registries say, so its operation can be made anew at a step from which it ends well.
+//! From its first step until its streams end, a move has a role of its own on its source, which may stream from one
+//! database. By that role a move is known whose operation is lost: its number, its source and its tenant. Later only
+//! its sealed copy is left, which carries no number. Where it stands is what the registries say, so its operation can be
+//! made anew at a step from which it ends well.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +14,8 @@ use crate::ids::{ServerName, TenantId};
 /// A move that is not completed, as its source shows it.
 #[derive(Debug, Clone)]
 pub(crate) struct Trace<'a> {
-    pub(crate) number: i64,
+    /// Its number, as long as something carries it.
+    pub(crate) number: Option<i64>,
     pub(crate) server: &'a ServerName,
     pub(crate) database: &'a str,
     tenant: TenantId,
@@ -34,17 +36,30 @@ const BEFORE_DECISION: [&str; 9] =
     ["begin", "arm", "schema", "copy", "build", "catch_up", "cutover", "restart", "undo"];
 const AFTER_DECISION: [&str; 5] = ["cutover", "release", "verify", "switched", "complete"];
 /// Steps in which a move's role is on its source.
-const WITH_TRACE: [&str; 8] =
-    ["schema", "copy", "build", "catch_up", "cutover", "release", "verify", "switched"];
+const WITH_ROLE: [&str; 6] = ["schema", "copy", "build", "catch_up", "cutover", "release"];
+/// Steps in which its sealed copy is.
+const WITH_COPY: [&str; 2] = ["verify", "switched"];
 
 fn traces<'a>(trusted: &Trusted<'a>) -> Vec<Trace<'a>> {
     let mut all = Vec::new();
     for (server, registry) in &trusted.registries {
         let named = registry.moves.iter().filter_map(|(number, database)| {
             let tenant = tenant_of_database(database)?;
-            Some(Trace { number: *number, server, database, tenant })
+            Some(Trace { number: Some(*number), server, database, tenant })
         });
         all.extend(named);
+        let copies = registry.records.iter().filter(|record| {
+            let database = &record.database;
+            record.state == RecordState::Sealed
+                && registry.databases.contains(database)
+                && registry.moves.values().all(|streamed| streamed != database)
+        });
+        all.extend(copies.map(|record| Trace {
+            number: None,
+            server,
+            database: &record.database,
+            tenant: record.id.clone(),
+        }));
     }
     all
 }
@@ -85,9 +100,12 @@ fn fits(operation: &OperationView, trace: &Trace<'_>, stand: &Stand, to: &Server
 pub(crate) fn lost<'a>(catalog: &CatalogView, trusted: &Trusted<'a>) -> Vec<Trace<'a>> {
     let mut all = traces(trusted);
     all.retain(|trace| {
-        let operation = catalog.operations.get(&trace.number);
-        let known = operation.zip(stand(trusted, trace));
-        known.is_none_or(|(operation, (stand, to))| !fits(operation, trace, &stand, &to))
+        let Some((stand, to)) = stand(trusted, trace) else { return true };
+        let is_its = |operation: &OperationView| fits(operation, trace, &stand, &to);
+        match trace.number {
+            Some(number) => !catalog.operations.get(&number).is_some_and(is_its),
+            None => !catalog.operations.values().any(is_its),
+        }
     });
     all
 }
@@ -111,11 +129,14 @@ fn why_stale(
         let from = operation.from.as_ref()?;
         let source = trusted.registries.get(from)?;
         let nothing_left = !source.moves.contains_key(&operation.id);
-        if WITH_TRACE.contains(&operation.step.as_str()) {
-            return nothing_left.then_some("nothing of it is left on its source");
+        let no_copy = !source.databases.contains(&id.sealed_database());
+        let step = operation.step.as_str();
+        if WITH_ROLE.contains(&step) || WITH_COPY.contains(&step) {
+            let gone = nothing_left && (no_copy || WITH_ROLE.contains(&step));
+            return gone.then_some("nothing of it is left on its source");
         }
         let elsewhere = matches!(trusted.home(id), Home::At(server, _) if server != from);
-        let begins = matches!(operation.step.as_str(), "begin" | "arm");
+        let begins = matches!(step, "begin" | "arm");
         return (begins && nothing_left && elsewhere).then_some("its tenant lives elsewhere by now");
     }
     let Some(row) = catalog.tenants.get(id) else { return Some("the catalog has no such tenant") };
@@ -138,35 +159,44 @@ pub(crate) fn settle(catalog: &CatalogView, trusted: &Trusted<'_>, past: bool) -
         changes.push(OperationChange::End { id: operation.id, state, why: why.to_owned() });
     }
     for operation in catalog.operations.values().filter(|o| past && o.is_running()) {
-        let traced = traces(trusted).iter().any(|trace| trace.number == operation.id);
-        if !traced && ended.insert(operation.id) {
+        let traced = traces(trusted).iter().any(|trace| trace.number == Some(operation.id));
+        let has_copy = AFTER_DECISION.contains(&operation.step.as_str());
+        if !traced && !has_copy && ended.insert(operation.id) {
             let why = "the catalog that says so is older than the servers".to_owned();
             changes.push(OperationChange::End { id: operation.id, state: "failed", why });
         }
     }
     let lost = lost(catalog, trusted);
-    let taken_up: BTreeSet<i64> = lost.iter().map(|trace| trace.number).collect();
+    let taken_up: BTreeSet<i64> = lost.iter().filter_map(|trace| trace.number).collect();
+    let number = trusted.registries.values().map(|registry| registry.move_number).max().unwrap_or(0);
+    let mut next = number.max(catalog.operation_number) + 1;
     let kept = catalog.operations.values().filter(|operation| {
         operation.is_running() && !ended.contains(&operation.id) && !taken_up.contains(&operation.id)
     });
     let mut running: BTreeSet<TenantId> = kept.filter_map(|operation| operation.tenant.clone()).collect();
     for trace in &lost {
-        changes.extend(take_up(catalog, trusted, trace, &mut running));
+        let taken_up = take_up(catalog, trusted, (trace, next), &mut running);
+        next += i64::from(taken_up.is_some() && trace.number.is_none());
+        changes.extend(taken_up);
     }
     changes
 }
 
+/// `next`: the number of a move that has none any more.
 fn take_up(
     catalog: &CatalogView,
     trusted: &Trusted<'_>,
-    trace: &Trace<'_>,
+    (trace, next): (&Trace<'_>, i64),
     running: &mut BTreeSet<TenantId>,
 ) -> Option<OperationChange> {
-    let taken = catalog.operations.get(&trace.number);
+    let id = trace.number.unwrap_or(next);
+    let taken = catalog.operations.get(&id);
     // Its number was given to something else since: nobody can take it up under it.
     let free = taken.is_none_or(|o| o.kind == "move" && o.tenant.as_ref() == Some(&trace.tenant));
     let (stand, to) = stand(trusted, trace).filter(|_| free)?;
     let (step, abort_requested) = match stand {
+        Stand::Decided if trace.number.is_none() => ("switched", false),
+        _ if trace.number.is_none() => return None,
         Stand::Undecided => ("undo", true),
         Stand::InTransit => ("cutover", true),
         Stand::Decided if matches!(trusted.home(&trace.tenant), Home::At(at, _) if *at == to) => {
@@ -182,7 +212,7 @@ fn take_up(
         _ => return None,
     };
     Some(OperationChange::TakeUp {
-        id: trace.number,
+        id,
         tenant: trace.tenant.clone(),
         from: trace.server.clone(),
         to,

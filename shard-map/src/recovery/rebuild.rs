@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::changes::Changes;
+use super::changes::{Changes, OperationChange};
 use super::file::MapFile;
 use super::findings::{Finding, find};
 use super::moves;
@@ -95,7 +95,11 @@ pub fn rebuild(
     let mut settled = catalog.clone();
     changes.apply_to(&mut settled);
     place(&mut changes, &settled, sources, &trusted);
-    let number = trusted.registries.values().map(|registry| registry.move_number).max().unwrap_or(0);
+    let taken_up = changes.operations.iter().map(|change| match change {
+        OperationChange::TakeUp { id, .. } | OperationChange::End { id, .. } => *id,
+    });
+    let numbers = trusted.registries.values().map(|registry| registry.move_number).chain(taken_up);
+    let number = numbers.max().unwrap_or(0);
     changes.operation_number = (number > catalog.operation_number).then_some(number);
     let mut notes = Vec::new();
     people(&mut changes, catalog, sources, &mut notes);

@@ -302,6 +302,21 @@ fn a_lost_move_is_taken_up_where_the_registries_say_that_it_stands() {
 }
 
 #[test]
+fn a_sealed_copy_that_nobody_will_drop_is_put_on_record() {
+    let (mut catalog, mut survey) =
+        with_lost_move(sealed("a", 4, "s3"), Some(record("a", "a", 4, RecordState::Open)));
+    registry(&mut survey, "s1").moves.clear();
+    catalog.tenants.insert(id("a"), tenant("a", "s3", 4));
+    assert_eq!(kinds(&find(&catalog, &survey)), ["lost_move"]);
+    let (after, left) = rebuilt(&catalog, &survey);
+    assert_eq!((left, after.operation_number), (vec![], 13), "12 was a move's");
+    assert_eq!(after.operations[&13].state, "switched");
+    registry(&mut survey, "s1").databases.remove("a__sealed");
+    assert_eq!(kinds(&find(&after, &survey)), ["stale_operation"], "the copy is gone by now");
+    assert_eq!(find(&catalog, &survey), [], "and the record of it stays");
+}
+
+#[test]
 fn a_number_that_was_given_to_another_operation_is_left_alone() {
     let (mut catalog, survey) = with_lost_move(record("a", "a", 3, RecordState::Open), None);
     let other = OperationView { state: "done".to_owned(), ..move_operation(12, "b", "done", "open") };

@@ -132,6 +132,12 @@ pub(crate) async fn run(args: MapArgs) -> anyhow::Result<()> {
     }
 }
 
+/// Makes a catalog anew that is lost, by the files of the fleet that it was of.
+pub(crate) async fn make_anew(config: &Path, declared: &Path, snapshot: &Path) -> anyhow::Result<()> {
+    let texts = Texts::read(Some(declared), Some(snapshot).filter(|path| path.exists()))?;
+    tools(config)?.rebuild(&texts.sources, true).await.map(drop).map_err(|error| failure(error).into())
+}
+
 fn tools(config: &Path) -> anyhow::Result<MapTools> {
     let layers = Layers::of_process(Role::Control, Some(config), &[])?;
     let (config, secrets) = layers.read(ControlConfig::validate)?;

@@ -9,7 +9,7 @@ mod confirm;
 mod demo;
 mod dev;
 pub(crate) mod failure;
-mod map;
+pub(crate) mod map;
 mod migrate;
 mod moves;
 mod output;

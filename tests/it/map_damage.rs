@@ -154,18 +154,22 @@ async fn swapped_and_deleted_placements_are_set_right_while_clients_go_on(fleet:
     second.reckon(fleet).await;
 }
 
+async fn drop_catalog(fleet: &Fleet) {
+    let admin = connect_url(fleet.variable("TENANTRY_CATALOG_URL"), "postgres").await;
+    admin.run("DROP DATABASE tenantry_catalog WITH (FORCE)").await;
+}
+
 async fn a_dropped_catalog_is_made_anew_while_clients_go_on(fleet: &mut Fleet) {
     let (first, second) = two_tenants_at_work(fleet).await;
     move_to(fleet, "second", "pg-3").await;
-    let admin = connect_url(fleet.variable("TENANTRY_CATALOG_URL"), "postgres").await;
-    admin.run("DROP DATABASE tenantry_catalog WITH (FORCE)").await;
+    drop_catalog(fleet).await;
     restart_router(fleet).await;
     first.goes_on().await;
-    let found = found(fleet).await;
+    let named = found(fleet).await;
     for expected in
         ["missing_tenant first", "missing_tenant second", "missing_server pg-1", "lost_move second__sealed"]
     {
-        assert!(found.contains(&expected.to_owned()), "{expected}: {found:?}");
+        assert!(named.contains(&expected.to_owned()), "{expected}: {named:?}");
     }
     rebuild(fleet, "third").await;
     assert_eq!(fleet.tenant("second").await["server"], "pg-3");
@@ -175,6 +179,13 @@ async fn a_dropped_catalog_is_made_anew_while_clients_go_on(fleet: &mut Fleet) {
     let moves = fleet.cli(&["move", "list"]).await.ok();
     let id = moves[0]["id"].as_i64().unwrap().to_string();
     assert_eq!(fleet.cli(&["move", "complete", &id, "--wait"]).await.ok()["state"], "completed");
+    // A fleet of `dev` that lost it while it was down makes it anew by itself.
+    drop_catalog(fleet).await;
+    fleet.kill().await;
+    fleet.start_again().await;
+    assert_eq!(found(fleet).await, Vec::<String>::new());
+    first.goes_on().await;
+    second.goes_on().await;
     first.reckon(fleet).await;
     second.reckon(fleet).await;
 }

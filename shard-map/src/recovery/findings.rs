@@ -183,9 +183,8 @@ impl Findings<'_> {
         }
         let version = self.catalog.version;
         if version.is_none_or(|version| version < self.catalog.routers_version) {
-            let at = version
-                .map_or_else(|| "without a version".to_owned(), |version| format!("at version {version}"));
-            let detail = format!("the map is {at}, a router at {}", self.catalog.routers_version);
+            let at = version.map_or_else(|| "lost".to_owned(), |version| version.to_string());
+            let detail = format!("the map's version is {at}, a router's {}", self.catalog.routers_version);
             self.add(Kind::VersionBehind, None, None, detail);
         }
     }

@@ -59,10 +59,17 @@ impl Fleet<'_> {
             instance.wait_ready(part).await?;
         }
         eprintln!("{} servers and the catalog run", self.plan.servers.len());
-        self.make_catalog().await?;
+        let made = self.make_catalog().await?;
         let token = self.layout.secret("token", random_password)?;
         self.write_control_config()?;
-        self.write_declaration()?;
+        let declared = self.layout.path("fleet.toml");
+        let lost = made && declared.exists();
+        self.write_declaration(&declared)?;
+        if lost {
+            eprintln!("the catalog is gone: making it anew from the servers");
+            let (config, snapshot) = (self.layout.path("control.toml"), self.layout.path("router/snapshot"));
+            crate::cli::map::make_anew(&config, &declared, &snapshot).await?;
+        }
         let control = parts.control.insert(self.start_own("control", supervisor::CONTROL_ENDING));
         let api = Api::at(&self.api_url(), Some(token))?;
         wait_for(control, self.layout, "control", async || api.ready("healthz").await).await?;
@@ -106,7 +113,8 @@ impl Fleet<'_> {
         Part::start(Spec { name: role.to_owned(), log: self.layout.log(role), ending, launch })
     }
 
-    async fn make_catalog(&self) -> anyhow::Result<()> {
+    /// Makes the catalog's database if it is not there. Returns whether it did.
+    async fn make_catalog(&self) -> anyhow::Result<bool> {
         let client =
             self.plan.catalog.connect("postgres").await.context("connecting to the catalog's server")?;
         let exists = client
@@ -117,7 +125,7 @@ impl Fleet<'_> {
             let sql = format!("CREATE DATABASE {CATALOG_DATABASE}");
             client.batch_execute(&sql).await.context("making the catalog")?;
         }
-        Ok(())
+        Ok(exists.is_none())
     }
 
     fn api_url(&self) -> String {
@@ -199,7 +207,7 @@ impl Fleet<'_> {
     }
 
     /// The fleet as it is declared: what `map rebuild` finds the servers by when the catalog is lost.
-    fn write_declaration(&self) -> anyhow::Result<()> {
+    fn write_declaration(&self, path: &Path) -> anyhow::Result<()> {
         let declared = shard_map::fleet::Fleet {
             placement: PlacementPolicy { tenants_per_server_max: self.plan.tenants_per_server_max },
             servers: self.plan.servers.iter().map(|server| server.declared.clone()).collect(),
@@ -207,7 +215,7 @@ impl Fleet<'_> {
         };
         let text = toml::to_string(&declared)?;
         let head = "# The fleet as `tenantry dev` declared it. Written at each start.\n";
-        write_private(&self.layout.path("fleet.toml"), &format!("{head}{text}"))
+        write_private(path, &format!("{head}{text}"))
     }
 
     fn user_password(&self) -> anyhow::Result<String> {

@@ -146,8 +146,13 @@ impl ShardMap {
     }
 
     /// Takes over from the map that was served by until now what this one, loaded as a whole, can't have lost in good
-    /// order: higher epochs, tenants that serve, and the servers of both.
+    /// order: higher epochs, tenants that serve, and the servers of both; of the same version, users as well.
     pub fn take_over(&mut self, before: &Self) {
+        if self.version == before.version {
+            for (name, user) in &before.users {
+                self.users.entry(name.clone()).or_insert_with(|| user.clone());
+            }
+        }
         for (id, known) in &before.tenants {
             match self.tenants.get_mut(id) {
                 Some(tenant) if tenant.epoch < known.epoch => {
@@ -364,6 +369,20 @@ mod tests {
         let mut later = ShardMap::default();
         later.take_over(&before);
         assert!(later.tenants.is_empty(), "it was deleted, and is gone by now");
+        let user = User {
+            name: "web".to_owned(),
+            verifier: String::new(),
+            tenants: "*".parse().unwrap(),
+            access: crate::user::Access::App,
+            pool_mode: crate::user::PoolMode::Transaction,
+        };
+        let mut with_user = small_map();
+        with_user.users.insert(user.name.clone(), user);
+        for (version, users) in [(with_user.version, 1), (with_user.version + 1, 0)] {
+            let mut emptied = ShardMap { version, ..ShardMap::default() };
+            emptied.take_over(&with_user);
+            assert_eq!(emptied.users.len(), users, "only another version can have dropped it");
+        }
         // At the same epoch the whole map counts: that is how a damaged one is set right.
         let mut repaired = small_map();
         repaired.tenants.values_mut().for_each(|t| t.server = ServerName::new("pg-2").unwrap());

@@ -56,6 +56,9 @@ enum MapCommand {
         /// Carry it out
         #[arg(long)]
         apply: bool,
+        /// Go on although neither the catalog nor a file has users: nobody can log in until there are some
+        #[arg(long)]
+        without_users: bool,
     },
     /// Write the map to a file, or to standard output. It holds users' SCRAM verifiers: keep it to yourself
     #[command(after_help = "Example:\n  tenantry map export map-2026-11-21")]
@@ -118,8 +121,9 @@ pub(crate) async fn run(args: MapArgs) -> anyhow::Result<()> {
     let format = args.connection.output;
     match args.command {
         MapCommand::Verify(files) => verify(&worker, &files, format).await,
-        MapCommand::Rebuild { files, apply } => {
-            let texts = files.read()?;
+        MapCommand::Rebuild { files, apply, without_users } => {
+            let mut texts = files.read()?;
+            texts.sources.without_users = without_users;
             change(&worker, "rebuild", &texts, (apply, format)).await
         }
         MapCommand::Export { file } => export(&worker, file.as_deref(), format).await,
@@ -181,7 +185,10 @@ impl Texts {
     }
 
     fn wish(&self, dry_run: bool) -> Value {
-        json!({ "declared": self.declared, "file": self.file, "dry_run": dry_run })
+        json!({
+            "declared": self.declared, "file": self.file, "dry_run": dry_run,
+            "without_users": self.sources.without_users,
+        })
     }
 }
 

@@ -146,7 +146,7 @@ async fn drive(work: Work) {
         };
         let Err(error) = outcome else { return };
         if error.is_lost_lead() {
-            tracing::warn!(operation = id, "left to the instance that leads now");
+            tracing::warn!(operation = id, %error, "left to the instance that leads now");
             return;
         }
         // A move decides for itself when it gives up: past its decision it may not.

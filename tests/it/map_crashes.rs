@@ -3,11 +3,14 @@
 
 use crate::harness::ledger::Ledger;
 use crate::harness::{Fleet, Sql as _, trials, until};
-use crate::map_damage::{EMPTY_ALL, catalog, found, has_snapshot, rebuild};
+use crate::map_damage::{EMPTY_ALL, catalog, drop_catalog, found, has_snapshot, rebuild};
+use crate::moves::databases;
+use crate::recovery::{ends_in_one_place, has_its_bulk, with_bulk};
 
 trials! {
     own a_rebuild_that_is_killed_anywhere_is_done_again,
     own a_controller_whose_term_was_passed_changes_nothing,
+    own a_move_whose_operation_is_lost_is_undone_or_ended,
 }
 
 async fn dies_at(fleet: &Fleet, point: &str) {
@@ -74,4 +77,50 @@ async fn a_controller_whose_term_was_passed_changes_nothing(fleet: &mut Fleet) {
     fleet.cli(&["tenant", "resume", "first"]).await.ok();
     ledger.goes_on().await;
     ledger.reckon(fleet).await;
+}
+
+/// Starts a move, lets the control plane die at a point of it, and drops the catalog. Then rebuilds, and returns how the
+/// move ended of which no catalog knew any more.
+async fn lose_move(fleet: &Fleet, point: &str) -> serde_json::Value {
+    let failpoint = fleet.path().join("failpoint");
+    std::fs::write(&failpoint, point).unwrap();
+    let to = if fleet.tenant("bereft").await["server"] == "pg-1" { "pg-3" } else { "pg-1" };
+    // Its answer may be lost with the process that was to give it.
+    fleet.cli(&["move", "start", "bereft", "--to", to]).await;
+    until("the failpoint to be reached", async || (!failpoint.exists()).then_some(())).await;
+    drop_catalog(fleet).await;
+    fleet.cli(&["map", "rebuild", "--apply"]).await.ok();
+    let id = until("the move to be on record", async || {
+        let output = fleet.cli(&["move", "list"]).await;
+        (output.status == 0).then(|| output.json()[0]["id"].as_i64()).flatten()
+    })
+    .await;
+    ends_in_one_place(fleet, "bereft", id).await
+}
+
+async fn a_move_whose_operation_is_lost_is_undone_or_ended(fleet: &mut Fleet) {
+    with_bulk(fleet, "bereft", "pg-1").await;
+    let ledger = Ledger::start(fleet, "bereft", 4).await;
+    has_snapshot(fleet, "bereft").await;
+    for (point, state) in [
+        ("schema", "aborted"),
+        ("build", "aborted"),
+        ("catch_up", "aborted"),
+        ("fence", "aborted"),
+        ("seal", "aborted"),
+        ("advance", "aborted"),
+        ("decide", "switched"),
+        ("release", "switched"),
+    ] {
+        let ended = lose_move(fleet, point).await;
+        assert_eq!(ended["state"], state, "lost at {point}: {ended}");
+        ledger.goes_on().await;
+        assert_eq!(found(fleet).await, Vec::<String>::new(), "lost at {point}");
+        if state == "aborted" {
+            assert_eq!(databases(fleet, "pg-3", "bereft").await, Vec::<String>::new(), "lost at {point}");
+        }
+    }
+    assert!(ledger.errors().is_empty(), "a client saw {:?}", ledger.errors());
+    ledger.reckon(fleet).await;
+    has_its_bulk(fleet, "bereft").await;
 }

@@ -126,6 +126,10 @@ async fn swapped_and_deleted_placements_are_set_right_while_clients_go_on(fleet:
     first.goes_on().await;
     second.goes_on().await;
     assert_eq!(found(fleet).await, ["wrong_server first", "wrong_server second"]);
+    // By the control plane itself, which leads again afterwards.
+    fleet.cli_in(&[("TENANTRY_MAP_CONFIG", "")], &["map", "rebuild", "--apply"]).await.ok();
+    assert_eq!(found(fleet).await, Vec::<String>::new());
+    catalog.run("DELETE FROM change_log; UPDATE tenant SET server = 'pg-3'").await;
     rebuild(fleet, "third").await;
     catalog.run("DELETE FROM tenant WHERE id = 'first'").await;
     catalog.run("UPDATE tenant SET epoch = 1, state = 'suspended' WHERE id = 'third'").await;
@@ -154,7 +158,7 @@ async fn swapped_and_deleted_placements_are_set_right_while_clients_go_on(fleet:
     second.reckon(fleet).await;
 }
 
-async fn drop_catalog(fleet: &Fleet) {
+pub(crate) async fn drop_catalog(fleet: &Fleet) {
     let admin = connect_url(fleet.variable("TENANTRY_CATALOG_URL"), "postgres").await;
     admin.run("DROP DATABASE tenantry_catalog WITH (FORCE)").await;
 }
@@ -164,6 +168,10 @@ async fn a_dropped_catalog_is_made_anew_while_clients_go_on(fleet: &mut Fleet) {
     move_to(fleet, "second", "pg-3").await;
     drop_catalog(fleet).await;
     restart_router(fleet).await;
+    let blind = [("TENANTRY_MAP_SNAPSHOT", "")];
+    let refused = fleet.cli_in(&blind, &["map", "rebuild", "--apply"]).await;
+    assert!(refused.hint().contains("--snapshot"), "{}", refused.stderr);
+    assert!(refused.error(4).contains("no users"));
     first.goes_on().await;
     let named = found(fleet).await;
     for expected in

@@ -158,8 +158,9 @@ pub(crate) fn settle(catalog: &CatalogView, trusted: &Trusted<'_>, past: bool) -
         ended.insert(operation.id);
         changes.push(OperationChange::End { id: operation.id, state, why: why.to_owned() });
     }
+    let numbers: BTreeSet<i64> = traces(trusted).iter().filter_map(|trace| trace.number).collect();
     for operation in catalog.operations.values().filter(|o| past && o.is_running()) {
-        let traced = traces(trusted).iter().any(|trace| trace.number == Some(operation.id));
+        let traced = numbers.contains(&operation.id);
         let has_copy = AFTER_DECISION.contains(&operation.step.as_str());
         if !traced && !has_copy && ended.insert(operation.id) {
             let why = "the catalog that says so is older than the servers".to_owned();

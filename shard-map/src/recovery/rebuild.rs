@@ -4,7 +4,7 @@
 //! registries do not know, stay as the catalog has them, or come from a file if that is newer. Nothing is lowered, nothing
 //! is decided that the registries do not decide, and what can't be resolved is left as it is and said.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::changes::{Changes, OperationChange};
 use super::file::MapFile;
@@ -27,6 +27,8 @@ pub struct Sources {
     pub declared: Option<Fleet>,
     /// A router's snapshot, or an exported map.
     pub file: Option<MapFile>,
+    /// The fleet has no users, or they are to be made anew: a map without any is meant.
+    pub without_users: bool,
 }
 
 impl Sources {
@@ -152,14 +154,15 @@ fn place(changes: &mut Changes, catalog: &CatalogView, sources: &Sources, truste
     let all: BTreeSet<&TenantId> = catalog.tenants.keys().chain(trusted.tenants()).collect();
     let mut after: BTreeSet<&ServerName> = catalog.servers.keys().collect();
     after.extend(trusted.registries.keys().copied());
+    let running = catalog.operations.values().filter(|operation| operation.is_running());
+    let running: BTreeMap<&TenantId, &str> =
+        running.filter_map(|o| Some((o.tenant.as_ref()?, o.kind.as_str()))).collect();
     for id in all {
         let row = catalog.tenants.get(id);
-        let Some(mut placed) = placement(row, id, trusted, catalog) else {
-            let unused = row.is_some_and(|_| trusted.is_whole && !trusted.has_database(id));
-            let creating = catalog.operations.values().any(|operation| {
-                operation.is_running() && operation.kind == "create" && operation.tenant.as_ref() == Some(id)
-            });
-            if unused && !creating && matches!(trusted.home(id), Home::Nowhere) {
+        let operation = running.get(id).copied();
+        let Some(mut placed) = placement(row, id, trusted, operation) else {
+            let unused = row.is_some() && trusted.is_whole && !trusted.has_database(id);
+            if unused && operation != Some("create") {
                 changes.gone.push(id.clone());
             }
             continue;
@@ -182,12 +185,12 @@ fn place(changes: &mut Changes, catalog: &CatalogView, sources: &Sources, truste
     }
 }
 
-/// Where a tenant belongs, with what else its row has; `None` when the registries do not say.
+/// Where a tenant belongs, with what else its row has; `None` when no registry has it. `operation`: what is changing it.
 fn placement(
     row: Option<&Tenant>,
     id: &TenantId,
     trusted: &Trusted<'_>,
-    catalog: &CatalogView,
+    operation: Option<&str>,
 ) -> Option<Tenant> {
     let like = |server: &ServerName, epoch: Epoch, state: TenantState| Tenant {
         id: id.clone(),
@@ -202,10 +205,9 @@ fn placement(
     match trusted.home(id) {
         Home::At(server, record) => {
             let mut state = record.state.tenant_state()?;
-            // What an operation is about to change: it has told the routers first.
-            let busy = || catalog.busy().contains(id) && moves_nothing(catalog, id);
-            if let Some(row) = row.filter(|row| row.server == *server && row.epoch >= record.epoch)
-                && busy()
+            // An operation that changes the state tells the routers before the registry.
+            let at_work = operation.is_some_and(|kind| kind != "move");
+            if let Some(row) = row.filter(|row| at_work && row.server == *server && row.epoch >= record.epoch)
             {
                 state = row.state;
             }
@@ -224,15 +226,9 @@ fn placement(
             let (server, record) = holders.first()?;
             Some(like(server, record.epoch, record.state.tenant_state()?))
         }
-        _ => row.cloned().filter(|_| !matches!(trusted.home(id), Home::Nowhere)),
+        Home::Sent { .. } | Home::Disputed(_) => row.cloned(),
+        Home::Nowhere => None,
     }
-}
-
-/// Whether the operation on a tenant leaves its place alone.
-fn moves_nothing(catalog: &CatalogView, id: &TenantId) -> bool {
-    catalog.operations.values().all(|operation| {
-        operation.tenant.as_ref() != Some(id) || !operation.is_running() || operation.kind != "move"
-    })
 }
 
 /// Whether the catalog is older than the servers and routers: a backup was restored.

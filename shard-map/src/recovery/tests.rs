@@ -184,7 +184,7 @@ fn each_difference_is_named() {
 fn an_empty_catalog_is_made_anew_from_servers_and_a_file() {
     let (whole, survey) = sound();
     let file = MapFile::of(&whole);
-    let sources = Sources { declared: None, file: Some(file) };
+    let sources = Sources { declared: None, file: Some(file), without_users: false };
     let (after, left) = rebuilt_with(&CatalogView::default(), &survey, &sources);
     assert_eq!(left, Vec::<&str>::new());
     assert_eq!(
@@ -198,7 +198,7 @@ fn an_empty_catalog_is_made_anew_from_servers_and_a_file() {
         "[[servers]]\nname='s1'\nhost='db'\nport=5401\n[[servers]]\nname='s2'\nhost='db'\nport=5402\n
          [[servers]]\nname='s3'\nhost='db'\nport=5403",
     );
-    let sources = Sources { declared: Some(declared.unwrap()), file: None };
+    let sources = Sources { declared: Some(declared.unwrap()), file: None, without_users: false };
     let (changes, left, notes) = rebuild(&CatalogView::default(), &survey, &sources);
     assert_eq!((changes.tenants.len(), changes.servers.len(), left.len()), (3, 3, 0));
     assert!(notes.iter().any(|note| note.contains("3 tenants get no labels")), "{notes:?}");
@@ -347,7 +347,7 @@ fn the_newer_of_file_and_catalog_counts_for_what_registries_do_not_know() {
     file.tenants.get_mut("a").unwrap().labels = [].into();
     file.tenants.get_mut("a").unwrap().server = name("s3");
     file.version = 99;
-    let with = |file: &MapFile| Sources { declared: None, file: Some(file.clone()) };
+    let with = |file: &MapFile| Sources { declared: None, file: Some(file.clone()), without_users: false };
     assert_eq!(rebuilt_with(&catalog, &survey, &with(&file)).0, catalog, "the catalog is newer");
     file.version = 101;
     let (after, _) = rebuilt_with(&catalog, &survey, &with(&file));

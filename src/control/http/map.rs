@@ -22,6 +22,8 @@ pub(super) struct Wish {
     file: Option<String>,
     #[serde(default)]
     dry_run: bool,
+    #[serde(default)]
+    without_users: bool,
 }
 
 impl Wish {
@@ -31,6 +33,7 @@ impl Wish {
         Ok(Sources {
             declared: declared.map_err(|e| Refusal::usage(&e))?,
             file: file.map_err(|e| Refusal::usage(&e))?,
+            without_users: self.without_users,
         })
     }
 }

@@ -79,10 +79,19 @@ impl MapTools {
     /// Makes the catalog what the registries say. Without `apply`, only says what that would be.
     ///
     /// # Errors
-    /// When the catalog can't be reached, or another repair is under way.
+    /// When the catalog can't be reached, or another repair is under way; [`Error::Refused`] when there would be no users
+    /// and `sources` does not say that this is meant.
     pub async fn rebuild(&self, sources: &Sources, apply: bool) -> Result<Outcome> {
         let decide = |catalog: &CatalogView, survey: &_| {
             let (changes, left, notes) = rebuild(catalog, survey, sources);
+            let nobody = catalog.users.is_empty() && changes.users.is_empty();
+            // Routers that run know the users, until they load a map that has none.
+            if apply && changes.version_above.is_some() && nobody && !sources.without_users {
+                return Err(Error::refused(
+                    "the map would have no users: routers would let nobody in",
+                    USERS_HINT,
+                ));
+            }
             Ok(Decision { changes, left, notes })
         };
         let servers = |catalog: &CatalogView| sources.servers(catalog);
@@ -94,7 +103,7 @@ impl MapTools {
     /// # Errors
     /// [`Error::Refused`] when they do not; nothing is changed then.
     pub async fn import(&self, file: &MapFile, dry_run: bool) -> Result<Outcome> {
-        let sources = Sources { declared: None, file: Some(file.clone()) };
+        let sources = Sources { declared: None, file: Some(file.clone()), without_users: false };
         let decide = |catalog: &CatalogView, survey: &_| {
             let changes = import(catalog, survey, file).map_err(|refused| refusal(&refused, IMPORT_HINT))?;
             Ok(Decision { changes, left: Vec::new(), notes: Vec::new() })
@@ -108,7 +117,7 @@ impl MapTools {
     /// # Errors
     /// [`Error::Refused`] when a server can't be what it is declared to be; nothing is changed then.
     pub async fn apply(&self, fleet: &Fleet, dry_run: bool) -> Result<Outcome> {
-        let sources = Sources { declared: Some(fleet.clone()), file: None };
+        let sources = Sources { declared: Some(fleet.clone()), file: None, without_users: false };
         let decide = |catalog: &CatalogView, survey: &_| {
             let (changes, notes) =
                 declare(catalog, survey, fleet).map_err(|refused| refusal(&refused, APPLY_HINT))?;
@@ -127,6 +136,7 @@ impl MapTools {
     }
 }
 
+const USERS_HINT: &str = "give a router's snapshot or an exported map with --snapshot; or say --without-users, and make them afterwards";
 const IMPORT_HINT: &str =
     "take placements from the servers, and only the rest from the file: tenantry map rebuild --snapshot FILE";
 const APPLY_HINT: &str = "arm a new server first: tenantry server add NAME --url postgres://…";

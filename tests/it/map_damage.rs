@@ -1,12 +1,13 @@
 //! The catalog is damaged, emptied, dropped or replaced by an old backup, under load: clients go on, `map verify` names what
 //! is wrong, and `map rebuild` sets it right from the servers.
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tokio_postgres::Client;
 
 use crate::harness::ledger::Ledger;
 use crate::harness::programs::{back_up_catalog, restore_catalog};
-use crate::harness::{Fleet, Sql as _, connect, connect_url, trials, until};
+use crate::harness::{Fleet, Sql as _, connect, connect_url, signal, trials, until};
 use crate::moves::move_to;
 
 trials! {
@@ -15,6 +16,7 @@ trials! {
     own a_dropped_catalog_is_made_anew_while_clients_go_on,
     own a_catalog_restored_from_a_backup_is_brought_to_the_truth,
     own what_is_wrong_on_servers_is_named,
+    own what_is_under_way_goes_on_after_a_rebuild,
     own two_servers_that_claim_a_tenant_are_told_and_not_decided,
 }
 
@@ -284,6 +286,30 @@ async fn what_is_wrong_on_servers_is_named(fleet: &mut Fleet) {
     server.run("ALTER DATABASE stray RENAME TO renamed").await;
     assert_eq!(found(fleet).await, ["missing_database vanished"]);
     fleet.cli(&["map", "verify", "--file", "/nowhere"]).await.error(2);
+}
+
+async fn what_is_under_way_goes_on_after_a_rebuild(fleet: &mut Fleet) {
+    fleet.create("damaged", &["--server", "pg-1"]).await;
+    let control = fleet.process("control").unwrap();
+    signal(control, Signal::STOP);
+    // As the API writes it down.
+    let catalog = catalog(fleet).await;
+    let asked = "INSERT INTO tenant (id, server, epoch, state)
+            SELECT 'unborn', 'pg-1', version + 1, 'creating' FROM map_version;
+        INSERT INTO operation (kind, tenant, state, step, input) VALUES ('create', 'unborn', 'running', 'begin', '{}')";
+    catalog.run(asked).await;
+    catalog.run("UPDATE tenant SET server = 'pg-2' WHERE id = 'damaged'").await;
+    assert_eq!(found(fleet).await, ["wrong_server damaged"]);
+    let outcome = fleet.cli(&["map", "rebuild", "--apply"]).await.ok();
+    let changed: Vec<_> = outcome["steps"].as_array().unwrap().iter().map(|step| &step["what"]).collect();
+    assert_eq!(changed, ["tenant", "version"], "{outcome}");
+    signal(control, Signal::CONT);
+    until("the creation to end", async || {
+        let output = fleet.cli(&["tenant", "show", "unborn"]).await;
+        (output.status == 0 && output.json()["state"] == "open").then_some(())
+    })
+    .await;
+    assert_eq!(found(fleet).await, Vec::<String>::new());
 }
 
 async fn two_servers_that_claim_a_tenant_are_told_and_not_decided(fleet: &mut Fleet) {

@@ -130,7 +130,7 @@ struct Findings<'a> {
 /// operation makes.
 #[must_use]
 pub fn find(catalog: &CatalogView, survey: &Survey) -> Vec<Finding> {
-    let trusted = Trusted::new(catalog, survey, catalog.fleet.as_deref());
+    let trusted = Trusted::new(catalog, survey, catalog.fleet_if_known());
     let mut findings = Findings { catalog, trusted, found: Vec::new() };
     findings.servers(survey);
     findings.tenants();
@@ -169,7 +169,7 @@ impl Findings<'_> {
             if known.is_some_and(|known| known != registry.system_identifier) {
                 let detail = format!("it is cluster {} now", registry.system_identifier);
                 self.add(Kind::AnotherCluster, Some(name), None, detail);
-            } else if let (Some(ours), Some(theirs)) = (&self.catalog.fleet, &registry.fleet)
+            } else if let (Some(ours), Some(theirs)) = (self.catalog.fleet_if_known(), &registry.fleet)
                 && ours != theirs
             {
                 let detail = format!("its registry is of fleet {theirs}, the catalog of {ours}");

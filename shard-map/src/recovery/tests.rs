@@ -193,6 +193,13 @@ fn an_empty_catalog_is_made_anew_from_servers_and_a_file() {
     );
     assert_eq!((after.fleet, after.term), (whole.fleet, 4));
     assert!(after.version > whole.version, "every router must load it anew");
+    // An empty catalog has a fleet id of its own, which means nothing.
+    let fresh = CatalogView { fleet: Some("g".to_owned()), version: Some(0), ..CatalogView::default() };
+    assert!(kinds(&find(&fresh, &survey)).contains(&"missing_tenant"));
+    assert_eq!(
+        rebuilt_with(&fresh, &survey, &sources),
+        rebuilt_with(&CatalogView::default(), &survey, &sources)
+    );
     // Without a file: what the servers know, and a word about the rest.
     let declared = Fleet::parse(
         "[[servers]]\nname='s1'\nhost='db'\nport=5401\n[[servers]]\nname='s2'\nhost='db'\nport=5402\n

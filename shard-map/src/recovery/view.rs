@@ -75,6 +75,12 @@ pub struct CatalogView {
 }
 
 impl CatalogView {
+    /// The fleet that it is of. An empty one was made just now, and may turn out to be of any.
+    pub(crate) fn fleet_if_known(&self) -> Option<&str> {
+        let is_empty = self.servers.is_empty() && self.tenants.is_empty();
+        self.fleet.as_deref().filter(|_| !is_empty)
+    }
+
     /// Tenants that an operation is changing just now.
     pub(crate) fn busy(&self) -> BTreeSet<&TenantId> {
         let running = self.operations.values().filter(|operation| operation.is_running());

@@ -41,13 +41,6 @@ pub(super) async fn carry_out(
     decide: &Decide<'_>,
     how: How,
 ) -> Result<Outcome> {
-    if how.write
-        && let Some(url) = &tools.url
-    {
-        Catalog::create_database(url).await?;
-        tools.catalog.migrate().await?;
-        failpoint::reach("map_prepared");
-    }
     let before = verify::view(tools, &[]).await?;
     let seen = survey::look(&tools.connector, servers(&before), survey::COMMAND_SERVERS_AT_ONCE).await;
     let before = verify::view(tools, &verify::move_numbers(&seen)).await?;
@@ -55,13 +48,19 @@ pub(super) async fn carry_out(
     if !how.write || decision.changes.is_empty() {
         return Ok(outcome(&before, decision, how.write));
     }
+    if let Some(url) = &tools.url {
+        Catalog::create_database(url).await?;
+        tools.catalog.migrate().await?;
+        failpoint::reach("map_prepared");
+    }
     // Held to the end.
     let mut repair = tools.catalog.repair().await?;
     let (seen, term) = match how.fenced {
         true => {
             let (term, known) = fence_of(&before, &decision.changes, &seen);
-            let fenced = survey::fence(&tools.connector, servers(&before), (term, &known)).await;
+            let mut fenced = survey::fence(&tools.connector, servers(&before), (term, &known)).await;
             failpoint::reach("map_fenced");
+            forget_fence(&mut fenced, &seen, term);
             (fenced, Some(term))
         }
         false => (seen, None),
@@ -97,6 +96,17 @@ fn fence_of(catalog: &CatalogView, changes: &Changes, seen: &Survey) -> (i64, Ve
         }
     }
     (term + 1, known)
+}
+
+/// Puts the terms back that servers had seen before the fence: whether the catalog is behind them is decided by those.
+fn forget_fence(fenced: &mut Survey, before: &Survey, term: i64) {
+    for (name, seen) in fenced {
+        if let (Seen::Registry(now), Some(Seen::Registry(before))) = (seen, before.get(name))
+            && now.term == term
+        {
+            now.term = before.term;
+        }
+    }
 }
 
 async fn raise_epochs(

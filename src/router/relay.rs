@@ -115,7 +115,12 @@ impl Side {
         while !self.output.is_empty() {
             match self.stream.poll_write(cx, &self.output) {
                 Poll::Ready(Ok(count)) => {
-                    self.output.advance(count);
+                    if count == self.output.len() {
+                        // Unlike advancing, this leaves the buffer all its room.
+                        self.output.clear();
+                    } else {
+                        self.output.advance(count);
+                    }
                     written += count;
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -140,7 +145,7 @@ impl Side {
     /// Gives back empty buffers.
     pub(crate) fn rest(&mut self, buffers: &Buffers) {
         for buffer in [&mut self.input, &mut self.output] {
-            if buffer.is_empty() {
+            if buffer.is_empty() && buffer.capacity() > 0 {
                 buffers.give(std::mem::take(buffer));
             }
         }

@@ -198,6 +198,12 @@ impl SessionState {
         Self { settings: startup.clone(), startup, pins: lasting, lasting, ..Self::default() }
     }
 
+    /// Begins with the same settings in another place in memory.
+    pub(crate) fn begin_as(&mut self, startup: Rc<Settings>) {
+        self.settings = startup.clone();
+        self.startup = startup;
+    }
+
     pub(crate) fn is_pinned(&self) -> bool {
         !self.pins.is_empty()
     }

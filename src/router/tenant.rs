@@ -18,7 +18,7 @@ use crate::pool::waiters::Waiter;
 use crate::pool::{Place, ServerConnection};
 use crate::prepared::StatementCache;
 use crate::session::client::Client;
-use crate::state::Params;
+use crate::state::{Params, Settings};
 use crate::stats::{Counters, Figure};
 use crate::worker::Worker;
 
@@ -72,6 +72,7 @@ pub(crate) struct Tenant {
     pub(crate) salted: RefCell<[Option<SaltedKeys>; 3]>,
     params: RefCell<HashMap<(Access, String), Rc<Params>>>,
     last_params: RefCell<Rc<Params>>,
+    last_settings: RefCell<Rc<Settings>>,
     pub(crate) counters: Counters,
 }
 
@@ -100,6 +101,7 @@ impl Tenant {
             salted: RefCell::default(),
             params: RefCell::default(),
             last_params: RefCell::default(),
+            last_settings: RefCell::default(),
             counters,
         });
         tenant.refresh();
@@ -220,6 +222,15 @@ impl Tenant {
         let mut last = self.last_params.borrow_mut();
         if **last != *params {
             *last = params;
+        }
+        last.clone()
+    }
+
+    /// The same for settings that sessions begin with.
+    pub(crate) fn intern_settings(&self, settings: Rc<Settings>) -> Rc<Settings> {
+        let mut last = self.last_settings.borrow_mut();
+        if **last != *settings {
+            *last = settings;
         }
         last.clone()
     }

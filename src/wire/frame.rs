@@ -120,7 +120,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn cstr(&mut self) -> Result<&'a [u8], WireError> {
-        let end = self.rest.iter().position(|b| *b == 0).ok_or_else(|| self.malformed())?;
+        let end = memchr::memchr(0, self.rest).ok_or_else(|| self.malformed())?;
         let text = &self.rest[..end];
         self.rest = &self.rest[end + 1..];
         Ok(text)

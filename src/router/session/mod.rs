@@ -198,6 +198,8 @@ pub(crate) async fn run(new: Box<NewClient>, me: Rc<Client>, tenant: Rc<Tenant>)
 
 impl Session {
     fn new(login: &Login, side: Side, me: Rc<Client>, tenant: Rc<Tenant>) -> Self {
+        let mut state = SessionState::begin(&login.settings);
+        state.begin_as(tenant.intern_settings(state.settings.clone()));
         Self {
             me,
             tenant,
@@ -205,7 +207,7 @@ impl Session {
             mode: login.pool_mode,
             side,
             connection: None,
-            state: SessionState::begin(&login.settings),
+            state,
             told: Rc::default(),
             expected: Expected::default(),
             segment: 1,

@@ -46,23 +46,28 @@ pub(super) fn ends_at(sql: &[u8], mut at: usize) -> bool {
     }
 }
 
-#[inline(never)]
+/// Whether one of the words stands around the stop at `at`. The byte before it tells most others apart.
 fn confirm(sql: &[u8], at: usize) -> bool {
-    match sql[at].to_ascii_lowercase() {
-        b'&' => holds(sql, at, 1, b"u&\""),
-        b'v' => {
-            holds(sql, at, 2, b"advisory") || holds(sql, at, 4, b"currval") || holds(sql, at, 4, b"lastval")
-        }
-        b'm' => holds(sql, at, 2, b"temp") || holds(sql, at, 6, b"set_limit"),
-        b'k' => holds(sql, at, 5, b"dblink"),
-        b'd' => holds(sql, at, 6, b"setseed"),
-        _ => {
-            holds(sql, at, 9, b"set_config")
-                || holds(sql, at, 1, b"pg_settings")
+    let Some(before) = at.checked_sub(1).and_then(|before| sql.get(before)) else {
+        return false;
+    };
+    match (before.to_ascii_lowercase(), sql[at].to_ascii_lowercase()) {
+        (b'u', b'&') => holds(sql, at, 1, b"u&\""),
+        (b'd', b'v') => holds(sql, at, 2, b"advisory"),
+        (b'r', b'v') => holds(sql, at, 4, b"currval"),
+        (b't', b'v') => holds(sql, at, 4, b"lastval"),
+        (b'e', b'm') => holds(sql, at, 2, b"temp"),
+        (b'i', b'm') => holds(sql, at, 6, b"set_limit"),
+        (b'n', b'k') => holds(sql, at, 5, b"dblink"),
+        (b'e', b'd') => holds(sql, at, 6, b"setseed"),
+        (b'i', b'g') => holds(sql, at, 9, b"set_config"),
+        (b'p', b'g') => {
+            holds(sql, at, 1, b"pg_settings")
                 || holds(sql, at, 1, b"pg_replication_origin")
                 || holds(sql, at, 1, b"pg_create_")
                 || holds(sql, at, 1, b"pg_copy_")
         }
+        _ => false,
     }
 }
 

@@ -15,8 +15,6 @@ from endpoints import Direct, PgBouncer, Router, psql
 from session import Session, Workload
 
 TENANTS = 100_000
-# Each row is a change in the catalog's log, with a version of its own: too many in one transaction slow one another.
-BATCH = 1_000
 SETTLE_SECONDS = 3
 SNAPSHOT_SECONDS = 60
 SELECT = Workload("select, simple, 16 clients", ("--select-only", "--protocol=simple", "--client=16", "--jobs=2"))
@@ -25,11 +23,9 @@ SELECT = Workload("select, simple, 16 clients", ("--select-only", "--protocol=si
 def add_tenants():
     """Customers as they might be, with a label, all on the server of the other tenants."""
     insert = ("INSERT INTO tenant (id, server, epoch, state, labels) SELECT 'customer-' || lpad(n::text, 6, '0'), "
-              "'{server}', 1, 'open', '{{\"plan\": \"basic\"}}' FROM generate_series({first}, {last}) n;\n")
-    batches = [insert.format(server=setting.server_name, first=first, last=first + BATCH - 1)
-               for first in range(1, TENANTS + 1, BATCH)]
+              f"'{setting.server_name}', 1, 'open', '{{\"plan\": \"basic\"}}' FROM generate_series(1, {TENANTS}) n;\n")
     command = [setting.pg_bin / "psql", setting.catalog, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
-    subprocess.run(command, input="".join(batches), text=True, check=True)
+    subprocess.run(command, input=insert, text=True, check=True)
 
 
 def tenant_names():

@@ -32,24 +32,27 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The servers to look at: all that anybody names, the declaration first, then the catalog, then the file.
+    /// The servers to look at: those of the catalog, and what the declaration and the file name beside them. What the
+    /// catalog still has is not declared anew by this: `map apply` is for that.
     #[must_use]
     pub fn servers(&self, catalog: &CatalogView) -> Vec<Server> {
-        let mut servers: Vec<Server> = Vec::new();
-        let declared = self.declared.iter().flat_map(|fleet| &fleet.servers);
-        let declared = declared.map(|declared| {
-            let known = catalog.servers.get(&declared.name).map(|known| &known.server);
-            declared_server(declared, known.or_else(|| self.server_in_file(&declared.name)))
-        });
         let known = catalog.servers.values().map(|known| known.server.clone());
+        let declared = self.declared.iter().flat_map(|fleet| &fleet.servers);
+        let declared = declared.map(|server| declared_server(server, self.server_in_file(&server.name)));
         let in_file = self.file.iter().flat_map(|file| file.servers.values().cloned());
-        for server in declared.chain(known).chain(in_file) {
-            // Two names of one server would be two claims of each of its tenants.
-            if servers.iter().all(|s| s.name != server.name && s.address() != server.address()) {
-                servers.push(server);
-            }
-        }
-        servers
+        first_of_each(known.chain(declared).chain(in_file))
+    }
+
+    /// The same, at the addresses that the declaration or the file gives them.
+    #[must_use]
+    pub fn servers_as_given(&self, catalog: &CatalogView) -> Vec<Server> {
+        let declared = self.declared.iter().flat_map(|fleet| &fleet.servers);
+        let declared = declared.map(|server| {
+            declared_server(server, catalog.servers.get(&server.name).map(|known| &known.server))
+        });
+        let in_file = self.file.iter().flat_map(|file| file.servers.values().cloned());
+        let known = catalog.servers.values().map(|known| known.server.clone());
+        first_of_each(declared.chain(in_file).chain(known))
     }
 
     fn server_in_file(&self, name: &ServerName) -> Option<&Server> {
@@ -60,6 +63,17 @@ impl Sources {
     fn newer_file(&self, catalog: &CatalogView) -> Option<&MapFile> {
         self.file.as_ref().filter(|file| catalog.version.is_none_or(|version| file.version > version))
     }
+}
+
+/// Two names of one server would be two claims of each of its tenants.
+fn first_of_each(all: impl Iterator<Item = Server>) -> Vec<Server> {
+    let mut servers: Vec<Server> = Vec::new();
+    for server in all {
+        if servers.iter().all(|s| s.name != server.name && s.address() != server.address()) {
+            servers.push(server);
+        }
+    }
+    servers
 }
 
 /// A server as it is declared; whether it drains is not, and stays.

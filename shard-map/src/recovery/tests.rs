@@ -213,6 +213,20 @@ fn an_empty_catalog_is_made_anew_from_servers_and_a_file() {
 }
 
 #[test]
+fn a_declaration_names_lost_servers_and_changes_none_that_the_catalog_has() {
+    let (mut catalog, survey) = sound();
+    catalog.servers.remove("s3");
+    let declared = "[[servers]]\nname='s1'\nhost='elsewhere'\nmax_connections=1
+        [[servers]]\nname='s3'\nhost='db'\nport=5403";
+    let declared = Some(Fleet::parse(declared).unwrap());
+    let sources = Sources { declared, ..Sources::default() };
+    let (changes, ..) = rebuild(&catalog, &survey, &sources);
+    let names: Vec<_> = changes.servers.iter().map(|server| server.server.name.as_str()).collect();
+    assert_eq!(names, ["s3"]);
+    assert!(sources.servers_as_given(&catalog).iter().any(|server| server.host == "elsewhere"));
+}
+
+#[test]
 fn swapped_placements_are_set_right_and_no_epoch_goes_back() {
     let (mut catalog, survey) = sound();
     let (a, c) = (catalog.tenants["a"].clone(), catalog.tenants["c"].clone());

@@ -108,7 +108,7 @@ impl MapTools {
             let changes = import(catalog, survey, file).map_err(|refused| refusal(&refused, IMPORT_HINT))?;
             Ok(Decision { changes, left: Vec::new(), notes: Vec::new() })
         };
-        let servers = |catalog: &CatalogView| sources.servers(catalog);
+        let servers = |catalog: &CatalogView| sources.servers_as_given(catalog);
         repair::carry_out(self, &servers, &decide, How { write: !dry_run, fenced: true }).await
     }
 
@@ -128,7 +128,7 @@ impl MapTools {
             let unchanged = |server: &shard_map::Server| {
                 catalog.servers.get(&server.name).is_some_and(|known| known.server == *server)
             };
-            let mut servers = sources.servers(catalog);
+            let mut servers = sources.servers_as_given(catalog);
             servers.retain(|server| !unchanged(server));
             servers
         };

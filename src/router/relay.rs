@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -87,6 +87,10 @@ impl Side {
 
     /// Reads once into `input`; 0 is the end.
     pub(crate) fn poll_read(&mut self, buffers: &Buffers, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        // Most sockets have nothing, which they tell for less than a read that finds nothing costs.
+        if !self.stream.may_have_arrived() {
+            ready!(self.stream.poll_read_ready(cx))?;
+        }
         if self.input.capacity() == 0 {
             self.input = buffers.take();
         }

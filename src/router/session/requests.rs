@@ -240,30 +240,30 @@ impl Session {
     }
 
     fn query(&mut self, header: Header) -> Result<Option<Need>, Over> {
-        let deeds = if header.body > TEXT_BYTES_MAX {
-            Deeds::unread()
-        } else {
-            if !self.whole(header) {
-                return Ok(Some(Need::Input));
-            }
+        let is_read = header.body <= TEXT_BYTES_MAX;
+        if is_read && !self.whole(header) {
+            return Ok(Some(Need::Input));
+        }
+        if is_read && starts_with_deallocate(&self.side.input[HEADER_BYTES..header.total()]) {
             let Ok(text) = frontend::query(&self.side.input[HEADER_BYTES..header.total()]) else {
                 return self.malformed(header);
             };
-            if starts_with_deallocate(text) {
-                let deeds = Deeds::of(wire::sql::classify_bytes(text));
-                if let Some(need) = self.deallocate(header, &deeds)? {
-                    return Ok(need);
-                }
+            let deeds = Deeds::of(wire::sql::classify_bytes(text));
+            if let Some(need) = self.deallocate(header, &deeds)? {
+                return Ok(need);
             }
-            if let Some(need) = self.begin() {
-                return Ok(Some(need));
-            }
-            let text = frontend::query(&self.side.input[HEADER_BYTES..header.total()])?;
-            Deeds::of_query(text)
-        };
+        }
         if let Some(need) = self.begin() {
             return Ok(Some(need));
         }
+        let deeds = if is_read {
+            let Ok(text) = frontend::query(&self.side.input[HEADER_BYTES..header.total()]) else {
+                return self.malformed(header);
+            };
+            Deeds::of_query(text)
+        } else {
+            Deeds::unread()
+        };
         // A Query does away with the unnamed statement.
         self.unnamed = None;
         let Some(connection) = &mut self.connection else {

@@ -7,7 +7,7 @@ use super::scan::skip_blank;
 
 const fn stops() -> [bool; 256] {
     let mut table = [false; 256];
-    let anchors = b"&vVmMgGkKdD";
+    let anchors = b";&vVmMgGkKdD";
     let mut at = 0;
     while at < anchors.len() {
         table[anchors[at] as usize] = true;
@@ -21,15 +21,17 @@ static STOPS: [bool; 256] = stops();
 /// Whether the text from `from` on holds a word that can touch the session, a name in Unicode escapes, or a semicolon
 /// with more behind it.
 pub(super) fn is_suspect(sql: &[u8], from: usize) -> bool {
-    let rest = sql.get(from..).unwrap_or_default();
-    for (at, &byte) in rest.iter().enumerate() {
-        if byte == b';' {
+    let mut at = from;
+    while let Some(step) = sql.get(at..).and_then(|rest| rest.iter().position(|b| STOPS[usize::from(*b)])) {
+        at += step;
+        if sql[at] == b';' {
             // Either something follows, or nothing does: no need to look further, and no time to look again.
-            return !ends_at(sql, from + at + 1);
+            return !ends_at(sql, at + 1);
         }
-        if STOPS[usize::from(byte)] && confirm(sql, from + at) {
+        if confirm(sql, at) {
             return true;
         }
+        at += 1;
     }
     false
 }

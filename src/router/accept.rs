@@ -14,11 +14,14 @@ pub(crate) async fn accept(
     key: &'static str,
     mut failed: impl FnMut(),
 ) -> (TcpStream, SocketAddr) {
+    let mut is_told = false;
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
             Err(error) => {
-                tracing::warn!(%error, "can't accept a connection on {key}");
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::warn!(%error, "can't accept connections on {key} for now");
+                }
                 failed();
                 tokio::time::sleep(PAUSE).await;
             }

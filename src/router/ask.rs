@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use shard_map::TenantId;
 use tokio::sync::oneshot;
 
@@ -49,11 +50,7 @@ pub(crate) async fn ask_all<T: Send + 'static>(
     shared: &Shared,
     question: impl Fn(&Rc<Worker>) -> T + Clone + Send + 'static,
 ) -> Result<Vec<T>, NoAnswer> {
-    let mut answers = Vec::with_capacity(shared.workers.len());
-    for worker in 0..shared.workers.len() {
-        answers.push(ask(shared, worker, question.clone()).await?);
-    }
-    Ok(answers)
+    try_join_all((0..shared.workers.len()).map(|worker| ask(shared, worker, question.clone()))).await
 }
 
 /// All tenants that are warm here, in order of their names; with those whose figures are kept, if asked for.

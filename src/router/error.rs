@@ -48,6 +48,8 @@ pub(crate) enum ClientError {
         "the prepared statements of this database are too long together (prepared_bytes_per_tenant_max = {0})"
     )]
     StatementsTooLong(usize),
+    #[error("the router has no file descriptor left for a server connection (ulimit -n)")]
+    NoDescriptor,
     #[error("no server connection became free within {0:?}")]
     QueueTimeout(Duration),
     #[error("too many transactions of this database wait already")]
@@ -121,6 +123,7 @@ impl ClientError {
             | Self::ServerDown(_)
             | Self::ServerStarting(_)
             | Self::ServerLogin(_) => "57P03",
+            Self::NoDescriptor => "53000",
             Self::ServerLost => "08006",
             Self::CommitUnknown => "08007",
             Self::Setting { code, .. } => code,
@@ -161,6 +164,7 @@ impl ClientError {
             self,
             Self::QueueTimeout(_)
                 | Self::QueueFull
+                | Self::NoDescriptor
                 | Self::ServerDown(_)
                 | Self::ServerStarting(_)
                 | Self::NoServer(_)

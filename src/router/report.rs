@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use catalog::{Catalog, Report, Reporter};
+use futures_util::future::join_all;
 use tokio::sync::mpsc;
 
 use crate::ask;
@@ -106,12 +107,11 @@ pub(crate) async fn run(shared: Arc<Shared>, catalog: Catalog) {
 
 async fn collect(shared: &Shared, before: &mut HashMap<String, (u64, f64)>) -> Report {
     let mut report = Report::default();
-    for worker in 0..shared.workers.len() {
-        // One that does not answer in time has its part in the next report.
-        if let Ok(part) = ask::ask(shared, worker, |worker| worker.report()).await {
-            report.clients += u32::try_from(part.clients).unwrap_or(u32::MAX);
-            report.pinned.extend(part.pinned);
-        }
+    let asked = (0..shared.workers.len()).map(|worker| ask::ask(shared, worker, |worker| worker.report()));
+    // One that does not answer in time has its part in the next report.
+    for part in join_all(asked).await.into_iter().flatten() {
+        report.clients += u32::try_from(part.clients).unwrap_or(u32::MAX);
+        report.pinned.extend(part.pinned);
     }
     report.transaction_us = transaction_times(shared, before);
     report

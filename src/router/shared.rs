@@ -69,9 +69,16 @@ impl Shared {
         }
     }
 
-    /// Ends the login that has taken longest: it gives back a file descriptor.
+    /// Ends the login that has taken longest.
     pub(crate) fn end_oldest_login(&self) {
         if self.logins.end_oldest() {
+            self.metrics.logins.with_label_values(&["ended"]).inc();
+        }
+    }
+
+    /// Something failed, for want of a file descriptor most likely.
+    pub(crate) fn descriptors_are_short(&self) {
+        if self.logins.relieve() {
             self.metrics.logins.with_label_values(&["ended"]).inc();
         }
     }

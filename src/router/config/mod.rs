@@ -139,7 +139,8 @@ pub struct RouterConfig {
     pub prepared_per_connection_max: usize,
     /// Most prepared statements that a client has.
     pub prepared_per_client_max: usize,
-    /// Most bytes that the prepared statements of all clients of a tenant have together, each text counted once.
+    /// Most bytes that the prepared statements of all clients of a tenant have together: each text counts once, unnamed
+    /// ones count for each client. At least 2 MiB.
     pub prepared_bytes_per_tenant_max: usize,
     /// How often the catalog is asked for changes, apart from its notifications; also the pause between attempts.
     #[serde(deserialize_with = "shard_map::duration::deserialize")]

@@ -14,7 +14,7 @@ use crate::accept;
 use crate::worker::Worker;
 
 /// How long a client may take to end the handshake of TCP that it has begun when the port is closed.
-const HANDSHAKE_TIME: Duration = Duration::from_millis(20);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// One of the ways to the port.
 pub(crate) struct Door {
@@ -56,8 +56,8 @@ impl Door {
 /// Accepts without end.
 async fn accept(listener: &TcpListener, worker: &Rc<Worker>) {
     loop {
-        // If it fails for want of descriptors, that of the oldest login is given back.
-        let (socket, address) = accept::accept(listener, "listen", || worker.shared.end_oldest_login()).await;
+        let short = || worker.shared.descriptors_are_short();
+        let (socket, address) = accept::accept(listener, "listen", short).await;
         worker.begin_login(socket, address);
     }
 }
@@ -68,7 +68,7 @@ async fn leave(listener: TcpListener, worker: &Rc<Worker>) {
     if let Err(error) = let_nobody_in(&listener) {
         tracing::debug!(%error, "connections may come to the port until it is closed");
     }
-    let end = tokio::time::Instant::now() + HANDSHAKE_TIME;
+    let end = tokio::time::Instant::now() + HANDSHAKE_TIMEOUT;
     while let Ok(Ok((socket, address))) = tokio::time::timeout_at(end, listener.accept()).await {
         worker.begin_login(socket, address);
     }

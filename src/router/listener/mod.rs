@@ -9,6 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,6 +23,8 @@ use crate::systemd;
 use crate::worker::WorkerMessage;
 
 const BACKLOG: i32 = 4096;
+/// How long workers may take to leave the port.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A port that is bound, and so this process's; the kernel sends nobody there yet.
 pub(crate) struct Bound {
@@ -112,5 +115,7 @@ pub(crate) async fn run(doors: Vec<Door>, shared: &Arc<Shared>, stop: impl Futur
     systemd::stopping();
     closing.cancel();
     open.close();
-    open.wait().await;
+    if tokio::time::timeout(CLOSE_TIMEOUT, open.wait()).await.is_err() {
+        tracing::warn!("a worker does not answer: its part of the port stays open until the end");
+    }
 }

@@ -41,7 +41,10 @@ pub(crate) async fn open(tenant: Rc<Tenant>) {
     };
     drop(opening);
     match opened {
-        Some(connection) => tenant.release(connection),
+        Some(connection) => {
+            tenant.worker.clock.look();
+            tenant.release(connection);
+        }
         None => tenant.settle(),
     }
 }
@@ -72,8 +75,9 @@ async fn attempts(tenant: &Rc<Tenant>) -> Option<Box<ServerConnection>> {
             }
             ConnectError::NoDescriptor(why) => {
                 drop(attempt);
-                tracing::warn!(tenant = %tenant.id, why, "can't connect to a server");
-                tenant.worker.shared.end_oldest_login();
+                tracing::debug!(tenant = %tenant.id, why, "can't connect to a server");
+                tenant.failure.replace(Some(ClientError::NoDescriptor));
+                tenant.worker.shared.descriptors_are_short();
             }
             ConnectError::Full(_) => {
                 attempt.answered();

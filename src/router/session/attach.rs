@@ -209,9 +209,9 @@ impl Session {
     /// Ends when the client goes away, or must.
     async fn client_leaves(&mut self) -> Over {
         poll_fn(|cx| {
-            if self.me.poll_woken(cx)
-                && let Some(error) = self.me.ending()
-            {
+            // It may have been woken before it began to wait.
+            self.me.poll_woken(cx);
+            if let Some(error) = self.me.ending() {
                 return Poll::Ready(Over::Refused(error));
             }
             while self.side.input.len() < WAITING_INPUT_BYTES_MAX {

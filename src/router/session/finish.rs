@@ -19,6 +19,7 @@ impl Session {
     /// Says the last word and leaves the connection as it can be left.
     pub(super) async fn finish(&mut self, over: Over) {
         let worker = self.tenant.worker.clone();
+        worker.clock.look();
         if let Over::Refused(error) = &over {
             self.tenant.count_refusal(error);
             // Not into the middle of a message, of which the client has a part.
@@ -46,6 +47,7 @@ impl Session {
                 // In session mode, functions may have left state that no text shows.
                 let discard = self.state.is_pinned() || self.mode == PoolMode::Session;
                 if reset::clean(&mut connection, &worker.buffers, in_transaction, discard).await {
+                    worker.clock.look();
                     self.tenant.release(connection);
                 } else {
                     self.tenant.discard(connection);

@@ -267,6 +267,8 @@ impl Session {
         if let Err(over) = Box::pin(self.greet(login)).await {
             return over;
         }
+        // A first request may have come together with the login.
+        self.tenant.worker.clock.look();
         loop {
             match self.turn().await {
                 Ok(()) => {}

@@ -188,7 +188,7 @@ impl Session {
             return Ok(());
         };
         self.side.skip = header.total();
-        if matches!(header.tag, tag::QUERY | tag::FUNCTION_CALL) {
+        if matches!(header.tag, tag::QUERY | tag::FUNCTION_CALL | tag::SYNC) {
             let out = self.side.out(&self.tenant.worker.buffers);
             backend::write_ready_for_query(out, TransactionStatus::Idle);
         } else {

@@ -60,6 +60,10 @@ impl Channel {
                 None => None,
             };
             let taken = self.decrypt(&received, input);
+            if turn.is_some() {
+                // The next turn is for after the runtime's look at the sockets.
+                tokio::task::yield_now().await;
+            }
             drop(turn);
             // After an error, this is an alert.
             std::future::poll_fn(|cx| self.poll_flush(socket, cx)).await?;

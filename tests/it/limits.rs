@@ -146,7 +146,7 @@ async fn a_router_without_descriptors_serves_its_clients_and_recovers(fleet: &Fl
         silent.push(TcpStream::connect(("127.0.0.1", router.port)).await.unwrap());
         client.run("INSERT INTO t VALUES (1)").await;
     }
-    router.logs(&["can't accept a connection", "Too many open files"]).await;
+    router.logs(&["can't accept connections", "Too many open files"]).await;
     // Who comes now gets the place of the one that has been silent for longest.
     for _ in 0..ROOM {
         let got_in = until("a client to get in", async || connect(&config).await.ok());

@@ -47,8 +47,10 @@ pub enum Error {
 impl Error {
     pub(crate) fn from_query(name: &'static str, error: &tokio_postgres::Error) -> Self {
         match error.as_db_error() {
-            // Class 57 and 53: shut down, starting, out of connections; class 25006: a standby before its promotion.
-            Some(db) if db.code().code().starts_with("57") || db.code().code().starts_with("53") => {
+            // Class 57 and 53: shut down, starting, out of connections; 25006: a standby, by now or still.
+            Some(db)
+                if matches!(db.code().code().get(..2), Some("57" | "53")) || db.code().code() == "25006" =>
+            {
                 Self::Unreachable(db.message().to_owned())
             }
             Some(db) => Self::Query {

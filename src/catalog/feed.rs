@@ -13,10 +13,12 @@ use shard_map::{Change, Entry, ShardMap};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{AsyncMessage, Client, NoTls};
+use tokio_postgres::{AsyncMessage, Client};
 
+use crate::connect::{STATEMENT_TIMEOUT, config, connect_in_time};
 use crate::error::{Error, Result};
-use crate::query::{CONNECT_TIMEOUT, STATEMENT_TIMEOUT, config, from_json};
+use crate::query::from_json;
+use crate::trail::{MARKS_MAX, Trail};
 
 /// Name of the query for the whole map.
 const LOAD: &str = "feed_load";
@@ -36,15 +38,7 @@ impl Feed {
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Url`].
     pub async fn connect(url: &str) -> Result<Self> {
-        let config = config(url)?;
-        let (client, mut connection) = tokio::time::timeout(CONNECT_TIMEOUT, config.connect(NoTls))
-            .await
-            .map_err(|_| Error::Unreachable(format!("no answer within {CONNECT_TIMEOUT:?}")))?
-            .map_err(|e| {
-                Error::Unreachable(
-                    std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string),
-                )
-            })?;
+        let (client, mut connection) = connect_in_time(&config(url)?).await?;
         let news = Arc::new(Notify::new());
         let told = news.clone();
         let connection = tokio::spawn(async move {
@@ -61,14 +55,16 @@ impl Feed {
         Ok(feed)
     }
 
-    /// The map as it is now, for a router that has it at version `known`.
+    /// The map as it is now, for a router that has it at version `known` and came there by `trail`.
+    ///
+    /// A lower version is taken only from a catalog on the trail: it lost its last changes when its standby was promoted.
     ///
     /// # Errors
-    /// [`Error::Behind`] when the catalog's version is lower: it was lost, or restored from a backup;
-    /// [`Error::Unreachable`], [`Error::Query`].
-    pub async fn load(&mut self, known: i64) -> Result<ShardMap> {
+    /// [`Error::Behind`] when the catalog's version is lower and it is not on the trail: it was lost, or restored from a
+    /// backup; [`Error::Unreachable`], [`Error::Query`].
+    pub async fn load(&mut self, known: i64, trail: &mut Trail) -> Result<ShardMap> {
         let version = self.version().await?;
-        if version < known {
+        if version < known && !trail.passed(version, self.mark(version).await?) {
             return Err(Error::Behind { version, known });
         }
         // All parts in one statement, so from one snapshot.
@@ -91,19 +87,34 @@ impl Feed {
                 None => map.insert(serde_json::from_str::<Entry>(row.get(0)).map_err(unreadable)?),
             }
         }
+        const MARKS: &str =
+            "SELECT version, mark FROM change_log WHERE version <= $1 ORDER BY version DESC LIMIT $2";
+        let marks: [&(dyn ToSql + Sync); 2] = [&map.version, &MARKS_MAX];
+        let marks = self.limited(self.client.query(MARKS, &marks), "feed_marks").await?;
+        trail.begin(marks.iter().rev().map(|row| (row.get(0), row.get(1))));
         Ok(map)
     }
 
-    /// The changes after `version`, in order; `None` when the log no longer reaches back that far, or is another
-    /// catalog's (its version is lower): then the map must be loaded anew.
+    /// The changes after `version`, to which a router came by `trail`, in order; `None` when the log no longer reaches
+    /// back that far, or is not the one that the router followed: then the map must be loaded anew.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Query`].
-    pub async fn changes_since(&mut self, version: i64) -> Result<Option<Vec<Change>>> {
+    pub async fn changes_since(&mut self, version: i64, trail: &mut Trail) -> Result<Option<Vec<Change>>> {
+        // With the change that the router had last, for its mark.
         const SQL: &str = "
-            SELECT entry, version FROM change_log
-            WHERE version > $1 ORDER BY version LIMIT $2";
+            SELECT entry, version, mark FROM change_log
+            WHERE version >= $1 ORDER BY version LIMIT $2";
         let rows = self.limited(self.client.query(SQL, &[&version, &BATCH_MAX]), "feed_changes").await?;
+        let mut rows = rows.as_slice();
+        if let [last, later @ ..] = rows
+            && last.get::<_, i64>(1) == version
+        {
+            if trail.contradicts(version, last.get(2)) {
+                return Ok(None);
+            }
+            rows = later;
+        }
         if rows.is_empty() {
             // A change may have come between the two queries: the next call finds it.
             let newest = self.version().await?;
@@ -115,7 +126,15 @@ impl Feed {
         }
         let changes =
             rows.iter().map(|row| Ok(Change { version: row.get(1), entry: from_json("feed_changes", row)? }));
-        changes.collect::<Result<_>>().map(Some)
+        let changes = changes.collect::<Result<_>>()?;
+        rows.iter().for_each(|row| trail.go_on(row.get(1), row.get(2)));
+        Ok(Some(changes))
+    }
+
+    async fn mark(&self, version: i64) -> Result<Option<i64>> {
+        let version: [&(dyn ToSql + Sync); 1] = [&version];
+        let row = self.client.query_opt("SELECT mark FROM change_log WHERE version = $1", &version);
+        Ok(self.limited(row, "feed_mark").await?.map(|row| row.get(0)))
     }
 
     async fn version(&self) -> Result<i64> {

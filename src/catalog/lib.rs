@@ -3,6 +3,7 @@
 //! It is an index, not the truth (each server's registry is): losing it stops changes, never traffic. Every query has
 //! a name and is timed under it. This package decides nothing; it reads and writes.
 
+mod connect;
 mod error;
 mod feed;
 mod holds;
@@ -16,6 +17,7 @@ mod recovery;
 mod routers;
 mod servers;
 mod tenants;
+mod trail;
 mod users;
 
 pub use error::{Error, Result};
@@ -30,3 +32,4 @@ pub use recovery::{Opened, Repair, Writing};
 pub use routers::{Report, Reporter, RouterRow};
 pub use servers::{Identity, ServerRow};
 pub use tenants::TenantRow;
+pub use trail::Trail;

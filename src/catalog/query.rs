@@ -7,17 +7,14 @@ use deadpool_postgres::{
 };
 use prometheus::{HistogramOpts, HistogramVec, Registry};
 use serde::de::DeserializeOwned;
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{NoTls, Row};
 
+use crate::connect::{CONNECT_TIMEOUT, STATEMENT_TIMEOUT, ToAnyHost, config, describe};
 use crate::error::{Error, Result};
 
-/// How long a connection to the catalog may take.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a call waits for a free connection of the pool.
 const POOL_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long one statement may take at the server.
-pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECTIONS_MAX: usize = 8;
 
 mod embedded {
@@ -33,33 +30,14 @@ pub struct Catalog {
     timings: HistogramVec,
 }
 
-/// Reads a catalog URL and sets the limits that every connection has.
-pub(crate) fn config(url: &str) -> Result<tokio_postgres::Config> {
-    let mut config: tokio_postgres::Config =
-        url.parse().map_err(|e: tokio_postgres::Error| Error::Url(e.to_string()))?;
-    config.connect_timeout(CONNECT_TIMEOUT);
-    // A peer that lost its power is noticed within seconds, not after the system's two hours.
-    config
-        .keepalives_idle(Duration::from_secs(5))
-        .keepalives_interval(Duration::from_secs(2))
-        .keepalives_retries(3);
-    config.tcp_user_timeout(Duration::from_secs(10));
-    config.application_name("tenantry");
-    config.options(format!("-c statement_timeout={}", STATEMENT_TIMEOUT.as_millis()));
-    Ok(config)
-}
-
 impl Catalog {
     /// Prepares to use the catalog at this URL; connects when first used.
     ///
     /// # Errors
     /// [`Error::Url`] when the URL can't be read.
     pub fn new(url: &str, metrics: &Registry) -> Result<Self> {
-        let manager = Manager::from_config(
-            config(url)?,
-            NoTls,
-            ManagerConfig { recycling_method: RecyclingMethod::Fast },
-        );
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_connect(config(url)?, ToAnyHost, recycling);
         let pool = Pool::builder(manager)
             .max_size(CONNECTIONS_MAX)
             .runtime(Runtime::Tokio1)
@@ -106,9 +84,7 @@ impl Catalog {
             Error::Unreachable(match e {
                 PoolError::Timeout(TimeoutType::Wait) => "all its connections are busy".to_owned(),
                 PoolError::Timeout(_) => format!("no answer within {CONNECT_TIMEOUT:?}"),
-                PoolError::Backend(e) => {
-                    std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string)
-                }
+                PoolError::Backend(e) => describe(&e),
                 other => other.to_string(),
             })
         })
@@ -122,6 +98,7 @@ impl Catalog {
             client.query(&statement, params).await
         });
         let outcome = outcome.await;
+        give_back(client, &outcome);
         self.timings.with_label_values(&[name]).observe(begun.elapsed().as_secs_f64());
         outcome
     }
@@ -148,6 +125,7 @@ impl Catalog {
             client.execute(&statement, params).await
         });
         let outcome = outcome.await;
+        give_back(client, &outcome);
         self.timings.with_label_values(&[name]).observe(begun.elapsed().as_secs_f64());
         outcome
     }
@@ -155,13 +133,20 @@ impl Catalog {
 
 /// Whether all tables are there although no migration is on record: somebody emptied that one, too.
 async fn is_made(client: &Object) -> std::result::Result<bool, tokio_postgres::Error> {
-    const RECORD: &str =
-        "SELECT to_regclass('refinery_schema_history') IS NOT NULL AND to_regclass('map_check') IS NOT NULL";
+    const RECORD: &str = "
+        SELECT to_regclass('refinery_schema_history') IS NOT NULL AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('change_log') AND attname = 'mark')";
     if !client.query_one(RECORD, &[]).await?.get::<_, bool>(0) {
         return Ok(false);
     }
     let none = "SELECT NOT EXISTS (SELECT FROM refinery_schema_history)";
     Ok(client.query_one(none, &[]).await?.get(0))
+}
+
+/// Keeps a connection for the next query, unless its host may be one that hangs, or is a standby by now.
+fn give_back<T>(client: Object, outcome: &Result<T>) {
+    if matches!(outcome, Err(Error::Unreachable(_))) {
+        drop(Object::take(client));
+    }
 }
 
 /// Waits for a query a little longer than the server lets it run.

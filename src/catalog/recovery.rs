@@ -6,10 +6,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use deadpool_postgres::{ClientWrapper, Object};
 use serde_json::{Value, json};
 use shard_map::recovery::{CatalogServer, CatalogView, Changes, OperationChange};
-use tokio_postgres::{NoTls, Transaction};
+use tokio_postgres::Transaction;
 
+use crate::connect::{config, connect_in_time};
 use crate::error::{Error, Result};
-use crate::query::{CONNECT_TIMEOUT, Catalog, Params, config, from_json, limited};
+use crate::query::{Catalog, Params, from_json, limited};
 
 /// Two repairs at once would each undo the other's fence.
 const LOCK: i64 = 0x7265_7061_6972_0000;
@@ -38,10 +39,7 @@ impl Catalog {
         }
         let mut elsewhere = config.clone();
         elsewhere.dbname("postgres");
-        let (client, connection) = tokio::time::timeout(CONNECT_TIMEOUT, elsewhere.connect(NoTls))
-            .await
-            .map_err(|_| Error::Unreachable(format!("no answer within {CONNECT_TIMEOUT:?}")))?
-            .map_err(|e| Error::Unreachable(describe(&e)))?;
+        let (client, connection) = connect_in_time(&elsewhere).await?;
         let connection = tokio::spawn(connection);
         let sql = format!("CREATE DATABASE \"{}\"", database.replace('"', "\"\""));
         let made = limited("database_create", client.batch_execute(&sql)).await;
@@ -58,11 +56,10 @@ impl Catalog {
     }
 
     async fn is_there(config: &tokio_postgres::Config) -> Result<bool> {
-        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, config.connect(NoTls)).await;
-        match connecting.map_err(|_| Error::Unreachable(format!("no answer within {CONNECT_TIMEOUT:?}")))? {
+        match connect_in_time(config).await {
             Ok(_) => Ok(true),
-            Err(e) if e.code().is_some_and(|code| code.code() == "3D000") => Ok(false),
-            Err(e) => Err(Error::Unreachable(describe(&e))),
+            Err(Error::Query { sqlstate: Some(state), .. }) if state == "3D000" => Ok(false),
+            Err(e) => Err(e),
         }
     }
 
@@ -92,10 +89,6 @@ impl Catalog {
         }
         Ok(Repair { client })
     }
-}
-
-fn describe(error: &tokio_postgres::Error) -> String {
-    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// A repair under way. The lock goes with its connection.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use catalog::Feed;
+use catalog::{Feed, Trail};
 use shard_map::{Entry, ShardMap, SnapshotEncoder};
 
 use crate::map::SharedMap;
@@ -20,13 +20,15 @@ const TENANTS_PER_SLICE: usize = 1000;
 /// Follows the map for as long as the router runs.
 pub(crate) struct Follower {
     shared: Arc<Shared>,
+    /// By which changes the map came to its version.
+    trail: Trail,
     /// Whether the outage that is going on was logged.
     outage_told: bool,
 }
 
 impl Follower {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, outage_told: false }
+        Self { shared, trail: Trail::default(), outage_told: false }
     }
 
     /// Follows the catalog, without end.
@@ -59,7 +61,7 @@ impl Follower {
             let poll = self.shared.config().poll_interval;
             feed.wait(poll).await;
             let version = self.shared.map.read().version;
-            match feed.changes_since(version).await? {
+            match feed.changes_since(version, &mut self.trail).await? {
                 Some(changes) => self.apply(changes).await,
                 None => self.load(&mut feed).await?,
             }
@@ -69,7 +71,14 @@ impl Follower {
     async fn load(&mut self, feed: &mut Feed) -> catalog::Result<()> {
         // Not from a catalog that is behind: an empty one, or a backup. Its changes are none of this map's.
         let known = self.shared.map.read().version;
-        let map = feed.load(known).await?;
+        let map = feed.load(known, &mut self.trail).await?;
+        if map.version < known {
+            tracing::warn!(
+                version = map.version,
+                known,
+                "the catalog has lost its last changes: tenantry map verify tells which matter"
+            );
+        }
         tracing::info!(version = map.version, tenants = map.tenants.len(), "loaded the map from the catalog");
         self.shared.metrics.map_version.set(map.version);
         self.shared.map.replace(map);

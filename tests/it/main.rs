@@ -10,6 +10,7 @@ mod harness;
 mod admin;
 mod budgets;
 mod cancels;
+mod catalog_failover;
 mod config;
 mod copying;
 mod corners;
@@ -76,6 +77,7 @@ fn main() -> std::process::ExitCode {
         moves_refused::trials(),
         moves_schema::trials(),
         recovery::trials(),
+        catalog_failover::trials(),
         map_damage::trials(),
         map_files::trials(),
         #[cfg(feature = "failpoints")]

@@ -5,7 +5,7 @@ use serde_json::Value;
 use tokio_postgres::Client;
 
 use crate::harness::ledger::Ledger;
-use crate::harness::{Fleet, Sql as _, connect, connect_url, leftovers, signal, trials, until};
+use crate::harness::{Fleet, Sql as _, connect, connect_url, signal, trials, until};
 use crate::moves::databases;
 
 trials! {
@@ -141,18 +141,11 @@ async fn a_killed_server_comes_back_and_nobody_elses_tenants_notice(fleet: &mut 
     spared.reckon(fleet).await;
 }
 
-/// Stops the catalog's server with all its processes, as a machine that hangs.
-fn freeze_catalog(fleet: &Fleet, how: Signal) {
-    for pid in leftovers(&fleet.path().join("catalog")).into_keys() {
-        signal(pid, how);
-    }
-}
-
 async fn without_the_catalog_commands_exit_5_and_traffic_and_logins_go_on(fleet: &mut Fleet) {
     fleet.create("independent", &["--server", "pg-1"]).await;
     fleet.create("unvisited", &["--server", "pg-2"]).await;
     let ledger = Ledger::start(fleet, "independent", 3).await;
-    freeze_catalog(fleet, Signal::STOP);
+    fleet.freeze_catalog(Signal::STOP);
     let command = ["tenant", "create", "not-now"];
     let ((), refused) = tokio::join!(ledger.goes_on(), fleet.cli(&command));
     refused.error(5);
@@ -167,7 +160,7 @@ async fn without_the_catalog_commands_exit_5_and_traffic_and_logins_go_on(fleet:
     until("dev to start it again", async || fleet.process("router").filter(|new| Some(*new) != killed)).await;
     until("it to serve", async || connect(&fleet.config("unvisited")).await.ok()).await;
     ledger.goes_on().await;
-    freeze_catalog(fleet, Signal::CONT);
+    fleet.freeze_catalog(Signal::CONT);
     until("the control plane to work again", async || {
         (fleet.cli(&["tenant", "create", "afterwards", "--wait"]).await.status == 0).then_some(())
     })

@@ -11,6 +11,7 @@ pub(crate) mod programs;
 pub(crate) mod raw;
 mod router;
 mod sql;
+mod standby;
 pub(crate) mod tls;
 mod wait;
 

@@ -10,7 +10,7 @@ use super::fleet::Fleet;
 use super::sql::{Sql as _, connect_url};
 
 /// Where a program is: in the folder that the environment names, else the newest installed, else on the PATH.
-fn find(program: &str) -> PathBuf {
+pub(super) fn find(program: &str) -> PathBuf {
     if let Some(bin) = std::env::var_os("TENANTRY_PG_BIN").filter(|bin| !bin.is_empty()) {
         return PathBuf::from(bin).join(program);
     }

@@ -1,0 +1,144 @@
+//! A streaming standby of a fleet's catalog, and the catalog's URL with both hosts.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::process::Child;
+use std::sync::Mutex;
+
+use rustix::process::Signal;
+use tokio_postgres::Client;
+
+use super::cli::{command, finish};
+use super::fleet::{Ports, pid_of};
+use super::place::spawn_tied;
+use super::programs::find;
+use super::sql::{Sql as _, connect, connect_url};
+use super::wait::{until, until_blocking};
+use super::{Fleet, leftovers, lock, signal};
+
+/// A standby of the catalog. Ends when it is dropped.
+pub(crate) struct Standby {
+    child: Mutex<Option<Child>>,
+    /// Its data directory.
+    data: PathBuf,
+    /// The user that runs Postgres here, as arguments of setpriv.
+    account: Vec<String>,
+    url: String,
+    /// Held for its drop.
+    _ports: Ports,
+}
+
+impl Fleet {
+    /// Makes a standby of the catalog, and lets control plane and router know both hosts.
+    pub(crate) async fn catalog_standby(&self) -> Standby {
+        let ports = Ports::take().expect("free ports");
+        let home = self.path().join("standby");
+        let owner = std::fs::metadata(self.path().join("catalog/data")).unwrap();
+        std::fs::create_dir(&home).unwrap();
+        std::os::unix::fs::chown(&home, Some(owner.uid()), Some(owner.gid())).unwrap();
+        let mut account = Vec::new();
+        if rustix::process::getuid().is_root() {
+            let (user, group) = (format!("--reuid={}", owner.uid()), format!("--regid={}", owner.gid()));
+            account = vec![user, group, "--clear-groups".to_owned()];
+        }
+        let primary = self.variable("TENANTRY_CATALOG_URL").to_owned();
+        let (data, port) = (home.join("data"), ports.0);
+        let mut backup = command("setpriv", &[]);
+        backup.args(&account).arg("--").arg(find("pg_basebackup")).current_dir("/");
+        backup.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--dbname", &primary]);
+        finish(backup.arg("--pgdata").arg(&data), None).await.exits(0);
+        let log = std::fs::File::create(self.path().join("log/standby.log")).unwrap();
+        let child = spawn_tied("setpriv".as_ref(), |postgres| {
+            postgres.args(&account).args(["--pdeathsig", "INT", "--"]).arg(find("postgres"));
+            postgres.arg("-D").arg(&data).args(["-c", &format!("port={port}")]);
+            postgres.current_dir("/").stdin(std::process::Stdio::null()).stderr(log);
+        });
+        let (login, rest) = primary.rsplit_once('@').expect("a login");
+        let (address, database) = rest.split_once('/').expect("a database");
+        let standby = Standby {
+            child: Mutex::new(Some(child.unwrap())),
+            data,
+            account,
+            url: format!("{login}@127.0.0.1:{port}/{database}"),
+            _ports: ports,
+        };
+        let config: tokio_postgres::Config = standby.url.parse().unwrap();
+        until("the standby to answer", async || connect(&config).await.ok()).await;
+        let both = format!("{login}@{address},127.0.0.1:{port}/{database}");
+        std::fs::write(self.path().join("secrets/catalog_url"), both).unwrap();
+        for role in ["control", "router"] {
+            let killed = self.process(role);
+            self.kill_process(role);
+            until("dev to start it again", async || self.process(role).filter(|new| Some(*new) != killed))
+                .await;
+        }
+        until("both to serve again", async || {
+            let lists = self.cli(&["tenant", "list"]).await.status == 0;
+            (lists && self.try_router_metrics().await.is_some()).then_some(())
+        })
+        .await;
+        standby
+    }
+
+    /// Stops the catalog's server with all its processes, as a machine that hangs; or lets it go on.
+    pub(crate) fn freeze_catalog(&self, how: Signal) {
+        for pid in leftovers(&self.path().join("catalog")).into_keys() {
+            signal(pid, how);
+        }
+    }
+
+    async fn try_router_metrics(&self) -> Option<()> {
+        let port = self.variable("TENANTRY_ROUTER_METRICS_PORT");
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let answer = client.get(format!("http://127.0.0.1:{port}/readyz")).send().await.ok()?;
+        answer.status().is_success().then_some(())
+    }
+}
+
+impl Standby {
+    /// A connection to the catalog there.
+    pub(crate) async fn client(&self) -> Client {
+        connect_url(&self.url, "tenantry_catalog").await
+    }
+
+    /// Lets the primary wait for this standby with each commit.
+    pub(crate) async fn is_waited_for(&self, primary: &Client) {
+        primary.run("ALTER SYSTEM SET synchronous_standby_names = '*'").await;
+        primary.run("SELECT pg_reload_conf()").await;
+        until("the standby to be synchronous", async || {
+            let state = primary.column("SELECT sync_state FROM pg_stat_replication").await;
+            (state == ["sync"]).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until it has all that the primary has; then lets it receive no more.
+    pub(crate) async fn is_cut_off(&self, primary: &Client) {
+        let client = self.client().await;
+        client.run("ALTER SYSTEM SET primary_conninfo = ''").await;
+        let behind = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn <> pg_current_wal_lsn()";
+        until("it to have all", async || (primary.number(behind).await == 0).then_some(())).await;
+        client.run("SELECT pg_reload_conf()").await;
+        until("it to be cut off", async || {
+            (primary.number("SELECT count(*) FROM pg_stat_replication").await == 0).then_some(())
+        })
+        .await;
+    }
+
+    /// Makes it the primary, as an operator does.
+    pub(crate) async fn promote(&self) {
+        let mut promote = command("setpriv", &[]);
+        promote.args(&self.account).arg("--").arg(find("pg_ctl")).current_dir("/");
+        finish(promote.args(["promote", "-D"]).arg(&self.data), None).await.exits(0);
+    }
+}
+
+impl Drop for Standby {
+    fn drop(&mut self) {
+        let Some(mut child) = lock(&self.child).take() else { return };
+        signal(pid_of(&child), Signal::QUIT);
+        if until_blocking("the standby to end", || child.try_wait().ok().flatten()).is_err() {
+            drop(child.kill());
+        }
+    }
+}

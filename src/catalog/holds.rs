@@ -32,14 +32,13 @@ impl Catalog {
         row.map(|row| row.get(0)).ok_or(Error::LeaseLost)
     }
 
-    /// Releases a hold; none there is fine.
+    /// Releases a hold; none there is fine. Without the leader's term it does nothing: the hold is another controller's.
     ///
     /// # Errors
     /// When the catalog can't be reached.
-    pub async fn release_hold(&self, tenant: &TenantId) -> Result<()> {
-        self.execute("hold_release", "DELETE FROM hold WHERE tenant = $1", &[&tenant.as_str()])
-            .await
-            .map(drop)
+    pub async fn release_hold(&self, tenant: &TenantId, term: i64) -> Result<()> {
+        const SQL: &str = "DELETE FROM hold WHERE tenant = $1 AND EXISTS (SELECT FROM lease WHERE term = $2)";
+        self.execute("hold_release", SQL, &[&tenant.as_str(), &term]).await.map(drop)
     }
 
     /// Says that a hold is in force at a router and nothing of the tenant is running there.

@@ -98,17 +98,19 @@ impl Catalog {
         }
     }
 
-    /// Adds tenants that a run does not cover yet, such as were created while it went on. Returns how many.
+    /// Adds tenants that a run does not cover yet, such as were created while it went on. Returns how many;
+    /// none without the leader's term.
     ///
     /// # Errors
     /// When the catalog can't be reached.
-    pub async fn add_targets(&self, run: i64, tenants: &[TenantId]) -> Result<u64> {
+    pub async fn add_targets(&self, run: i64, tenants: &[TenantId], term: i64) -> Result<u64> {
         const SQL: &str = "
             INSERT INTO migration_target (run, tenant, wave)
             SELECT $1, tenant, (SELECT coalesce(max(wave), 0) FROM migration_target WHERE run = $1)
-            FROM unnest($2::text[]) AS tenant ON CONFLICT DO NOTHING";
+            FROM unnest($2::text[]) AS tenant WHERE EXISTS (SELECT FROM lease WHERE term = $3)
+            ON CONFLICT DO NOTHING";
         let tenants: Vec<&str> = tenants.iter().map(TenantId::as_str).collect();
-        self.execute("run_add_targets", SQL, &[&run, &tenants]).await
+        self.execute("run_add_targets", SQL, &[&run, &tenants, &term]).await
     }
 
     /// Takes a run up again that failed or was aborted: the tenants that failed have another turn.

@@ -129,14 +129,15 @@ impl Catalog {
         }
     }
 
-    /// Records the newest migration of a tenant's database.
+    /// Records the newest migration of a tenant's database. Without the leader's term it does nothing.
     ///
     /// # Errors
     /// When the catalog can't be reached.
-    pub async fn set_schema_version(&self, id: &TenantId, version: Option<i32>) -> Result<()> {
+    pub async fn set_schema_version(&self, id: &TenantId, version: Option<i32>, term: i64) -> Result<()> {
         const SQL: &str = "
-            UPDATE tenant SET schema_version = $2 WHERE id = $1 AND schema_version IS DISTINCT FROM $2";
-        self.execute("tenant_schema_version", SQL, &[&id.as_str(), &version]).await.map(drop)
+            UPDATE tenant SET schema_version = $2 WHERE id = $1 AND schema_version IS DISTINCT FROM $2
+                AND EXISTS (SELECT FROM lease WHERE term = $3)";
+        self.execute("tenant_schema_version", SQL, &[&id.as_str(), &version, &term]).await.map(drop)
     }
 
     /// Takes a tenant off the map for good.

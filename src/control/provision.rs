@@ -76,7 +76,7 @@ pub(crate) async fn create(work: &Work) -> Result<()> {
     database::grant_schema(&connection, id).await?;
     connection.close().await;
     let version = fleet::apply_fleet_schema(&work.context, server, &place.tenant).await?;
-    work.context.catalog.set_schema_version(id, version).await?;
+    work.context.catalog.set_schema_version(id, version, work.term).await?;
 
     work.begin("open", "done").await?;
     record(work, &place, &[None, Some("sealed")], "open", live).await?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use shard_map::{Hold, TenantId};
 
 use crate::pool::Place;
-use crate::registry::{self, Record};
+use crate::registry::{self, Moved, Record};
 use crate::tenant::{Gate, Tenant};
 
 /// Pause between questions to a registry that can't say yet.
@@ -176,16 +176,27 @@ impl Tenant {
         };
         match record {
             Record::Open(_) => Asked::Here,
-            Record::Sealed(moved) => {
-                if shared.map.follow(&self.id, &moved) {
-                    tracing::info!(tenant = %self.id, server = %moved.server, epoch = %moved.epoch, "followed a move that the map did not tell");
+            Record::Sealed(moved) => self.follow(&moved, place),
+            // A map that is older than the registry's memory of the tenant, and no catalog that would know.
+            Record::None if !shared.map.is_followed() => match registry::find(shared, &self.id).await {
+                Some((server, epoch)) => {
+                    let address = Some(server.address());
+                    self.follow(&Moved { server: server.name, address, epoch }, place)
                 }
-                self.refresh();
-                let now_at = self.place();
-                if now_at.is_some_and(|now_at| !now_at.is_same(place)) { Asked::Follow } else { Asked::Wait }
-            }
+                None => Asked::Wait,
+            },
             Record::None | Record::Arriving | Record::Closed => Asked::Wait,
         }
+    }
+
+    /// Follows a tenant to where a registry says that it is.
+    fn follow(self: &Rc<Self>, moved: &Moved, place: &Rc<Place>) -> Asked {
+        if self.worker.shared.map.follow(&self.id, moved) {
+            tracing::info!(tenant = %self.id, server = %moved.server, epoch = %moved.epoch, "followed a move that the map did not tell");
+        }
+        self.refresh();
+        let now_at = self.place();
+        if now_at.is_some_and(|now_at| !now_at.is_same(place)) { Asked::Follow } else { Asked::Wait }
     }
 }
 

@@ -37,6 +37,7 @@ mod reload;
 mod report;
 mod session;
 mod shared;
+mod snapshot;
 mod state;
 mod stats;
 mod stream;
@@ -65,9 +66,10 @@ pub use error::RouterError;
 pub use process::Process;
 pub use tls::{TlsError, TlsMode};
 
-use crate::follower::{Follower, Snapshot};
+use crate::follower::Follower;
 use crate::gate::HoldReady;
 use crate::shared::Shared;
+use crate::snapshot::Snapshot;
 use crate::worker::{INBOX_MAX, WorkerMessage};
 
 /// How long the last words to the catalog may take.
@@ -93,7 +95,7 @@ pub async fn run(
     let http_listener = http::listen(&config)?;
     let (peer_listener, cancel_address) = peers::bind(config.cancel_listen()).await?;
     let (shared, inboxes, holds) = share(config, (master_key, process), &metrics, cancel_address)?;
-    let mut snapshot = Snapshot::new(&shared);
+    let snapshot = Snapshot::new(&shared);
     snapshot.restore(&shared);
     let workers = start_workers(&shared, inboxes)?;
     tracing::info!(name = shared.name, listen = %shared.config().listen, workers = workers.len(), "router up");

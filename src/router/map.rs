@@ -3,7 +3,7 @@
 //! The lock is taken at logins and when a tenant's entry changes, never for a transaction: each worker keeps what it
 //! needs of its tenants, and is told when to look again.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use shard_map::{Entry, Server, ServerClass, ServerName, ServerState, ShardMap, Tenant, TenantId};
@@ -15,6 +15,7 @@ use crate::registry::Moved;
 #[derive(Default)]
 pub(crate) struct SharedMap {
     map: RwLock<ShardMap>,
+    changes: AtomicU64,
     loaded: AtomicBool,
     followed: AtomicBool,
 }
@@ -28,7 +29,14 @@ impl SharedMap {
     }
 
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, ShardMap> {
-        self.map.write().unwrap_or_else(PoisonError::into_inner)
+        let map = self.map.write().unwrap_or_else(PoisonError::into_inner);
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        map
+    }
+
+    /// Grows with every change, also with those that have no version: what a registry told.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// Whether any map was ever loaded.

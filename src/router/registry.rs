@@ -1,18 +1,23 @@
 //! Asks a server's registry about a tenant: it holds the truth when the map is behind.
 
 use std::error::Error;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt as _};
 use shard_map::{Epoch, Server, ServerName, TenantId};
 use tokio::net::TcpStream;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::TlsStream;
 use tokio_postgres::{Client, Connection, NoTls};
 
+use crate::map::unknown_server;
 use crate::shared::Shared;
 
 /// How long a registry may take to answer, connecting included.
 const REGISTRY_TIMEOUT: Duration = Duration::from_secs(3);
+/// Registries that are asked at a time where a tenant is.
+const ASKED_AT_ONCE: usize = 16;
 const DATABASE: &str = "tenantry";
 const ROLE: &str = "tenantry_router";
 
@@ -54,6 +59,31 @@ pub(crate) async fn ask(server: &Server, shared: &Shared, tenant: &TenantId) -> 
         .await
         .map_err(|_| unanswered(format!("no answer within {REGISTRY_TIMEOUT:?}")))?
         .map_err(|e| unanswered(e.source().map_or_else(|| e.to_string(), ToString::to_string)))
+}
+
+/// Asks the registries of all servers that map and configuration know where a tenant is open.
+pub(crate) async fn find(shared: &Shared, tenant: &TenantId) -> Option<(Server, Epoch)> {
+    let servers: Vec<_> = {
+        let map = shared.map.read();
+        let config = shared.config();
+        let declared = config.servers.iter().filter(|(name, _)| !map.servers.contains_key(*name));
+        let declared = declared.filter_map(|(name, address)| unknown_server(name, Some(address)));
+        map.servers.values().cloned().chain(declared).collect()
+    };
+    let questions = servers.into_iter().map(async |server| {
+        let record = ask(&server, shared, tenant).await;
+        (server, record)
+    });
+    let mut answers = pin!(stream::iter(questions).buffer_unordered(ASKED_AT_ONCE));
+    while let Some((server, record)) = answers.next().await {
+        match record {
+            // It is open nowhere else.
+            Ok(Record::Open(epoch)) => return Some((server, epoch)),
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%tenant, %error, "a registry does not answer"),
+        }
+    }
+    None
 }
 
 async fn query(

@@ -3,14 +3,15 @@
 use rustix::process::Signal;
 
 use crate::harness::ledger::Ledger;
-use crate::harness::{Fleet, Sql as _, connect, trials, until};
-use crate::map_damage::{catalog, found, rebuild};
+use crate::harness::{Fleet, Sql as _, code, connect, signal, trials, until};
+use crate::map_damage::{catalog, found, has_snapshot, rebuild};
 use crate::migrations::Files;
 use crate::moves::move_to;
 use crate::recovery::{ends_in_one_place, has_its_bulk, with_bulk};
 
 trials! {
     own a_standby_is_promoted_in_the_middle_of_a_move_and_a_migration,
+    own a_load_runs_from_start_to_end_without_the_catalog,
     own what_a_promoted_standby_never_got_is_not_mixed_with_what_it_has,
 }
 
@@ -115,4 +116,72 @@ async fn what_a_promoted_standby_never_got_is_not_mixed_with_what_it_has(fleet: 
     ledger.goes_on().await;
     ledger.reckon(fleet).await;
     old_primary_comes_back(fleet).await;
+}
+
+/// Restarts a part that `dev` starts again.
+async fn restart(fleet: &Fleet, role: &str) {
+    let killed = fleet.process(role);
+    fleet.kill_process(role);
+    until("dev to start it again", async || fleet.process(role).filter(|new| Some(*new) != killed)).await;
+}
+
+async fn a_load_runs_from_start_to_end_without_the_catalog(fleet: &mut Fleet) {
+    for (tenant, server) in [("carried", "pg-1"), ("struck", "pg-2"), ("unvisited", "pg-3")] {
+        fleet.create(tenant, &["--server", server]).await;
+    }
+    let router = fleet.router(&[]).await;
+    let knows = router.through(&fleet.config("unvisited"));
+    until("the router to know the tenants", async || connect(&knows).await.ok()).await;
+    has_snapshot(fleet, "unvisited").await;
+    let carried = Ledger::start_as(fleet, &router.through(&fleet.config("carried")), 4).await;
+    let struck = Ledger::start_as(fleet, &router.through(&fleet.config("struck")), 2).await;
+    let data = fleet.path().join("catalog/data");
+    for mode in ["hangs", "is gone"] {
+        if mode == "hangs" {
+            fleet.freeze_catalog(Signal::STOP);
+        } else {
+            // Whatever starts it again finds nothing to start.
+            std::fs::rename(&data, data.with_extension("away")).unwrap();
+            fleet.freeze_catalog(Signal::KILL);
+        }
+        let commands: [&[&str]; 5] = [
+            &["tenant", "create", "not-now"],
+            &["tenant", "list"],
+            &["server", "list"],
+            &["move", "start", "carried", "--to", "pg-3"],
+            &["user", "create", "nobody"],
+        ];
+        for command in commands {
+            let why = fleet.cli(command).await.error(5);
+            assert!(why.contains("catalog"), "{mode}: {command:?}: {why}");
+        }
+        // New logins, at a tenant that is new to the router, too; and wrong ones are refused.
+        connect(&knows).await.unwrap().run("SELECT 1").await;
+        let wrong = fleet.config_as(fleet.variable("TENANTRY_USER"), "wrong", "unvisited");
+        assert_eq!(code(&connect(&wrong).await.expect_err("a refusal")), "28P01");
+        restart(fleet, "router").await;
+        let unvisited = fleet.config("unvisited");
+        until("it to serve by its snapshot", async || connect(&unvisited).await.ok()).await;
+        let killed = fleet.postmaster("pg-2");
+        signal(killed, Signal::KILL);
+        until("the server to be started again", async || {
+            fleet.try_postmaster("pg-2").filter(|new| *new != killed)
+        })
+        .await;
+        struck.goes_on().await;
+        carried.goes_on().await;
+        if mode == "hangs" {
+            fleet.freeze_catalog(Signal::CONT);
+        } else {
+            std::fs::rename(data.with_extension("away"), &data).unwrap();
+        }
+        is_served(fleet, &format!("after-it-{}", mode.replace(' ', "-"))).await;
+    }
+    let newest = router.through(&fleet.config("after-it-is-gone"));
+    until("the other router to catch up", async || connect(&newest).await.ok()).await;
+    assert_eq!(found(fleet).await, Vec::<String>::new());
+    carried.goes_on().await;
+    assert!(carried.errors().is_empty(), "a client saw {:?}", carried.errors());
+    carried.reckon(fleet).await;
+    struck.reckon(fleet).await;
 }

@@ -16,6 +16,7 @@ mod copying;
 mod corners;
 #[cfg(feature = "failpoints")]
 mod crashes;
+mod cut_off;
 mod demo;
 mod dev;
 mod errors;
@@ -47,6 +48,7 @@ mod servers;
 mod sessions;
 mod systemd;
 mod tls;
+mod two_controllers;
 mod users;
 
 fn main() -> std::process::ExitCode {
@@ -78,6 +80,8 @@ fn main() -> std::process::ExitCode {
         moves_schema::trials(),
         recovery::trials(),
         catalog_failover::trials(),
+        cut_off::trials(),
+        two_controllers::trials(),
         map_damage::trials(),
         map_files::trials(),
         #[cfg(feature = "failpoints")]

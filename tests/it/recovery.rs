@@ -34,7 +34,7 @@ const PHASES: [&str; 9] =
     ["arm", "schema", "copy", "build", "catch_up", "cutover", "release", "verify", "switched"];
 
 /// Waits until a move has come this far, as its own record says. Looks as often as it can: phases may be short.
-async fn has_come_to(catalog: &Client, id: i64, phase: &str) {
+pub(crate) async fn has_come_to(catalog: &Client, id: i64, phase: &str) {
     let goal = PHASES.iter().position(|known| *known == phase).expect("a phase");
     let step = format!("SELECT step FROM operation WHERE id = {id}");
     until("the move to come to its phase", async || {

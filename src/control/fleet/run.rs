@@ -70,7 +70,7 @@ pub(crate) async fn drive(work: &Work) -> Result<()> {
 async fn add_newcomers(work: &Work, input: &Input) -> Result<u64> {
     let rows = work.context.catalog.tenants(None, &input.selector).await?.into_iter();
     let there = rows.filter(|row| row.tenant.state != TenantState::Deleted).map(|row| row.tenant.id);
-    Ok(work.context.catalog.add_targets(work.operation.id, &there.collect::<Vec<_>>()).await?)
+    Ok(work.context.catalog.add_targets(work.operation.id, &there.collect::<Vec<_>>(), work.term).await?)
 }
 
 /// How many tenants of each server are worked on.
@@ -112,7 +112,7 @@ async fn run_wave(
             if failures.load(Relaxed) > failures_max || context.catalog.abort_requested(run).await? {
                 return Ok(());
             }
-            let (state, error) = run_target(&context, &target, &migrations, lock_timeout_ms).await;
+            let (state, error) = run_target(&context, &target, &migrations, lock_timeout_ms, term).await;
             if state == TargetState::Failed {
                 failures.fetch_add(1, Relaxed);
                 tracing::warn!(run, tenant = %target.tenant, error, "migration failed");
@@ -132,10 +132,11 @@ async fn run_target(
     target: &Target,
     migrations: &Migrations,
     lock_timeout_ms: u64,
+    term: i64,
 ) -> (TargetState, Option<String>) {
     let mut tries = 0;
     loop {
-        match try_target(context, target, migrations, lock_timeout_ms).await {
+        match try_target(context, target, migrations, lock_timeout_ms, term).await {
             Ok(state) => return (state, None),
             Err(e) if e.sqlstate() == Some(GUARD_SQLSTATE) => {
                 return (
@@ -156,6 +157,7 @@ async fn try_target(
     target: &Target,
     migrations: &Migrations,
     lock_timeout_ms: u64,
+    term: i64,
 ) -> Result<TargetState> {
     let tenant = match context.catalog.tenant(&target.tenant).await {
         Ok(row) if row.tenant.state != TenantState::Deleted => row.tenant,
@@ -167,6 +169,6 @@ async fn try_target(
     }
     let server = context.server(&tenant.server).await?;
     let version = migrate(context, (&server, &tenant), migrations, lock_timeout_ms).await?;
-    context.catalog.set_schema_version(&tenant.id, Some(version)).await?;
+    context.catalog.set_schema_version(&tenant.id, Some(version), term).await?;
     Ok(TargetState::Done)
 }

@@ -29,7 +29,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     };
     database::set_limit(&target_registry, the_move.work.term, the_move.id.live_database(), -1).await?;
     place(the_move, record.epoch).await?;
-    the_move.work.context.catalog.release_hold(&the_move.id).await?;
+    the_move.work.context.catalog.release_hold(&the_move.id, the_move.work.term).await?;
     tell_hold(the_move).await
 }
 

@@ -15,8 +15,7 @@ use super::settings::Settings;
 use crate::admin::{self, AdminLogin, Right};
 use crate::config::RouterConfig;
 use crate::error::ClientError;
-use crate::map::unknown_server;
-use crate::registry::{self, Record};
+use crate::registry;
 use crate::session::Login;
 use crate::shared::Shared;
 use crate::state::APPLICATION_NAME;
@@ -82,35 +81,20 @@ fn reaches(user: &User, id: &TenantId, shared: &Shared) -> Result<bool, ClientEr
 
 /// Asks the registries for a tenant that the map does not know, when there is no catalog that would.
 async fn discover(id: &TenantId, shared: &Shared) -> Result<(), ClientError> {
-    let servers: Vec<_> = {
-        let map = shared.map.read();
-        if map.tenants.contains_key(id) {
-            return Ok(());
-        }
-        let config = shared.config();
-        let declared = config.servers.iter().filter(|(name, _)| !map.servers.contains_key(*name));
-        let declared = declared.filter_map(|(name, address)| unknown_server(name, Some(address)));
-        map.servers.values().cloned().chain(declared).collect()
-    };
-    for server in servers {
-        match registry::ask(&server, shared, id).await {
-            Ok(Record::Open(epoch)) => {
-                tracing::info!(tenant = %id, server = %server.name, "found a tenant that the map does not know");
-                let tenant = Tenant {
-                    id: id.clone(),
-                    server: server.name.clone(),
-                    epoch,
-                    state: TenantState::Open,
-                    labels: [].into(),
-                    key_version: 1,
-                    schema_version: None,
-                };
-                shared.map.discover(server, tenant);
-                return Ok(());
-            }
-            Ok(_) => {}
-            Err(error) => tracing::debug!(tenant = %id, %error, "a registry does not answer"),
-        }
+    if shared.map.read().tenants.contains_key(id) {
+        return Ok(());
     }
-    Err(ClientError::NoMap)
+    let (server, epoch) = registry::find(shared, id).await.ok_or(ClientError::NoMap)?;
+    tracing::info!(tenant = %id, server = %server.name, "found a tenant that the map does not know");
+    let tenant = Tenant {
+        id: id.clone(),
+        server: server.name.clone(),
+        epoch,
+        state: TenantState::Open,
+        labels: [].into(),
+        key_version: 1,
+        schema_version: None,
+    };
+    shared.map.discover(server, tenant);
+    Ok(())
 }

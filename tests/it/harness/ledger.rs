@@ -34,6 +34,12 @@ struct Shared {
 impl Ledger {
     /// Makes the tables, and starts this many writers.
     pub(crate) async fn start(fleet: &Fleet, tenant: &str, writers: i64) -> Self {
+        Self::start_as(fleet, &fleet.config(tenant), writers).await
+    }
+
+    /// The same by a login of its own, such as through another router.
+    pub(crate) async fn start_as(fleet: &Fleet, config: &Config, writers: i64) -> Self {
+        let tenant = config.get_dbname().expect("a tenant");
         // No constraint: a row that is written twice must be seen, not refused.
         let owner = fleet.connect(tenant).await;
         owner
@@ -46,7 +52,7 @@ impl Ledger {
             owner.run(&format!("INSERT INTO totals VALUES ({writer}, 0)")).await;
         }
         let shared = Rc::new(Shared::default());
-        let start = |writer| tokio::task::spawn_local(write(fleet.config(tenant), writer, shared.clone()));
+        let start = |writer| tokio::task::spawn_local(write(config.clone(), writer, shared.clone()));
         let writers = (1..=writers).map(start).collect();
         let ledger = Self { tenant: tenant.to_owned(), shared, writers };
         ledger.goes_on().await;

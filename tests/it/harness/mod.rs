@@ -3,6 +3,7 @@
 //! However a test ends, its processes and files are gone afterwards; and the last test of all looks whether they are.
 
 mod cli;
+mod doubles;
 mod fleet;
 pub(crate) mod ledger;
 mod metrics;
@@ -11,7 +12,6 @@ pub(crate) mod programs;
 pub(crate) mod raw;
 mod router;
 mod sql;
-mod standby;
 pub(crate) mod tls;
 mod wait;
 

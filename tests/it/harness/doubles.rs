@@ -1,14 +1,14 @@
-//! A streaming standby of a fleet's catalog, and the catalog's URL with both hosts.
+//! What a highly available fleet has twice: a streaming standby of its catalog, and another control plane.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::Mutex;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use tokio_postgres::Client;
 
-use super::cli::{command, finish};
+use super::cli::{PROGRAM, command, finish};
 use super::fleet::{Ports, pid_of};
 use super::place::spawn_tied;
 use super::programs::find;
@@ -87,11 +87,48 @@ impl Fleet {
         }
     }
 
+    /// Starts a control plane beside the fleet's own, `control-2`.
+    pub(crate) fn second_control(&self) -> SecondControl {
+        let ports = Ports::take().expect("free ports");
+        let log = std::fs::File::create(self.path().join("log/control-2.log")).unwrap();
+        let child = spawn_tied(PROGRAM.as_ref(), |control| {
+            control.arg("control").arg("--config").arg(self.path().join("control.toml"));
+            let work = format!("work_dir={}", self.path().join("control-2").display());
+            let listen = format!("listen=127.0.0.1:{}", ports.0);
+            for setting in ["name=control-2", &listen, &work] {
+                control.args(["--set", setting]);
+            }
+            control.stdin(std::process::Stdio::null()).stderr(log);
+        });
+        SecondControl { child: Mutex::new(child.unwrap()), _ports: ports }
+    }
+
     async fn try_router_metrics(&self) -> Option<()> {
         let port = self.variable("TENANTRY_ROUTER_METRICS_PORT");
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let answer = client.get(format!("http://127.0.0.1:{port}/readyz")).send().await.ok()?;
         answer.status().is_success().then_some(())
+    }
+}
+
+/// A control plane beside the fleet's own. Ends when it is dropped.
+pub(crate) struct SecondControl {
+    child: Mutex<Child>,
+    /// Held for its drop.
+    _ports: Ports,
+}
+
+impl SecondControl {
+    pub(crate) fn pid(&self) -> Pid {
+        pid_of(&lock(&self.child))
+    }
+}
+
+impl Drop for SecondControl {
+    fn drop(&mut self) {
+        let mut child = lock(&self.child);
+        drop(child.kill());
+        drop(child.wait());
     }
 }
 

@@ -1,0 +1,151 @@
+//! A router that the catalog can't reach: it follows its tenants by what the servers' registries say, and a damaged snapshot
+//! does not keep it from serving.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use rustix::process::Signal;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use crate::harness::ledger::Ledger;
+use crate::harness::{Fleet, Router, Sql as _, connect, signal, trials, until};
+use crate::map_damage::catalog;
+use crate::moves::move_to;
+
+trials! {
+    own a_router_that_is_cut_off_follows_two_moves_and_loses_nothing,
+    own a_damaged_snapshot_is_set_aside_and_never_costs_a_route,
+}
+
+/// A way to the catalog that can be cut.
+struct Way {
+    port: u16,
+    carrying: JoinHandle<()>,
+}
+
+impl Way {
+    async fn to_catalog(fleet: &Fleet) -> Self {
+        let config: tokio_postgres::Config = fleet.variable("TENANTRY_CATALOG_URL").parse().unwrap();
+        let target = config.get_ports()[0];
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let carrying = tokio::task::spawn_local(async move {
+            // Dropped with this task, and so are the connections.
+            let mut carried = tokio::task::JoinSet::new();
+            while let Ok((mut near, _)) = listener.accept().await {
+                carried.spawn(async move {
+                    let Ok(mut far) = TcpStream::connect(("127.0.0.1", target)).await else { return };
+                    drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
+                });
+            }
+        });
+        Self { port, carrying }
+    }
+
+    async fn cut(self) {
+        self.carrying.abort();
+        drop(self.carrying.await);
+    }
+}
+
+/// A router whose way to the catalog can be cut.
+async fn router_with_a_way(fleet: &Fleet) -> (Router, Way) {
+    let way = Way::to_catalog(fleet).await;
+    let url = fleet.variable("TENANTRY_CATALOG_URL");
+    let (login, rest) = url.rsplit_once('@').unwrap();
+    let database = rest.split_once('/').unwrap().1;
+    let setting = format!("catalog_url={login}@127.0.0.1:{}/{database}", way.port);
+    (fleet.router(&[&setting]).await, way)
+}
+
+async fn knows(router: &Router, fleet: &Fleet, tenant: &str) {
+    let config = router.through(&fleet.config(tenant));
+    until("the router to know the tenant", async || connect(&config).await.ok()).await.run("SELECT 1").await;
+}
+
+fn snapshot_of(fleet: &Fleet, router: &Router) -> PathBuf {
+    fleet.path().join(format!("router-{}-{}", router.port, router.metrics_port)).join("snapshot")
+}
+
+/// Waits until a snapshot says this.
+async fn says(snapshot: &Path, text: &str) {
+    until("the snapshot to say it", async || {
+        std::fs::read_to_string(snapshot).ok().filter(|content| content.contains(text))
+    })
+    .await;
+}
+
+async fn a_router_that_is_cut_off_follows_two_moves_and_loses_nothing(fleet: &mut Fleet) {
+    for tenant in ["busy", "idle"] {
+        fleet.create(tenant, &["--server", "pg-1"]).await;
+    }
+    let (router, way) = router_with_a_way(fleet).await;
+    knows(&router, fleet, "idle").await;
+    let through_it = Ledger::start_as(fleet, &router.through(&fleet.config("busy")), 3).await;
+    let other = Rc::new(catalog(fleet).await);
+    way.cut().await;
+    through_it.goes_on().await;
+    for server in ["pg-2", "pg-3"] {
+        for tenant in ["busy", "idle"] {
+            move_to(fleet, tenant, server).await;
+        }
+        through_it.goes_on().await;
+    }
+    // Nobody has asked for this one meanwhile: both moves at once, and no catalog anywhere.
+    drop(other);
+    fleet.freeze_catalog(Signal::STOP);
+    let idle = router.through(&fleet.config("idle"));
+    connect(&idle).await.unwrap().run("CREATE TABLE seen (a int)").await;
+    through_it.goes_on().await;
+    // What it found out is in its snapshot, beside the version that it had.
+    says(&snapshot_of(fleet, &router), "\"id\":\"idle\",\"server\":\"pg-3\"").await;
+    fleet.freeze_catalog(Signal::CONT);
+    let seen = fleet.direct("pg-3", "idle").await;
+    assert_eq!(seen.number("SELECT count(*) FROM pg_tables WHERE tablename = 'seen'").await, 1);
+    through_it.reckon(fleet).await;
+}
+
+async fn a_damaged_snapshot_is_set_aside_and_never_costs_a_route(fleet: &mut Fleet) {
+    for tenant in ["first", "second"] {
+        fleet.create(tenant, &["--server", "pg-1"]).await;
+    }
+    let router = fleet.router(&[]).await;
+    knows(&router, fleet, "second").await;
+    let snapshot = snapshot_of(fleet, &router);
+    says(&snapshot, "\"id\":\"second\"").await;
+    // The snapshot before this one does not know it, and has the second tenant where it was.
+    move_to(fleet, "second", "pg-2").await;
+    fleet.create("third", &["--server", "pg-3"]).await;
+    says(&snapshot, "\"id\":\"third\"").await;
+    let old = snapshot.with_extension("old");
+    signal(router.pid(), Signal::KILL);
+    router.end().await;
+    let sound = std::fs::read(&snapshot).unwrap();
+    let before = std::fs::read(&old).unwrap();
+    fleet.freeze_catalog(Signal::STOP);
+    let mut flipped = sound.clone();
+    flipped[sound.len() / 2] ^= 1;
+    let future =
+        String::from_utf8(sound.clone()).unwrap().replace("tenantry-shard-map/1", "tenantry-shard-map/2");
+    for damaged in [sound[..sound.len() / 3].to_vec(), flipped, future.into_bytes(), Vec::new()] {
+        std::fs::write(&snapshot, &damaged).unwrap();
+        std::fs::write(&old, &before).unwrap();
+        let again = fleet.router_at(router.port, router.metrics_port, &[]).await;
+        for tenant in ["first", "second", "third"] {
+            let client = connect(&again.through(&fleet.config(tenant))).await.unwrap();
+            assert_eq!(client.column("SELECT current_database()").await, [tenant]);
+        }
+        assert_eq!(std::fs::read(snapshot.with_extension("bad")).unwrap(), damaged);
+    }
+    // With neither: nobody is let in, until there is a catalog again.
+    for file in [&snapshot, &old] {
+        std::fs::write(file, "nonsense").unwrap();
+    }
+    fleet.freeze_catalog(Signal::CONT);
+    let again = fleet.router_at(router.port, router.metrics_port, &[]).await;
+    for tenant in ["first", "second", "third"] {
+        knows(&again, fleet, tenant).await;
+    }
+    says(&snapshot, "\"id\":\"third\"").await;
+}

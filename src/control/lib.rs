@@ -38,7 +38,7 @@ const CATALOG_START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Runs one control-plane instance until `shutdown` completes.
 ///
 /// # Errors
-/// When its port is taken, or the catalog can't be reached at the start, or can't be brought up to date.
+/// When its port is taken, its `work_dir` can't be made, or the catalog can't be reached at the start, or can't be brought up to date.
 pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<Output = ()>) -> Result<()> {
     config.validate().map_err(Error::Usage)?;
     let registry = Registry::new();
@@ -47,6 +47,10 @@ pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<
     let listener = tokio::net::TcpListener::bind(&config.listen)
         .await
         .map_err(|source| Error::Io { what: format!("listen: {}", config.listen), source })?;
+    // Now and not in the middle of the first move.
+    tokio::fs::create_dir_all(&config.work_dir)
+        .await
+        .map_err(|source| Error::Io { what: format!("work_dir: {}", config.work_dir.display()), source })?;
     migrate(&catalog).await?;
     // Each start is a holder of its own: a predecessor of the same name must not share its term.
     let name = config.name.as_deref().unwrap_or(&config.listen);

@@ -15,17 +15,25 @@ from endpoints import Direct, PgBouncer, Router, psql
 from session import Session, Workload
 
 TENANTS = 100_000
+SERVERS = 200
+CATCH_UP_SECONDS = 120
 SETTLE_SECONDS = 3
 SNAPSHOT_SECONDS = 60
 SELECT = Workload("select, simple, 16 clients", ("--select-only", "--protocol=simple", "--client=16", "--jobs=2"))
 
 
-def add_tenants():
-    """Customers as they might be, with a label, all on the server of the other tenants."""
-    insert = ("INSERT INTO tenant (id, server, epoch, state, labels) SELECT 'customer-' || lpad(n::text, 6, '0'), "
-              f"'{setting.server_name}', 1, 'open', '{{\"plan\": \"basic\"}}' FROM generate_series(1, {TENANTS}) n;\n")
+def change(sql):
     command = [setting.pg_bin / "psql", setting.catalog, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
-    subprocess.run(command, input=insert, text=True, check=True)
+    subprocess.run(command, input=sql, text=True, check=True)
+
+
+def add_tenants():
+    """Customers as they might be, with a label, over many servers. Nobody listens at those servers' ports."""
+    change("INSERT INTO server (name, host, port, class, max_connections, system_identifier) SELECT 'far-' || n, "
+           f"'{setting.host}', n, 'shared', 100, n FROM generate_series(1, {SERVERS - 1}) n;\n"
+           "INSERT INTO tenant (id, server, epoch, state, labels) SELECT 'customer-' || lpad(n::text, 6, '0'), "
+           f"CASE n % {SERVERS} WHEN 0 THEN '{setting.server_name}' ELSE 'far-' || n % {SERVERS} END, "
+           f"1, 'open', '{{\"plan\": \"basic\"}}' FROM generate_series(1, {TENANTS}) n;\n")
 
 
 def tenant_names():
@@ -42,6 +50,33 @@ def save_snapshot(name):
                 raise RuntimeError("the router wrote no snapshot")
             time.sleep(0.1)
     return file
+
+
+def snapshot_version(file):
+    with contextlib.suppress(FileNotFoundError), open(file, encoding="ascii") as lines:
+        return int(lines.readline().split()[1])
+    return 0
+
+
+def catch_up(rounds):
+    """Every tenant is changed at once: until a router that follows the map has all of it on its disk."""
+    tables.title("Large map: catching up", f"All {TENANTS:,} customers change in one statement; from its end until a router "
+                 f"that follows the map has the last change in its snapshot. {rounds} rounds; median (minimum–maximum).")
+    tables.head("statement, s", "catching up, s")
+    file = setting.directory / "followed.snapshot"
+    seen = []
+    with Router(snapshot=file):
+        for number in range(rounds):
+            begun = time.monotonic()
+            change(f"UPDATE tenant SET labels = '{{\"round\": \"{number}\"}}' WHERE id LIKE 'customer-%';\n")
+            changed = time.monotonic()
+            version = int(psql(setting.catalog, "SELECT version FROM map_version"))
+            while snapshot_version(file) < version:
+                if time.monotonic() > changed + CATCH_UP_SECONDS:
+                    raise RuntimeError("the router did not catch up")
+                time.sleep(0.02)
+            seen.append((changed - begun, time.monotonic() - changed))
+    tables.row(*map(tables.spread, zip(*seen)))
 
 
 def starts(size, ways, peers, rounds):
@@ -101,6 +136,7 @@ def main():
         f"tenantry, {len(names):,} tenants, snapshot and catalog": lambda: Router(snapshot=large),
         f"tenantry, {len(names):,} tenants, catalog and no snapshot": Router,
     }
+    catch_up(given.rounds)
     with contextlib.ExitStack() as stack:
         peers = []
         if setting.pgbouncer:

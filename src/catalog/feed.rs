@@ -30,6 +30,8 @@ pub struct Feed {
     client: Client,
     news: Arc<Notify>,
     connection: JoinHandle<()>,
+    /// The last changes were as many as are taken at once: there may be more.
+    more: bool,
 }
 
 impl Feed {
@@ -50,7 +52,7 @@ impl Feed {
             // The connection is gone: let the waiter find out at once.
             told.notify_one();
         });
-        let feed = Self { client, news, connection };
+        let feed = Self { client, news, connection, more: false };
         feed.limited(feed.client.batch_execute("LISTEN tenantry_map"), "feed_listen").await?;
         Ok(feed)
     }
@@ -106,6 +108,7 @@ impl Feed {
             SELECT entry, version, mark FROM change_log
             WHERE version >= $1 ORDER BY version LIMIT $2";
         let rows = self.limited(self.client.query(SQL, &[&version, &BATCH_MAX]), "feed_changes").await?;
+        self.more = rows.len() as i64 == BATCH_MAX;
         let mut rows = rows.as_slice();
         if let [last, later @ ..] = rows
             && last.get::<_, i64>(1) == version
@@ -144,8 +147,12 @@ impl Feed {
         Ok(version.map_or(i64::MIN, |row| row.get(0)))
     }
 
-    /// Waits until the catalog tells of a change, the connection breaks, or the time is over.
-    pub async fn wait(&self, at_most: Duration) {
+    /// Waits until the catalog tells of a change, the connection breaks, or the time is over; not at all when more changes
+    /// may be there than were taken at once.
+    pub async fn wait(&mut self, at_most: Duration) {
+        if std::mem::take(&mut self.more) {
+            return;
+        }
         // A time-out is the poll's turn, not an error.
         drop(tokio::time::timeout(at_most, self.news.notified()).await);
     }

@@ -15,6 +15,7 @@ use crate::moves::move_to;
 
 trials! {
     own a_router_that_is_cut_off_follows_two_moves_and_loses_nothing,
+    own a_router_that_missed_many_changes_catches_up_at_one_go,
     own a_damaged_snapshot_is_set_aside_and_never_costs_a_route,
 }
 
@@ -104,6 +105,20 @@ async fn a_router_that_is_cut_off_follows_two_moves_and_loses_nothing(fleet: &mu
     let seen = fleet.direct("pg-3", "idle").await;
     assert_eq!(seen.number("SELECT count(*) FROM pg_tables WHERE tablename = 'seen'").await, 1);
     through_it.reckon(fleet).await;
+}
+
+async fn a_router_that_missed_many_changes_catches_up_at_one_go(fleet: &mut Fleet) {
+    // Nothing but notifications makes it look, and these come in one.
+    let router = fleet.router(&["poll_interval=1h"]).await;
+    let catalog = catalog(fleet).await;
+    let many = "INSERT INTO router_user (name, verifier, tenants, access, pool_mode)
+        SELECT 'many-' || n, verifier, tenants, access, pool_mode FROM router_user, generate_series(1, 25000) n";
+    catalog.run(many).await;
+    let version = catalog.number("SELECT version FROM map_version").await as f64;
+    until("the router to have all of them", async || {
+        (router.metrics().await.get("tenantry_router_map_version") >= version).then_some(())
+    })
+    .await;
 }
 
 async fn a_damaged_snapshot_is_set_aside_and_never_costs_a_route(fleet: &mut Fleet) {

@@ -15,7 +15,7 @@ use wire::scram::SaltedKeys;
 use crate::error::ClientError;
 use crate::gate::Holding;
 use crate::pool::waiters::Waiter;
-use crate::pool::{Place, ServerConnection};
+use crate::pool::{CancelTarget, Place, ServerConnection};
 use crate::prepared::StatementCache;
 use crate::session::client::Client;
 use crate::state::{Params, Settings};
@@ -233,6 +233,14 @@ impl Tenant {
             *last = settings;
         }
         last.clone()
+    }
+
+    /// The client that has the server connection with this process id, or had it last.
+    pub(crate) fn client_behind(&self, process_id: u32) -> Option<u32> {
+        let holder = |target: &CancelTarget| (target.process_id == process_id).then(|| target.holder.get());
+        let clients = self.clients.borrow();
+        let held = clients.values().find_map(|client| client.target().and_then(|target| holder(&target)));
+        held.or_else(|| self.idle.borrow().iter().find_map(|connection| holder(&connection.cancel)))
     }
 
     /// Closes what was unused since before `limit` or has died.

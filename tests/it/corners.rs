@@ -10,7 +10,7 @@ trials! {
     shared a_closed_statement_comes_back_with_the_error_that_undid_its_close,
     shared settings_that_add_up_are_replayed_together,
     shared a_session_whose_server_connection_died_does_not_go_on_with_another,
-    shared a_client_knows_its_own_notifications,
+    shared notifications_name_the_client_that_sent_them,
 }
 
 async fn a_goodbye_amid_requests_does_what_is_complete_and_nothing_else(fleet: &Fleet) {
@@ -93,14 +93,25 @@ async fn a_session_whose_server_connection_died_does_not_go_on_with_another(flee
     assert_eq!(connect(&config).await.unwrap().number("SELECT 1").await, 1);
 }
 
-async fn a_client_knows_its_own_notifications(fleet: &Fleet) {
+async fn notifications_name_the_client_that_sent_them(fleet: &Fleet) {
     fleet.create("notifies", &[]).await;
-    let mut raw = Raw::login(&fleet.config("notifies"), &[]).await;
+    let config = fleet.config("notifies");
+    let mut raw = Raw::login(&config, &[]).await;
     raw.query("LISTEN news").query("NOTIFY news, 'own'");
     let own = format!("A:news=own from {}", raw.cancel_key.0);
     assert!(raw.replies(2).await.contains(&own));
-    fleet.connect("notifies").await.run("NOTIFY news, 'other'").await;
-    let other = raw.reply().await.unwrap();
-    assert!(other.starts_with("A:news=other from "), "{other}");
-    assert!(!other.ends_with(&format!(" {}", raw.cancel_key.0)), "{other}");
+    for text in ["idle since", "gone since"] {
+        let mut other = Raw::login(&config, &[]).await;
+        other.query(&format!("NOTIFY news, '{text}'")).replies(1).await;
+        if text == "gone since" {
+            other.terminate().flush().await;
+        }
+        let news = format!("A:news={text} from {}", other.cancel_key.0);
+        assert_eq!(raw.reply().await.unwrap(), news);
+    }
+    // A server's own number, for one that does not come through a router.
+    let direct = fleet.direct("pg-1", "notifies").await;
+    let pid = direct.number("SELECT pg_backend_pid()::bigint").await;
+    direct.run("NOTIFY news, 'direct'").await;
+    assert_eq!(raw.reply().await.unwrap(), format!("A:news=direct from {pid}"));
 }

@@ -115,6 +115,7 @@ pub(crate) async fn connect(
         tls: side.is_secure().then(|| tenant.worker.shared.tls.servers()),
         process_id,
         key,
+        holder: Cell::new(0),
         under_way: Cell::new(0),
         spoiled: Cell::new(false),
     };

@@ -53,6 +53,8 @@ pub(crate) struct CancelTarget {
     pub(crate) tls: Option<Arc<Servers>>,
     pub(crate) process_id: u32,
     pub(crate) key: Box<[u8]>,
+    /// The client that has the connection, or had it last.
+    pub(crate) holder: Cell<u32>,
     /// Requests under way. While there is one, the connection must not go to another client, who would be hit.
     pub(crate) under_way: Cell<u32>,
     /// Whether a request that was sent may still arrive: the connection never goes to another client then.

@@ -91,6 +91,7 @@ impl Session {
             connection.applied = self.state.settings.clone();
             let out = self.side.out(&self.tenant.worker.buffers);
             tell_differences(&mut self.told, &connection.params, out);
+            connection.cancel.holder.set(self.me.id);
             self.me.set_target(Some(connection.cancel.clone()));
             self.me.began.set(Some(self.tenant.worker.clock.now()));
             self.status = TransactionStatus::Idle;

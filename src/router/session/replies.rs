@@ -174,7 +174,7 @@ impl Session {
             }
             tag::READY_FOR_QUERY => self.ready(connection, backend::ready_for_query(body)?)?,
             tag::ERROR => return self.failed(connection, body),
-            tag::NOTIFICATION if !body.is_empty() => return self.notified(connection, body),
+            tag::NOTIFICATION if !body.is_empty() => return self.notified(body),
             tag::PARAMETER_STATUS => {
                 let (name, value) = backend::parameter_status(body)?;
                 note_parameter(&mut connection.params, name, value);
@@ -185,13 +185,13 @@ impl Session {
         Ok(Fate::PassOn)
     }
 
-    /// A notification; of itself under the process id that the client knows.
-    fn notified(&mut self, connection: &ServerConnection, body: &[u8]) -> Result<Fate, Over> {
+    /// A notification; of a client of this router under the process id by which clients know it.
+    fn notified(&mut self, body: &[u8]) -> Result<Fate, Over> {
         let (sender, rest) = backend::notification(body)?;
-        if sender != connection.cancel.process_id {
+        let Some(client) = self.tenant.client_behind(sender) else {
             return Ok(Fate::PassOn);
-        }
-        backend::write_notification(self.side.out(&self.tenant.worker.buffers), self.me.id, rest);
+        };
+        backend::write_notification(self.side.out(&self.tenant.worker.buffers), client, rest);
         Ok(Fate::KeepBack)
     }
 

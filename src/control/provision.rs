@@ -133,9 +133,13 @@ pub(crate) async fn suspend(work: &Work) -> Result<()> {
     work.set_state("done", None).await
 }
 
-/// Lets a suspended tenant's connections in again.
+/// Lets a suspended tenant's connections in again. Its roles get their passwords anew: whoever is logged in as one of them
+/// may have changed it, which keeps the routers out.
 pub(crate) async fn resume(work: &Work) -> Result<()> {
     let place = find(work).await?;
+    let key_version = place.tenant.key_version;
+    work.begin("roles", "").await?;
+    roles::put_tenant_roles(&place.registry, &work.context.key, &place.tenant.id, key_version).await?;
     work.begin("open", "").await?;
     open(work, &place, "suspended").await
 }

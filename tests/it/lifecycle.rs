@@ -5,6 +5,7 @@ use crate::harness::{Fleet, Sql as _, code, connect, trials, until};
 trials! {
     shared a_suspended_tenant_is_refused_until_resumed,
     shared a_client_that_is_connected_is_refused_when_its_tenant_is_suspended,
+    shared resuming_lets_the_router_in_again_that_a_changed_password_kept_out,
     shared a_deleted_tenant_is_unknown_until_undeleted,
     shared deleting_now_removes_database_and_roles,
     shared destroying_needs_a_yes,
@@ -57,6 +58,16 @@ async fn a_client_that_is_connected_is_refused_when_its_tenant_is_suspended(flee
     assert!(client.is_closed() || code(&error) == "57P03", "{error:?}");
     fleet.cli(&["tenant", "resume", "suspended-live"]).await.ok();
     has_its_data(fleet, "suspended-live").await;
+}
+
+async fn resuming_lets_the_router_in_again_that_a_changed_password_kept_out(fleet: &Fleet) {
+    with_data(fleet, "locked-out").await;
+    let client = fleet.connect("locked-out").await;
+    client.run("ALTER ROLE current_user PASSWORD 'mine'").await;
+    drop(client);
+    fleet.cli(&["tenant", "suspend", "locked-out"]).await.ok();
+    fleet.cli(&["tenant", "resume", "locked-out"]).await.ok();
+    has_its_data(fleet, "locked-out").await;
 }
 
 async fn a_deleted_tenant_is_unknown_until_undeleted(fleet: &Fleet) {

@@ -94,7 +94,7 @@ async fn a_session_whose_server_connection_died_does_not_go_on_with_another(flee
 }
 
 async fn notifications_name_the_client_that_sent_them(fleet: &Fleet) {
-    fleet.create("notifies", &[]).await;
+    fleet.create("notifies", &["--server", "pg-1"]).await;
     let config = fleet.config("notifies");
     let mut raw = Raw::login(&config, &[]).await;
     raw.query("LISTEN news").query("NOTIFY news, 'own'");

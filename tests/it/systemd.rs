@@ -43,10 +43,10 @@ async fn units_are_sound(fleet: &Fleet) {
 }
 
 async fn a_watchdog_is_told_that_the_router_lives(fleet: &Fleet) {
-    fleet.create("watched", &[]).await;
+    fleet.create("watchdog", &[]).await;
     let manager = fleet.service_manager("watchdog");
     let router = fleet.router_watched(&manager, "300000").await;
-    let client = connect(&router.through(&fleet.config("watched"))).await.unwrap();
+    let client = connect(&router.through(&fleet.config("watchdog"))).await.unwrap();
     let mut pings = 0;
     until("pings", async || {
         pings += usize::from(news(&manager).await == "WATCHDOG=1\n");

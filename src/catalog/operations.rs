@@ -233,14 +233,7 @@ impl Catalog {
                 SELECT $1, coalesce((SELECT max(number) FROM operation_step WHERE operation = $1), 0) + 1, $2, $4
                 FROM leader)
             UPDATE operation SET step = $2, updated_at = now() WHERE id = $1 AND EXISTS (SELECT FROM leader)";
-        let begin =
-            async || self.execute("operation_step_begin", SQL, &[&id, &step, &result_before, &term]).await;
-        let begun = match begin().await {
-            // A driver that was stopped a moment ago had its last step on the way: this one comes behind it.
-            Err(error) if error.is_unique_violation() => begin().await?,
-            begun => begun?,
-        };
-        as_leader(begun)
+        as_leader(self.execute("operation_step_begin", SQL, &[&id, &step, &result_before, &term]).await?)
     }
 
     /// Merges what a step found out into the operation's data.

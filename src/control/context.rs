@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::map::MapTools;
 use crate::metrics::Metrics;
 use crate::server::Connector;
+use crate::turns::Turns;
 
 /// Shared by the API and the workers.
 pub(crate) struct Context {
@@ -28,6 +29,7 @@ pub(crate) struct Context {
     pub(crate) nudge: Notify,
     /// The term under which this instance leads; none while it does not.
     pub(crate) term: watch::Sender<Option<i64>>,
+    pub(crate) turns: Turns,
 }
 
 impl Context {

@@ -17,6 +17,7 @@ mod moves;
 mod provision;
 mod reconciler;
 mod server;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,6 +67,7 @@ pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<
         metrics,
         nudge: Notify::new(),
         term: watch::Sender::new(None),
+        turns: turns::Turns::default(),
     });
     let stop = CancellationToken::new();
     let leader = tokio::spawn(leader::lead(context.clone(), holder, stop.clone()));

@@ -149,8 +149,12 @@ pub(crate) fn is_due(operation: &Operation) -> bool {
 
 /// Drives a move until it is switched, or nothing of it is left.
 pub(crate) async fn drive(work: &Work) -> Result<()> {
-    // Read anew: this may be another try, after phases that went well.
+    let _turn = work.context.turns.take(work.operation.id).await;
+    // Read anew: this may be another try, after phases that went well; or somebody else's turn has ended it.
     let operation = work.context.catalog.operation(work.operation.id).await?;
+    if !matches!(operation.state.as_str(), "running" | "switched") {
+        return Ok(());
+    }
     let mut the_move = Move::load(work, &operation).await?;
     let mut phase = match operation.step.as_str() {
         "begin" => Phase::Arm,

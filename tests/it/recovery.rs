@@ -10,6 +10,7 @@ use crate::moves::databases;
 
 trials! {
     own a_move_ends_well_although_its_control_plane_is_killed_in_every_phase,
+    own a_move_starts_over_although_its_target_is_half_dropped,
     own a_fleet_that_is_killed_comes_back_and_ends_its_moves,
     own a_killed_router_is_started_again_and_clients_reconnect,
     own a_killed_server_comes_back_and_nobody_elses_tenants_notice,
@@ -92,6 +93,21 @@ async fn a_move_ends_well_although_its_control_plane_is_killed_in_every_phase(fl
     assert!(ledger.errors().is_empty(), "a client saw {:?}", ledger.errors());
     ledger.reckon(fleet).await;
     has_its_bulk(fleet, "hardy").await;
+}
+
+async fn a_move_starts_over_although_its_target_is_half_dropped(fleet: &mut Fleet) {
+    with_bulk(fleet, "halved", "pg-1").await;
+    let catalog = connect_url(fleet.variable("TENANTRY_CATALOG_URL"), "tenantry_catalog").await;
+    let id = start_move(fleet, "halved").await;
+    has_come_to(&catalog, id, "copy").await;
+    signal(fleet.process("control").unwrap(), Signal::STOP);
+    // What Postgres leaves when it is interrupted while it drops a database: nobody can connect to that one any more.
+    let invalid = "UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'halved__arriving'";
+    assert_eq!(fleet.direct("pg-3", "tenantry").await.execute(invalid, &[]).await.unwrap(), 1);
+    fleet.kill_process("control");
+    let ended = ends_in_one_place(fleet, "halved", id).await;
+    assert_eq!(ended["state"], "switched", "{ended}");
+    has_its_bulk(fleet, "halved").await;
 }
 
 async fn a_fleet_that_is_killed_comes_back_and_ends_its_moves(fleet: &mut Fleet) {

@@ -45,7 +45,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
 }
 
 async fn end_subscription(the_move: &Move<'_>, target_registry: &Connection) -> Result<()> {
-    if database::exists(target_registry, &the_move.id.arriving_database()).await? {
+    if database::is_valid(target_registry, &the_move.id.arriving_database()).await? {
         let target = the_move.arriving_database().await?;
         drop_subscription(&target, &the_move.names.forward).await?;
         target.close().await;

@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 
 /// How long backends that were told to end may take, outside of a cutover (which has its own budget).
 pub(crate) const TERMINATE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the server may take to drop a database.
+const DROP_TIMEOUT: Duration = Duration::from_mins(10);
 /// How often the server is asked whether they have ended.
 const POLL: Duration = Duration::from_millis(1);
 
@@ -18,11 +20,20 @@ pub(crate) async fn exists(registry: &Connection, database: &str) -> Result<bool
         .await
 }
 
+/// Whether the database is there and can be connected to. Dropping one that is interrupted leaves it invalid: all that is
+/// possible then is to drop it again (Postgres 15.4 and later; `datconnlimit` is -2).
+pub(crate) async fn is_valid(registry: &Connection, database: &str) -> Result<bool> {
+    const SQL: &str =
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1 AND datconnlimit <> -2)";
+    registry.value(SQL, &[&database]).await
+}
+
 /// Makes an empty database with a connection limit, if it is not there. Its owner is the control plane's role.
 pub(crate) async fn create(registry: &Connection, database: &str, limit: i32) -> Result<()> {
-    if exists(registry, database).await? {
+    if is_valid(registry, database).await? {
         return Ok(());
     }
+    drop(registry, database).await?;
     let database = ident(database);
     registry.run(&format!("CREATE DATABASE {database} TEMPLATE template0 CONNECTION LIMIT {limit}")).await
 }
@@ -103,5 +114,9 @@ pub(crate) async fn rename(registry: &Connection, from: &str, to: &str) -> Resul
 
 /// Drops a database with whoever is in it, if it exists. A replication slot of it must be dropped before.
 pub(crate) async fn drop(registry: &Connection, database: &str) -> Result<()> {
-    registry.run(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", ident(database))).await
+    // It waits for a checkpoint, which takes as long as the server has to write.
+    registry.run(&format!("SET statement_timeout = {}", DROP_TIMEOUT.as_millis())).await?;
+    let dropped = registry.run(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", ident(database))).await;
+    registry.run("RESET statement_timeout").await?;
+    dropped
 }

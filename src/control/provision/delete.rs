@@ -1,0 +1,32 @@
+//! `delete`: a tenant's database is put aside, and dropped when its grace time is over.
+
+use serde_json::Value;
+use shard_map::TenantState;
+
+use super::{Place, Steps, close, record, remove};
+use crate::context::Work;
+use crate::error::Result;
+use crate::moves;
+use crate::server::database;
+
+/// Puts a tenant's database aside, or drops it when `now` was asked for or its grace time is over.
+pub(crate) async fn delete(work: &Work) -> Result<()> {
+    let place = Place::find(work).await?;
+    let id = &place.tenant.id;
+    let aside = id.deleted_database();
+    let mut steps = Steps::of(work);
+    close(work, &place, &mut steps, TenantState::Deleted).await?;
+    let put_aside = async {
+        database::rename(&place.registry, id.live_database(), &aside).await?;
+        record(work, &place, &[Some("open"), Some("suspended")], "leaving", &aside).await
+    };
+    steps.run("put_aside", put_aside).await?;
+    if work.operation.input.get("now").and_then(Value::as_bool) == Some(true) {
+        let drop_it = async {
+            moves::finish_earlier(work, id, None).await?;
+            remove(work, &place, &aside).await
+        };
+        steps.run("drop", drop_it).await?;
+    }
+    work.set_state("done", None).await
+}

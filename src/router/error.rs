@@ -31,6 +31,8 @@ pub(crate) enum ClientError {
     Replication,
     #[error("startup option {0} is not supported by the router")]
     Option(String),
+    #[error("startup option {0} requires a value")]
+    OptionValue(String),
     /// A limit that an operator set.
     #[error("too many clients{whose} already ({key} = {max})")]
     TooManyClients { key: &'static str, whose: &'static str, max: usize },
@@ -103,6 +105,7 @@ impl ClientError {
             Self::NoUser | Self::Certificate(_) | Self::ChannelBinding(_) | Self::TlsRequired => "28000",
             Self::Password(_) => "28P01",
             Self::NoTenant(_) => "3D000",
+            Self::OptionValue(_) => "42601",
             Self::Replication | Self::Option(_) => "0A000",
             Self::TooManyClients { .. }
             | Self::WorkerFull(_)

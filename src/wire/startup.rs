@@ -145,21 +145,32 @@ pub fn split_options(options: &str) -> Vec<String> {
     words
 }
 
+/// A word of the startup parameter `options` that makes no setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BadOption {
+    /// No option that sets something.
+    Unknown(String),
+    /// A setting without a value.
+    NoValue(String),
+}
+
 /// The settings in the startup parameter `options`: `-c name=value`, `-cname=value` and `--name=value`.
 ///
 /// # Errors
-/// The word that is none of these.
-pub fn settings_of_options(options: &str) -> Result<Vec<(String, String)>, String> {
+/// What is none of these.
+pub fn settings_of_options(options: &str) -> Result<Vec<(String, String)>, BadOption> {
     let mut settings = Vec::new();
     let mut words = split_options(options).into_iter();
     while let Some(word) = words.next() {
-        let pair = match (word.strip_prefix("--"), word.strip_prefix("-c")) {
-            (Some(pair), _) => pair.to_owned(),
-            (None, Some("")) => words.next().ok_or_else(|| word.clone())?,
-            (None, Some(pair)) => pair.to_owned(),
-            (None, None) => return Err(word),
+        let (prefix, pair) = match (word.strip_prefix("--"), word.strip_prefix("-c")) {
+            (Some(pair), _) => ("--", pair.to_owned()),
+            (None, Some("")) => ("-c ", words.next().ok_or_else(|| BadOption::NoValue(word.clone()))?),
+            (None, Some(pair)) => ("-c ", pair.to_owned()),
+            (None, None) => return Err(BadOption::Unknown(word)),
         };
-        let (name, value) = pair.split_once('=').ok_or_else(|| word.clone())?;
+        let Some((name, value)) = pair.split_once('=') else {
+            return Err(BadOption::NoValue(format!("{prefix}{pair}")));
+        };
         // As Postgres reads them: a dash in the name stands for an underscore.
         settings.push((name.replace('-', "_"), value.to_owned()));
     }
@@ -259,7 +270,11 @@ mod tests {
                 ("x.y".into(), "z".into())
             ])
         );
-        assert_eq!(settings_of_options("-B 5"), Err("-B".into()));
-        assert_eq!(settings_of_options("-c"), Err("-c".into()));
+        assert_eq!(settings_of_options("-B 5"), Err(BadOption::Unknown("-B".into())));
+        for (options, named) in
+            [("-c", "-c"), ("-c a=b -c foo", "-c foo"), ("-cfoo", "-c foo"), ("--foo", "--foo")]
+        {
+            assert_eq!(settings_of_options(options), Err(BadOption::NoValue(named.into())), "{options}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What a startup packet asks for beside user and database.
 
 use shard_map::PoolMode;
-use wire::startup::{Startup, settings_of_options};
+use wire::startup::{BadOption, Startup, settings_of_options};
 
 use crate::error::ClientError;
 
@@ -26,7 +26,7 @@ impl Settings {
         let mut settings =
             Self { values: Vec::new(), pool_mode: None, tenant: None, minor: startup.minor_spoken() };
         let from_options = match startup.get("options") {
-            Some(options) => settings_of_options(options).map_err(ClientError::Option)?,
+            Some(options) => settings_of_options(options)?,
             None => Vec::new(),
         };
         let plain = startup
@@ -56,6 +56,15 @@ impl Settings {
         self.values.retain(|(known, _)| *known != name);
         self.values.push((name, value));
         Ok(())
+    }
+}
+
+impl From<BadOption> for ClientError {
+    fn from(option: BadOption) -> Self {
+        match option {
+            BadOption::Unknown(word) => Self::Option(word),
+            BadOption::NoValue(option) => Self::OptionValue(option),
+        }
     }
 }
 
@@ -89,5 +98,7 @@ mod tests {
         for options in ["-c standard_conforming_strings=off", "-c tenantry.pool_mode=x", "-B 5"] {
             assert!(matches!(settings(&[("options", options)]), Err(ClientError::Option(_))));
         }
+        let error = settings(&[("options", "-c work_mem=1MB -c foo")]).err().unwrap();
+        assert_eq!(error.to_string(), "startup option -c foo requires a value");
     }
 }

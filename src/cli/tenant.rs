@@ -94,12 +94,22 @@ struct Create {
 struct Change {
     /// The tenant
     id: TenantId,
+    /// Return when it is done, which is also the default
+    #[arg(long, conflicts_with = "no_wait")]
+    wait: bool,
     /// Return at once, without waiting for the end
     #[arg(long)]
     no_wait: bool,
     /// How long to wait
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = values::duration)]
     timeout: Duration,
+}
+
+impl Change {
+    /// How long to wait; not at all, if that was asked for.
+    fn waits(&self) -> Option<Duration> {
+        (self.wait || !self.no_wait).then_some(self.timeout)
+    }
 }
 
 pub(crate) async fn run(args: TenantArgs) -> anyhow::Result<()> {
@@ -128,22 +138,22 @@ pub(crate) async fn run(args: TenantArgs) -> anyhow::Result<()> {
         }
         TenantCommand::Suspend(change) => {
             let answer = api.post(&["v1", "tenants", change.id.as_str(), "suspend"], &json!({})).await?;
-            finish(&api, format, &change, &answer).await
+            finish(&api, format, (&change.id, change.waits()), &answer).await
         }
         TenantCommand::Resume(change) => {
             let answer = api.post(&["v1", "tenants", change.id.as_str(), "resume"], &json!({})).await?;
-            finish(&api, format, &change, &answer).await
+            finish(&api, format, (&change.id, change.waits()), &answer).await
         }
         TenantCommand::Undelete(change) => {
             let answer = api.post(&["v1", "tenants", change.id.as_str(), "undelete"], &json!({})).await?;
-            finish(&api, format, &change, &answer).await
+            finish(&api, format, (&change.id, change.waits()), &answer).await
         }
         TenantCommand::Delete { change, now, yes } => {
             let what = if now { "dropping the database of" } else { "deleting" };
             confirm(yes, &format!("{what} tenant {}", change.id))?;
             let query = [("now", if now { "true" } else { "false" })];
             let answer = api.delete(&["v1", "tenants", change.id.as_str()], &query).await?;
-            finish(&api, format, &change, &answer).await
+            finish(&api, format, (&change.id, change.waits()), &answer).await
         }
     }
 }
@@ -157,19 +167,21 @@ async fn run_create(api: &Api, format: Format, create: &Create) -> anyhow::Resul
         body["class"] = class.as_str().into();
     }
     let answer = api.post(&["v1", "tenants"], &body).await?;
-    if !create.wait {
-        return Ok(output::object(format, &answer)?);
-    }
-    wait::operation(api, wait::operation_number(&answer)?, create.timeout).await?;
-    print_tenant(api, format, &create.id).await
+    finish(api, format, (&create.id, create.wait.then_some(create.timeout)), &answer).await
 }
 
-async fn finish(api: &Api, format: Format, change: &Change, answer: &Value) -> anyhow::Result<()> {
-    if change.no_wait {
+/// Waits for the end of what was asked for, up to a time if there is one, and prints how it stands then.
+async fn finish(
+    api: &Api,
+    format: Format,
+    (tenant, waits): (&TenantId, Option<Duration>),
+    answer: &Value,
+) -> anyhow::Result<()> {
+    let Some(timeout) = waits else {
         return Ok(output::object(format, answer)?);
-    }
-    wait::operation(api, wait::operation_number(answer)?, change.timeout).await?;
-    print_tenant(api, format, &change.id).await
+    };
+    wait::operation(api, wait::operation_number(answer)?, timeout).await?;
+    print_tenant(api, format, tenant).await
 }
 
 /// Prints the tenant as it is now. One that is no more is said to be gone.

@@ -37,10 +37,10 @@ async fn has_its_data(fleet: &Fleet, tenant: &str) {
 
 async fn a_suspended_tenant_is_refused_until_resumed(fleet: &Fleet) {
     with_data(fleet, "suspended").await;
-    let shown = fleet.cli(&["tenant", "suspend", "suspended"]).await.ok();
+    let shown = fleet.cli(&["tenant", "suspend", "suspended", "--wait"]).await.ok();
     assert_eq!(shown["state"], "suspended");
     refused_with(fleet, "suspended", "57P03").await;
-    let shown = fleet.cli(&["tenant", "resume", "suspended"]).await.ok();
+    let shown = fleet.cli(&["tenant", "resume", "suspended", "--wait"]).await.ok();
     assert_eq!(shown["state"], "open");
     has_its_data(fleet, "suspended").await;
 }
@@ -63,7 +63,8 @@ async fn a_client_that_is_connected_is_refused_when_its_tenant_is_suspended(flee
 async fn resuming_lets_the_router_in_again_that_a_changed_password_kept_out(fleet: &Fleet) {
     with_data(fleet, "locked-out").await;
     let client = fleet.connect("locked-out").await;
-    client.run("ALTER ROLE current_user PASSWORD 'mine'").await;
+    let change = "EXECUTE format('ALTER ROLE %I PASSWORD %L', current_user, 'mine')";
+    client.run(&format!("DO $$ BEGIN {change}; END $$")).await;
     drop(client);
     fleet.cli(&["tenant", "suspend", "locked-out"]).await.ok();
     fleet.cli(&["tenant", "resume", "locked-out"]).await.ok();
@@ -72,10 +73,10 @@ async fn resuming_lets_the_router_in_again_that_a_changed_password_kept_out(flee
 
 async fn a_deleted_tenant_is_unknown_until_undeleted(fleet: &Fleet) {
     with_data(fleet, "regretted").await;
-    let shown = fleet.cli(&["tenant", "delete", "regretted", "--yes"]).await.ok();
+    let shown = fleet.cli(&["tenant", "delete", "regretted", "--yes", "--wait"]).await.ok();
     assert_eq!(shown["state"], "deleted");
     refused_with(fleet, "regretted", "3D000").await;
-    let shown = fleet.cli(&["tenant", "undelete", "regretted"]).await.ok();
+    let shown = fleet.cli(&["tenant", "undelete", "regretted", "--wait"]).await.ok();
     assert_eq!(shown["state"], "open");
     has_its_data(fleet, "regretted").await;
 }

@@ -29,6 +29,7 @@ trials! {
     shared names_of_the_router_are_not_for_clients,
     shared statements_that_went_with_a_failed_query_string_are_made_again,
     shared a_pipeline_with_a_deallocate_is_answered_in_order,
+    shared a_failed_transaction_refuses_a_known_text_as_postgres_does,
 }
 
 async fn statements_survive_the_change_of_server_connections(fleet: &Fleet) {
@@ -403,4 +404,21 @@ async fn a_statement_prepared_after_a_change_of_the_schema_is_of_the_new_schema(
     owner.run("BEGIN; ALTER TABLE t ALTER a TYPE bigint; COMMIT").await;
     let after = client.prepare("INSERT INTO t VALUES ($1)").await.unwrap();
     assert_eq!(after.params(), [tokio_postgres::types::Type::INT8]);
+}
+
+async fn a_failed_transaction_refuses_a_known_text_as_postgres_does(fleet: &Fleet) {
+    fleet.create("failedparse", &[]).await;
+    let mut raw = Raw::login(&fleet.config("failedparse"), &[]).await;
+    raw.parse("one", "SELECT 42").parse("back", "ROLLBACK").sync();
+    assert_eq!(raw.replies(1).await, ["1", "1", "Z:I"]);
+    raw.query("BEGIN").query("SELECT 1/0").replies(2).await;
+    raw.parse("two", "SELECT 42").execute("two", &[]).sync();
+    assert_eq!(raw.replies(1).await, ["E:25P02", "Z:E"]);
+    raw.parse("again", "ROLLBACK").execute("again", &[]).parse("two", "SELECT 42").sync();
+    assert_eq!(raw.replies(1).await, ["1", "2", "C:ROLLBACK", "1", "Z:I"]);
+    // Before it is known that it has failed.
+    raw.query("BEGIN; SELECT 1/0").parse("three", "SELECT 42").sync().query("ROLLBACK");
+    assert_eq!(raw.replies(3).await, ["C:BEGIN", "E:22012", "Z:E", "E:25P02", "Z:E", "C:ROLLBACK", "Z:I"]);
+    raw.parse("three", "SELECT 42").execute("three", &[]).execute("one", &[]).sync();
+    assert_eq!(raw.replies(1).await, ["1", "2", "D:42", "C:SELECT 1", "2", "D:42", "C:SELECT 1", "Z:I"]);
 }

@@ -6,6 +6,8 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use wire::backend::TransactionStatus;
+
 use crate::error::ClientError;
 use crate::prepared::{Held, Statement};
 use crate::state::Deeds;
@@ -110,6 +112,16 @@ impl Expected {
             Expect::Execute(deeds) | Expect::Query(deeds) => deeds.commits(),
             _ => false,
         })
+    }
+
+    /// Whether a transaction may turn out to have failed by what is before the end of a stretch; `status` is that before
+    /// them all.
+    pub(crate) fn may_fail_transaction(&self, status: TransactionStatus) -> bool {
+        let controls = |expect: &Expect| match expect {
+            Expect::Execute(deeds) | Expect::Query(deeds) => deeds.transaction.is_some(),
+            _ => false,
+        };
+        self.ends_stretch() && (status != TransactionStatus::Idle || self.0.iter().any(controls))
     }
 
     /// Whether the end of a stretch is among them, where what is not in a transaction is committed.

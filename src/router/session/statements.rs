@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use bytes::Buf as _;
+use wire::backend::TransactionStatus;
 use wire::frontend;
 use wire::{HEADER_BYTES, Header};
 
@@ -119,6 +120,13 @@ impl Session {
         };
         let unsure = match connection.prepared.find(statement.id, self.tenant.plans.get()) {
             Some(Certainty::Sent(segment)) if segment != self.segment => return false,
+            // A server that skips to the end of a failed transaction is to say so itself.
+            Some(_) if self.status == TransactionStatus::Failed => {
+                self.send_parse(statement, Some(name.into()));
+                Some(self.segment)
+            }
+            // Whether a transaction has failed is known when it is answered.
+            Some(_) if !self.copying_in && self.expected.may_fail_transaction(self.status) => return false,
             Some(_) => {
                 self.expected.push(Expect::LocalParse(name.into()));
                 None

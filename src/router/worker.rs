@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shard_map::{Route, ServerName, TenantId};
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -89,6 +89,7 @@ pub(crate) struct Worker {
     next_id: Cell<u32>,
     /// Tenants that are not here, and whose hold could not be acknowledged yet.
     unacknowledged: RefCell<BTreeSet<TenantId>>,
+    evict_rest: steward::Rest,
     /// Turns in which handshakes of TLS are computed: one at a time.
     pub(crate) handshakes: Rc<Semaphore>,
     tasks: TaskTracker,
@@ -115,6 +116,7 @@ impl Worker {
             clients: RefCell::default(),
             next_id: Cell::new(0),
             unacknowledged: RefCell::default(),
+            evict_rest: steward::Rest::default(),
             handshakes: Rc::new(Semaphore::new(1)),
             tasks: TaskTracker::new(),
             last: TaskTracker::new(),
@@ -256,7 +258,14 @@ impl Worker {
     }
 
     fn evict_or_pass_on(&self, server: &ServerName, asked: usize) {
-        if self.evict_oldest(server) || asked + 1 >= self.shared.workers.len() {
+        let begun = Instant::now();
+        // Who waits asks again, and so does everybody who waits for a server that is full.
+        if !self.evict_rest.is_over(begun) {
+            return;
+        }
+        let is_found = self.evict_oldest(server);
+        self.evict_rest.begin(begun, Instant::now());
+        if is_found || asked + 1 >= self.shared.workers.len() {
             return;
         }
         let next = &self.shared.workers[(self.index + 1) % self.shared.workers.len()];

@@ -1,5 +1,6 @@
 //! Finds unused connections for those who wait for a server's budget. One for each worker, asleep while nobody waits.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +16,22 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// How long it rests after a look, in times of how long that took.
 const REST: u32 = 20;
+
+/// Keeps a look through all tenants, which somebody else asks for, from taking more than its share of a worker's time.
+#[derive(Debug, Default)]
+pub(crate) struct Rest(Cell<Option<Instant>>);
+
+impl Rest {
+    /// Whether it is over.
+    pub(crate) fn is_over(&self, now: Instant) -> bool {
+        self.0.get().is_none_or(|until| now >= until)
+    }
+
+    /// Begins, after a look.
+    pub(crate) fn begin(&self, look_begun: Instant, now: Instant) {
+        self.0.set(Some(now + now.saturating_duration_since(look_begun) * REST));
+    }
+}
 
 /// Serves without end.
 pub(crate) async fn run(worker: Rc<Worker>) {
@@ -63,5 +80,20 @@ fn offer_idle(worker: &Worker, budget: &Arc<Budget>) {
             ServerConnection::close(connection);
             tenant.settle();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_looks_long_rests_long() {
+        let (rest, begun) = (Rest::default(), Instant::now());
+        assert!(rest.is_over(begun));
+        let ended = begun + Duration::from_millis(10);
+        rest.begin(begun, ended);
+        assert!(!rest.is_over(ended + Duration::from_millis(199)));
+        assert!(rest.is_over(ended + Duration::from_millis(200)));
     }
 }

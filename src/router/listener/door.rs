@@ -65,13 +65,23 @@ async fn accept(listener: &TcpListener, worker: &Rc<Worker>) {
 /// Closes the port without losing anybody who is in its queue: the kernel would reset them, although another process
 /// listens there, too.
 async fn leave(listener: TcpListener, worker: &Rc<Worker>) {
-    if let Err(error) = let_nobody_in(&listener) {
-        tracing::debug!(%error, "connections may come to the port until it is closed");
+    let mut end = tokio::time::Instant::now();
+    // Otherwise only who is in the queue already is taken in, for the case that no other process is there.
+    if !kernel_hands_over() {
+        if let Err(error) = let_nobody_in(&listener) {
+            tracing::debug!(%error, "connections may come to the port until it is closed");
+        }
+        end += HANDSHAKE_TIMEOUT;
     }
-    let end = tokio::time::Instant::now() + HANDSHAKE_TIMEOUT;
     while let Ok(Ok((socket, address))) = tokio::time::timeout_at(end, listener.accept()).await {
         worker.begin_login(socket, address);
     }
+}
+
+/// Whether the kernel gives a closed socket's queue, and the handshakes that have begun there, to another process on the port.
+fn kernel_hands_over() -> bool {
+    let setting = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req");
+    setting.is_ok_and(|value| value.trim() == "1")
 }
 
 /// Drops packets that open a connection. Who sent one sends it again after a second, and finds the process that listens

@@ -61,6 +61,7 @@ fn in_company(text: &str, tokens: usize) {
         for reason in alone.pins.iter() {
             assert!(together.pins.contains(reason), "{} is lost in {longer:?}", reason.as_str());
         }
+        assert_eq!(together.alters_role, alone.alters_role, "{longer:?}");
     }
 }
 
@@ -78,7 +79,7 @@ fn spaced_otherwise(text: &str, tokens: &[Token<'_>]) {
     let (given, respaced) = (classify(text), classify(&apart));
     let facts = |effects: &wire::sql::Effects<'_>| {
         let names: Vec<_> = effects.changes.iter().map(name).collect();
-        (effects.statements, effects.transaction, effects.pins, effects.unpins, names)
+        (effects.statements, effects.transaction, effects.pins, effects.unpins, effects.alters_role, names)
     };
     assert_eq!(facts(&given), facts(&respaced), "{text:?} and {apart:?}");
 }

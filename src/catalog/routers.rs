@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use shard_map::TenantId;
 
 use crate::error::Result;
 use crate::query::{Catalog, Params};
@@ -19,6 +20,9 @@ pub struct Report {
     /// By server: mean time of a transaction there since the last report, in microseconds. Only busy servers.
     #[serde(default)]
     pub transaction_us: BTreeMap<String, u64>,
+    /// Tenants whose server has refused the router's password lately.
+    #[serde(default)]
+    pub locked_out: Vec<TenantId>,
 }
 
 /// A router, as it says who it is.
@@ -87,6 +91,17 @@ impl Catalog {
     /// When the catalog can't be reached.
     pub async fn remove_router(&self, process: &str) -> Result<()> {
         self.execute("router_remove", "DELETE FROM router WHERE process = $1", &[&process]).await.map(drop)
+    }
+
+    /// Tenants whose server refuses the password of a router that reported within this time.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn locked_out_tenants(&self, within: Duration) -> Result<Vec<TenantId>> {
+        const SQL: &str = "
+            SELECT DISTINCT t FROM router, jsonb_array_elements(coalesce(report->'locked_out', '[]')) t
+            WHERE seen_at > now() - $1 * interval '1 second'";
+        self.json("router_locked_out", SQL, &[&within.as_secs_f64()]).await
     }
 
     /// Routers that reported within this time.

@@ -50,6 +50,8 @@ pub(crate) enum ClientError {
         "the prepared statements of this database are too long together (prepared_bytes_per_tenant_max = {0})"
     )]
     StatementsTooLong(usize),
+    #[error("a role that all users of this access share can't be changed through the router")]
+    SharedRole,
     #[error("the router has no file descriptor left for a server connection (ulimit -n)")]
     NoDescriptor,
     #[error("no server connection became free within {0:?}")]
@@ -126,6 +128,7 @@ impl ClientError {
             | Self::ServerDown(_)
             | Self::ServerStarting(_)
             | Self::ServerLogin(_) => "57P03",
+            Self::SharedRole => "42501",
             Self::NoDescriptor => "53000",
             Self::ServerLost => "08006",
             Self::CommitUnknown => "08007",
@@ -183,6 +186,9 @@ impl ClientError {
             Self::TooManyStatements(_) | Self::StatementsTooLong(_) => {
                 Some("Close statements that are not used.")
             }
+            Self::SharedRole => Some(
+                "A user's password is set by `tenantry user passwd`, a setting with SET in the session; DROP SCHEMA drops what is in one.",
+            ),
             Self::WorkerFull(_) => Some("A router with fewer workers takes more clients on each."),
             Self::CommitUnknown => Some("Whether the transaction was committed is not known."),
             _ => None,

@@ -1,13 +1,15 @@
 //! Tells the catalog what the control plane needs to know: that this router lives, what it measures, which holds are in
 //! force here.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use catalog::{Catalog, Report, Reporter};
 use futures_util::future::join_all;
+use shard_map::TenantId;
 use tokio::sync::mpsc;
 
 use crate::ask;
@@ -23,11 +25,44 @@ const ACKNOWLEDGE_PAUSE: Duration = Duration::from_millis(100);
 /// Longest time for which a router that starts waits to be on the catalog's list; without a catalog it serves anyway.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a report tells of a tenant whose server has refused the router's password; the control plane looks more often.
+const LOCKED_OUT_TOLD_FOR: Duration = Duration::from_secs(15);
+/// Such tenants that a worker tells of.
+const LOCKED_OUT_MAX: usize = 100;
+
+/// Tenants whose server has another password for one of their roles than the master key gives, by when that was seen. The
+/// control plane sets it anew.
+#[derive(Debug, Default)]
+pub(crate) struct LockedOut(RefCell<HashMap<TenantId, Instant>>);
+
+impl LockedOut {
+    /// A server has refused the password.
+    pub(crate) fn note(&self, tenant: &TenantId) {
+        let mut seen = self.0.borrow_mut();
+        // One more will be seen again, when these have been told.
+        if seen.len() < LOCKED_OUT_MAX {
+            seen.insert(tenant.clone(), Instant::now());
+        }
+    }
+
+    /// It has let the router in.
+    pub(crate) fn forget(&self, tenant: &TenantId) {
+        self.0.borrow_mut().remove(tenant);
+    }
+
+    fn told(&self) -> Vec<TenantId> {
+        let mut seen = self.0.borrow_mut();
+        seen.retain(|_, at| at.elapsed() < LOCKED_OUT_TOLD_FOR);
+        seen.keys().cloned().collect()
+    }
+}
+
 /// One worker's part of the router's report.
 #[derive(Debug, Default)]
 struct WorkerReport {
     clients: usize,
     pinned: BTreeMap<String, BTreeMap<String, u32>>,
+    locked_out: Vec<TenantId>,
 }
 
 impl Worker {
@@ -35,7 +70,8 @@ impl Worker {
     fn report(&self) -> WorkerReport {
         self.metrics.flush();
         let clients = self.clients.borrow();
-        let mut report = WorkerReport { clients: clients.len(), ..WorkerReport::default() };
+        let locked_out = self.locked_out.told();
+        let mut report = WorkerReport { clients: clients.len(), locked_out, ..WorkerReport::default() };
         for client in clients.values() {
             for reason in client.pins.get().iter() {
                 let of_tenant = report.pinned.entry(client.tenant.to_string()).or_default();
@@ -112,6 +148,7 @@ async fn collect(shared: &Shared, before: &mut HashMap<String, (u64, f64)>) -> R
     for part in join_all(asked).await.into_iter().flatten() {
         report.clients += u32::try_from(part.clients).unwrap_or(u32::MAX);
         report.pinned.extend(part.pinned);
+        report.locked_out.extend(part.locked_out);
     }
     report.transaction_us = transaction_times(shared, before);
     report

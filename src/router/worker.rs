@@ -22,6 +22,7 @@ use crate::metrics::local::LocalMetrics;
 use crate::peers;
 use crate::pool::{ServerConnection, steward};
 use crate::relay::Buffers;
+use crate::report::LockedOut;
 use crate::session::client::{Client, End};
 use crate::session::{self, NewClient};
 use crate::shared::Shared;
@@ -89,6 +90,7 @@ pub(crate) struct Worker {
     next_id: Cell<u32>,
     /// Tenants that are not here, and whose hold could not be acknowledged yet.
     unacknowledged: RefCell<BTreeSet<TenantId>>,
+    pub(crate) locked_out: LockedOut,
     evict_rest: steward::Rest,
     /// Turns in which handshakes of TLS are computed: one at a time.
     pub(crate) handshakes: Rc<Semaphore>,
@@ -116,6 +118,7 @@ impl Worker {
             clients: RefCell::default(),
             next_id: Cell::new(0),
             unacknowledged: RefCell::default(),
+            locked_out: LockedOut::default(),
             evict_rest: steward::Rest::default(),
             handshakes: Rc::new(Semaphore::new(1)),
             tasks: TaskTracker::new(),

@@ -46,6 +46,7 @@ mod reload;
 mod restart;
 mod servers;
 mod sessions;
+mod shared_roles;
 mod systemd;
 mod tls;
 mod two_controllers;
@@ -62,6 +63,7 @@ fn main() -> std::process::ExitCode {
         users::trials(),
         prepared::trials(),
         sessions::trials(),
+        shared_roles::trials(),
         tls::trials(),
         errors::trials(),
         corners::trials(),

@@ -37,6 +37,22 @@ pub(crate) async fn put_tenant_roles(
     Ok(())
 }
 
+/// Gives the roles of a tenant, which must be there, the passwords that routers know.
+pub(crate) async fn set_tenant_passwords(
+    connection: &Connection,
+    key: &MasterKey,
+    tenant: &TenantId,
+    key_version: i32,
+) -> Result<()> {
+    for access in Access::ALL {
+        let password = key.tenant_password(tenant, access, key_version);
+        let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
+        let (role, verifier) = (ident(&access.role(tenant)), literal(&verifier));
+        connection.run(&format!("ALTER ROLE {role} PASSWORD {verifier}")).await?;
+    }
+    Ok(())
+}
+
 /// Drops a tenant's roles from a server where it has no database any more.
 pub(crate) async fn drop_tenant_roles(connection: &Connection, tenant: &TenantId) -> Result<()> {
     let roles: Vec<String> = Access::ALL.into_iter().map(|access| ident(&access.role(tenant))).collect();

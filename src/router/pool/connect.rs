@@ -42,6 +42,9 @@ pub(crate) enum ConnectError {
     /// The database is not there, or takes no connections: the tenant may have moved.
     #[error("{0}")]
     NotHere(String),
+    /// The server has another password for the role.
+    #[error("{0}")]
+    Password(String),
     /// The server does not take the router for who it is.
     #[error("{0}")]
     Login(String),
@@ -67,6 +70,7 @@ impl ConnectError {
             // Its one word for three limits: the database's (0 is a move's fence), the role's, the server's.
             "53300" if error.message.contains("for database") => Self::NotHere(text),
             "53300" => Self::Full(text),
+            "28P01" => Self::Password(text),
             // invalid_authorization: also when a role is gone with its tenant.
             code if code.starts_with("28") || code.starts_with("42") => Self::Login(text),
             // cannot_connect_now, and what it says to those who come while it ends.
@@ -269,7 +273,8 @@ mod tests {
         assert!(matches!(of("3D000", "database \"x\" does not exist"), ConnectError::NotHere(_)));
         assert!(matches!(of("53300", "too many connections for database \"x\""), ConnectError::NotHere(_)));
         assert!(matches!(of("53300", "sorry, too many clients already"), ConnectError::Full(_)));
-        assert!(matches!(of("28P01", "password authentication failed"), ConnectError::Login(_)));
+        assert!(matches!(of("28P01", "password authentication failed"), ConnectError::Password(_)));
+        assert!(matches!(of("28000", "role \"x\" is not permitted to log in"), ConnectError::Login(_)));
         assert!(matches!(of("57P03", "the database system is starting up"), ConnectError::Starting(_)));
         assert!(matches!(of("XX001", "could not read block 0"), ConnectError::Refused(_)));
     }

@@ -58,6 +58,7 @@ async fn attempts(tenant: &Rc<Tenant>) -> Option<Box<ServerConnection>> {
             Ok(connection) => {
                 attempt.answered();
                 tenant.failure.replace(None);
+                tenant.worker.locked_out.forget(&tenant.id);
                 return Some(connection);
             }
             Err(error) => error,
@@ -89,7 +90,7 @@ async fn attempts(tenant: &Rc<Tenant>) -> Option<Box<ServerConnection>> {
                 tracing::warn!(tenant = %tenant.id, server = %place.server.name, message, "no connection");
                 tenant.failure.replace(Some(ClientError::ServerLogin(tenant.id.to_string())));
             }
-            ConnectError::NotHere(_) | ConnectError::Login(_) => {
+            ConnectError::NotHere(_) | ConnectError::Login(_) | ConnectError::Password(_) => {
                 attempt.answered();
                 refused(tenant, &place, error).await?;
             }
@@ -149,8 +150,9 @@ async fn while_awaited<T>(tenant: &Rc<Tenant>, future: impl Future<Output = T>) 
 /// trying again.
 async fn refused(tenant: &Rc<Tenant>, place: &Rc<Place>, error: ConnectError) -> Option<()> {
     let name = tenant.id.to_string();
+    let is_locked_out = matches!(error, ConnectError::Password(_));
     let failed = match error {
-        ConnectError::Login(message) => {
+        ConnectError::Login(message) | ConnectError::Password(message) => {
             tracing::error!(tenant = %tenant.id, server = %place.server.name, message, "login refused");
             ClientError::ServerLogin(name)
         }
@@ -160,6 +162,9 @@ async fn refused(tenant: &Rc<Tenant>, place: &Rc<Place>, error: ConnectError) ->
         Asked::Follow => return None,
         // Here, says the registry, yet the login fails: waiting does not help.
         Asked::Here if matches!(failed, ClientError::ServerLogin(_)) => {
+            if is_locked_out {
+                tenant.worker.locked_out.note(&tenant.id);
+            }
             tenant.fail_waiters(&failed);
             return None;
         }

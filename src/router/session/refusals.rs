@@ -1,4 +1,4 @@
-//! What a client may prepare no more of.
+//! What a client may not run, or prepare no more of.
 //!
 //! The refusal must come in its place among the answers, and make the server skip to the Sync as the client expects. So
 //! the server is sent something that fails, and its error gives way to the router's own.
@@ -12,7 +12,25 @@ use crate::prepared::{NAME_OF_NONE, Statement};
 use crate::session::Session;
 use crate::session::expect::Expect;
 
+/// SQLSTATE of what is sent in the place of a text that no client may run.
+const NO_SUCH_STATEMENT: &str = "26000";
+/// SQLSTATE of a statement that was cancelled.
+const QUERY_CANCELED: &str = "57014";
+
 impl Session {
+    /// What the client is told in the place of a server's error with this SQLSTATE.
+    pub(super) fn told_instead(&self, code: &str) -> Option<ClientError> {
+        match self.expected.front() {
+            Some(Expect::Refused(refusal)) => return Some(ClientError::clone(refusal)),
+            Some(Expect::Query(deeds)) if deeds.alters_role() && code == NO_SUCH_STATEMENT => {
+                return Some(ClientError::SharedRole);
+            }
+            _ => {}
+        }
+        let limit = self.me.overdue.get().filter(|_| code == QUERY_CANCELED)?;
+        Some(ClientError::QueryTimeout(limit))
+    }
+
     /// Why a statement can't be had beside those that the client, or its tenant, has already.
     pub(super) fn refusal(&self, name: &[u8], statement: &Rc<Statement>) -> Option<ClientError> {
         let config = self.tenant.worker.shared.config();
@@ -20,11 +38,15 @@ impl Session {
         if self.statements.len() >= max && !self.statements.contains_key(name) {
             return Some(ClientError::TooManyStatements(max));
         }
-        self.too_long(statement)
+        self.refusal_of_any(statement)
     }
 
-    /// Why the client can't have a statement, named or not, beside those that clients of its tenant have.
-    pub(super) fn too_long(&self, statement: &Statement) -> Option<ClientError> {
+    /// Why the client can't have a statement, named or not: what it would do, or its length beside those that clients of
+    /// its tenant have.
+    pub(super) fn refusal_of_any(&self, statement: &Statement) -> Option<ClientError> {
+        if statement.deeds.alters_role() {
+            return Some(ClientError::SharedRole);
+        }
         let max = self.tenant.worker.shared.config().prepared_bytes_per_tenant_max;
         let fits = self.tenant.statements.borrow().has_room_for(statement, max);
         (!fits).then_some(ClientError::StatementsTooLong(max))

@@ -16,9 +16,6 @@ use crate::stats::Figure;
 /// Longest reply that is looked at; none that matters is longer.
 const REPLY_BYTES_MAX: usize = 64 * 1024;
 
-/// SQLSTATE of a statement that was cancelled.
-const QUERY_CANCELED: &str = "57014";
-
 /// What becomes of a reply.
 #[derive(Debug)]
 pub(super) enum Fate {
@@ -316,16 +313,12 @@ impl Session {
                     return Ok(Fate::KeepBack);
                 }
                 self.server_said_so = true;
-            } else if let Some(Expect::Refused(refusal)) = self.expected.front() {
-                // In the place of the error that was provoked.
-                let answer = self.answer_instead(refusal);
+            } else if let Some(error) = self.told_instead(error.code) {
+                self.tenant.count_refusal(&error);
+                let mut answer = BytesMut::new();
+                error.write(&mut answer, Severity::Error);
                 self.took_error(connection);
-                return Ok(answer);
-            }
-            if let Some(limit) = self.me.overdue.get().filter(|_| error.code == QUERY_CANCELED) {
-                let answer = self.answer_instead(&ClientError::QueryTimeout(limit));
-                self.took_error(connection);
-                return Ok(answer);
+                return Ok(Fate::Replace(answer));
             }
             if error.is_stale_plan() && self.plan_refused() {
                 return Ok(Fate::KeepBack);
@@ -334,13 +327,6 @@ impl Session {
         }
         self.took_error(connection);
         Ok(Fate::PassOn)
-    }
-
-    fn answer_instead(&self, error: &ClientError) -> Fate {
-        self.tenant.count_refusal(error);
-        let mut answer = BytesMut::new();
-        error.write(&mut answer, Severity::Error);
-        Fate::Replace(answer)
     }
 
     /// Takes account of an error: what was asked up to the next Sync will not be done.

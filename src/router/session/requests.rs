@@ -270,9 +270,10 @@ impl Session {
             return Ok(Some(Need::Server));
         };
         connection.unnamed = 0;
-        if deeds.names_reserved() {
+        if deeds.names_reserved() || deeds.alters_role() {
             frontend::write_query(connection.side.out(&self.tenant.worker.buffers), REFUSED_TEXT);
-            self.expected.push(Expect::Query(Deeds::default()));
+            let deeds = if deeds.alters_role() { Deeds::of_role() } else { Deeds::default() };
+            self.expected.push(Expect::Query(deeds));
             self.end_segment();
             return self.skip(header);
         }

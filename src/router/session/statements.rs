@@ -50,7 +50,7 @@ impl Session {
             let statement = again.map(|held| held.shared()).unwrap_or_else(|| {
                 self.tenant.statements.borrow_mut().make(parse.query, parse.types, reading)
             });
-            match self.too_long(&statement) {
+            match self.refusal_of_any(&statement) {
                 Some(refusal) => self.refuse(refusal),
                 None => self.parse_unnamed(statement, &input[..header.total()]),
             }

@@ -21,8 +21,8 @@ pub(crate) struct Deeds {
 impl Deeds {
     pub(crate) fn of(effects: Effects<'_>) -> Self {
         let transaction = effects.transaction;
-        let effects =
-            (!effects.keeps_session() || effects.alters_schema).then(|| Rc::new(effects.into_owned()));
+        let effects = (!effects.keeps_session() || effects.alters_schema || effects.alters_role)
+            .then(|| Rc::new(effects.into_owned()));
         Self { transaction, effects }
     }
 
@@ -67,6 +67,16 @@ impl Deeds {
         self.effects.as_ref().is_some_and(|effects| effects.changes.iter().any(reserved))
     }
 
+    /// Whether it changes a role, which all users of an access share.
+    pub(crate) fn alters_role(&self) -> bool {
+        self.effects.as_ref().is_some_and(|effects| effects.alters_role)
+    }
+
+    /// Of a query string that is not sent, since it would change a role.
+    pub(crate) fn of_role() -> Self {
+        Self::of(Effects { alters_role: true, ..Effects::default() })
+    }
+
     /// Whether it is among others, and statements are gone even if one of those fails.
     pub(crate) fn may_deallocate_all(&self) -> bool {
         let all = |effects: &Rc<Effects<'_>>| effects.changes.contains(&Change::DeallocateAll);
@@ -96,6 +106,7 @@ fn together(text: &str) -> Option<Effects<'static>> {
         all.pins.add(one.pins);
         all.unpins.add(one.unpins);
         all.alters_schema |= one.alters_schema;
+        all.alters_role |= one.alters_role;
         all.changes.extend(one.changes.into_iter().map(Change::into_owned));
     }
     Some(all)

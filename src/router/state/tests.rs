@@ -137,6 +137,14 @@ fn names_of_the_router_are_not_for_clients() {
 }
 
 #[test]
+fn a_statement_that_changes_a_role_is_seen_among_others() {
+    assert!(deeds("ALTER USER x PASSWORD 'y'").alters_role());
+    for text in ["SET a = 1; ALTER ROLE x SET b = 1", "BEGIN; SET a = 1; ALTER ROLE x SET b = 1; COMMIT"] {
+        assert!(Deeds::of_query(text.as_bytes()).alters_role(), "{text}");
+    }
+}
+
+#[test]
 fn what_is_kept_for_replay_is_bounded_and_beyond_that_the_client_keeps_its_connection() {
     let (mut applied, mut state) = (Rc::default(), SessionState::default());
     let long = "x".repeat(SETTINGS_BYTES_MAX - 100);

@@ -74,6 +74,7 @@ fn careful(sql: &str) -> Effects<'_> {
         all.changes.append(&mut one.changes);
         all.pins.add(one.pins);
         all.alters_schema |= one.alters_schema;
+        all.alters_role |= one.alters_role;
     }
     all
 }

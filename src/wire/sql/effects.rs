@@ -285,6 +285,8 @@ pub struct Effects<'a> {
     pub unpins: Pins,
     /// Whether it may change what other statements mean: their columns, types, or what a name stands for.
     pub alters_schema: bool,
+    /// Whether it changes a role itself: its password, its settings, its name, or all of its rights at once.
+    pub alters_role: bool,
 }
 
 impl Effects<'_> {
@@ -298,6 +300,7 @@ impl Effects<'_> {
             pins: Pins::NONE,
             unpins: Pins::NONE,
             alters_schema: false,
+            alters_role: false,
         }
     }
 
@@ -317,6 +320,7 @@ impl Effects<'_> {
             pins: self.pins,
             unpins: self.unpins,
             alters_schema: self.alters_schema,
+            alters_role: self.alters_role,
         }
     }
 

@@ -76,7 +76,10 @@ pub(super) fn effects(text: &str) -> Effects<'_> {
         b"declare" => declare(&mut cursor, &mut effects),
         b"close" => close(&mut cursor, &mut effects),
         b"load" => effects.pins.insert(PinReason::Load),
-        b"alter" | b"drop" => effects.alters_schema = true,
+        b"alter" | b"drop" => {
+            effects.alters_schema = true;
+            effects.alters_role = alters_role(&verb, &mut cursor);
+        }
         // What is temporary is so often made that other statements would hardly ever keep their plans.
         b"create" => effects.alters_schema = !(cursor.take("TEMP") || cursor.take("TEMPORARY")),
         b"do" => hidden::look(text, &mut effects.pins),
@@ -89,6 +92,14 @@ pub(super) fn effects(text: &str) -> Effects<'_> {
         watch::look(text, &mut effects.pins);
     }
     effects
+}
+
+/// `ALTER ROLE`, `ALTER USER` (but not that of a mapping), and `DROP OWNED`, which also takes what a role was granted.
+fn alters_role(verb: &Token<'_>, cursor: &mut Cursor<'_>) -> bool {
+    if verb.is("DROP") {
+        return cursor.take("OWNED");
+    }
+    cursor.take("ROLE") || (cursor.take("USER") && !(cursor.take("MAPPING") && cursor.take("FOR")))
 }
 
 fn transaction(keyword: &[u8], cursor: &mut Cursor<'_>) -> Option<Transaction> {

@@ -50,6 +50,29 @@ fn data_access_has_no_effects() {
 }
 
 #[test]
+fn statements_that_change_a_role() {
+    for sql in [
+        "ALTER ROLE x PASSWORD 'a'",
+        "alter /* y */ user x WITH PASSWORD 'a'",
+        "ALTER ROLE CURRENT_USER IN DATABASE d SET work_mem = 1",
+        "SELECT 1; ALTER ROLE ALL RESET ALL; SELECT 2",
+        "BEGIN; ALTER USER x RENAME TO y; COMMIT",
+        "DROP OWNED BY CURRENT_USER",
+    ] {
+        assert!(classify(sql).alters_role, "{sql}");
+    }
+    for sql in [
+        "ALTER USER MAPPING FOR x SERVER s OPTIONS (SET a 'b')",
+        "ALTER TABLE role ADD user text",
+        "DROP TABLE owned",
+        "SELECT 'ALTER ROLE x PASSWORD 1'; -- ALTER ROLE x",
+        "DO $$ ALTER ROLE x $$",
+    ] {
+        assert!(!classify(sql).alters_role, "{sql}");
+    }
+}
+
+#[test]
 fn transaction_control() {
     use Transaction::*;
     for (sql, expected) in [

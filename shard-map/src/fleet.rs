@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::ServerName;
 use crate::labels::Labels;
+use crate::policy::{Capacity, PlacementPolicy};
 use crate::selector::{Selector, parse_label};
 use crate::server::ServerClass;
 use crate::user::{Access, PoolMode};
@@ -28,20 +29,6 @@ pub struct Fleet {
     pub servers: Vec<DeclaredServer>,
     /// The router's users.
     pub users: Vec<DeclaredUser>,
-}
-
-/// Policies for choosing a server for a new tenant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PlacementPolicy {
-    /// Most tenants that are placed on one server.
-    pub tenants_per_server_max: u32,
-}
-
-impl Default for PlacementPolicy {
-    fn default() -> Self {
-        Self { tenants_per_server_max: 10_000 }
-    }
 }
 
 /// A server as declared.
@@ -64,6 +51,9 @@ pub struct DeclaredServer {
     /// Labels for placement.
     #[serde(default)]
     pub labels: Labels,
+    /// What it can bear, where that is not what its class can.
+    #[serde(default, skip_serializing_if = "Capacity::is_empty")]
+    pub capacity: Capacity,
 }
 
 /// A router user as declared. Its password is not: it is set with `tenantry user passwd`.
@@ -135,9 +125,7 @@ impl Fleet {
     }
 
     fn check(&self) -> Result<(), InvalidFleet> {
-        if self.placement.tenants_per_server_max == 0 {
-            return Err(refused("placement.tenants_per_server_max".to_owned(), "must be at least 1"));
-        }
+        self.placement.check().map_err(|(key, message)| refused(format!("placement.{key}"), message))?;
         let (mut names, mut addresses) = (BTreeSet::new(), BTreeSet::new());
         for server in &self.servers {
             let key = |field: &str| format!("servers.{}.{field}", server.name);
@@ -176,6 +164,10 @@ fn check_server(server: &DeclaredServer, key: impl Fn(&str) -> String) -> Result
     if server.max_connections == 0 {
         return Err(refused(key("max_connections"), "must be at least 1"));
     }
+    server
+        .capacity
+        .check()
+        .map_err(|field| refused(key(&format!("capacity.{field}")), "must be at least 1"))?;
     for (name, value) in server.labels.iter() {
         parse_label(&format!("{name}={value}")).map_err(|_| {
             refused(key("labels"), "keys and values are made of A-Z, a-z, 0-9, _, ., / and -")
@@ -242,6 +234,7 @@ mod tests {
         for (extra, expected) in [
             ("port = 0", "servers.pg-1.port: must be from 1 to 65535"),
             ("max_connections = 0", "servers.pg-1.max_connections: must be at least 1"),
+            ("capacity = { tenants_max = 0 }", "servers.pg-1.capacity.tenants_max: must be at least 1"),
             ("labels = { 'a b' = 'c' }", "servers.pg-1.labels: keys and values"),
             ("[[servers]]\nname = 'pg-1'\nhost = 'db2'", "servers.pg-1.name: is declared twice"),
             ("[[servers]]\nname = 'pg-2'\nhost = 'db1'", "servers.pg-2.port: another server"),

@@ -4,6 +4,7 @@
 //! control plane, which never see each other, can agree on one set of rules that tests can run through completely.
 //! What it does not do: talk to Postgres (package `catalog`), move anything (package `control`).
 
+pub mod bytes;
 pub mod duration;
 pub mod fleet;
 pub mod ids;
@@ -11,6 +12,7 @@ pub mod keys;
 pub mod labels;
 pub mod moves;
 pub mod placement;
+pub mod policy;
 pub mod recovery;
 pub mod route;
 pub mod selector;

@@ -1,22 +1,49 @@
-//! Chooses a server for a new tenant: deterministically, so that an operator can foretell and a test can state it.
+//! Chooses a server for a new tenant: deterministically, so that an operator can foretell and a test can state it, and
+//! with an account of each server, so that nobody has to guess why.
 //!
-//! Policy: a server named by the operator is taken as it is; else the class asked for (shared unless said otherwise),
-//! then the labels, then room, and of those the least loaded. Equal ones are taken in the order of their names.
+//! A server must be of the class asked for (shared unless said otherwise), have the labels, have no tenant that this one
+//! must not live with, and have room: for one tenant more, for bytes, for its connections, and for its work. Of those that
+//! remain, the least full one is taken: full is what is nearest to its limit, in whole percent, so that a fleet far
+//! from its limits spreads by tenants for each connection allowed, and only then by name.
+//!
+//! A server named by the operator is taken whatever its class, labels and neighbours are, since these are wishes; not
+//! without room, and not while it drains.
 //!
 //! A tenant's label constrains its placement when servers of the class carry a label of that key: `region=eu` goes to
 //! a server with `region=eu` where servers have regions, and `plan=gold` anywhere where no server has a plan.
 
+use serde::Serialize;
+
+use crate::bytes::Bytes;
 use crate::ids::ServerName;
 use crate::labels::Labels;
+use crate::policy::{PlacementPolicy, Quota};
 use crate::server::{Server, ServerClass, ServerState};
+
+/// What a server bears at present, as far as it was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Tenants placed on it, those being made included.
+    pub tenants: u32,
+    /// Those of them that have a connection quota of their own.
+    pub own_quotas: u32,
+    /// What their own connection quotas add up to.
+    pub own_connections: u64,
+    /// Bytes of all its databases together.
+    pub bytes: Option<u64>,
+    /// Sessions at work at once, on average over the last while, in thousandths.
+    pub active_sessions_milli: Option<u64>,
+}
 
 /// A server that could take the tenant.
 #[derive(Debug, Clone)]
 pub struct Candidate {
     /// The server.
     pub server: Server,
-    /// Tenants placed on it, those being made included.
-    pub tenants: u32,
+    /// What it bears.
+    pub usage: Usage,
+    /// Keys of labels of which a tenant there has the same value as the new one: of those that the policy keeps apart.
+    pub kin: Vec<String>,
 }
 
 /// What the tenant asks for.
@@ -28,127 +55,213 @@ pub struct Wish {
     pub class: Option<ServerClass>,
     /// The tenant's labels.
     pub labels: Labels,
-    /// Most tenants a server may have; a policy of the fleet, not of the tenant.
-    pub tenants_per_server_max: u32,
+    /// The tenant's own quota.
+    pub quota: Quota,
 }
 
-/// Why no server was chosen. The text says what to do.
+/// What was found about one server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// The server.
+    pub server: ServerName,
+    /// Whether it could take the tenant.
+    pub fits: bool,
+    /// Why not, or how full it is.
+    pub reason: String,
+    /// How near it is to its nearest limit.
+    pub percent_full: u64,
+    /// Tenants placed on it.
+    pub tenants: u32,
+    /// Bytes of all its databases together, if measured.
+    pub bytes: Option<u64>,
+}
+
+/// A server, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Decision {
+    /// The one that is taken.
+    pub server: ServerName,
+    /// Why it and no other, in words.
+    pub why: String,
+    /// What was found about each: those that fit in the order in which they would be taken, then the others by name.
+    pub servers: Vec<Verdict>,
+}
+
+/// Why no server was chosen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoPlacement {
     /// The named server is not in the map.
     #[error("server {0} does not exist")]
     UnknownServer(ServerName),
-    /// The named server takes nothing new.
-    #[error("server {0} is draining and takes no new tenants")]
-    Draining(ServerName),
-    /// The named server is full.
-    #[error("server {0} has as many tenants as it may have")]
-    Full(ServerName),
-    /// No server matches.
-    #[error("no {class} server{labels} has room")]
-    NoneLeft {
-        /// Class asked for.
-        class: &'static str,
-        /// The labels that constrain, in words; empty when none does.
-        labels: String,
-    },
+    /// No server can take it: each of them with its reason.
+    #[error("no server can take the tenant: {}", reasons(.0))]
+    NoneFits(Vec<Verdict>),
+}
+
+/// Of so many servers the reasons are told in an error; the rest is counted.
+const REASONS_MAX: usize = 20;
+
+fn reasons(verdicts: &[Verdict]) -> String {
+    if verdicts.is_empty() {
+        return "the map has no servers".to_owned();
+    }
+    let told = verdicts.iter().take(REASONS_MAX);
+    let told: Vec<_> = told.map(|verdict| format!("{}: {}", verdict.server, verdict.reason)).collect();
+    let more = match verdicts.len().saturating_sub(REASONS_MAX) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    told.join("; ") + &more
 }
 
 /// Chooses.
 ///
 /// # Errors
-/// [`NoPlacement`] when the named server can't take it, or none matches the wish.
-pub fn choose(candidates: &[Candidate], wish: &Wish) -> Result<ServerName, NoPlacement> {
-    let has_room = |candidate: &Candidate| candidate.tenants < wish.tenants_per_server_max;
-    if let Some(name) = &wish.server {
-        let candidate = (candidates.iter().find(|c| c.server.name == *name))
-            .ok_or_else(|| NoPlacement::UnknownServer(name.clone()))?;
-        if candidate.server.state == ServerState::Draining {
-            return Err(NoPlacement::Draining(name.clone()));
-        }
-        return if has_room(candidate) { Ok(name.clone()) } else { Err(NoPlacement::Full(name.clone())) };
-    }
+/// [`NoPlacement`] when the named server can't take it, or none fits.
+pub fn choose(
+    candidates: &[Candidate],
+    wish: &Wish,
+    policy: &PlacementPolicy,
+) -> Result<Decision, NoPlacement> {
     let class = wish.class.unwrap_or_default();
-    // Load is tenants per connection allowed: a server twice as large takes twice as many. Compared crosswise,
-    // a/b < c/d as a*d < c*b, because fractions of floats have no total order.
-    let load = |a: &Candidate, b: &Candidate| {
-        let left = u64::from(a.tenants) * u64::from(b.server.max_connections);
-        let right = u64::from(b.tenants) * u64::from(a.server.max_connections);
-        left.cmp(&right).then_with(|| a.server.name.cmp(&b.server.name))
-    };
-    let of_class = || candidates.iter().filter(|c| c.server.class == class);
-    let constrains = |name: &str| of_class().any(|c| c.server.labels.get(name).is_some());
-    let constraints: Vec<_> = wish.labels.iter().filter(|(name, _)| constrains(name)).collect();
-    let matches =
-        |c: &Candidate| constraints.iter().all(|(key, value)| c.server.labels.get(key) == Some(*value));
-    of_class()
-        .filter(|c| c.server.state == ServerState::Active && matches(c) && has_room(c))
-        .min_by(|a, b| load(a, b))
-        .map(|c| c.server.name.clone())
-        .ok_or_else(|| NoPlacement::NoneLeft {
-            class: if class == ServerClass::Shared { "shared" } else { "dedicated" },
-            labels: constraints.iter().map(|(key, value)| format!(" with {key}={value}")).collect(),
+    let constraints = constraints(candidates, wish, class);
+    let mut judged: Vec<(&Candidate, Verdict)> = (candidates.iter())
+        .filter(|candidate| wish.server.as_ref().is_none_or(|name| candidate.server.name == *name))
+        .map(|candidate| {
+            let mut against = Vec::new();
+            if wish.server.is_none() {
+                against.extend(unwished(candidate, class, &constraints));
+                against.extend(kept_apart(candidate, wish, policy));
+            }
+            if candidate.server.state == ServerState::Draining {
+                against.push("it is draining and takes no new tenants".to_owned());
+            }
+            (candidate, judge(candidate, wish, policy, against))
         })
+        .collect();
+    if let (Some(name), true) = (&wish.server, judged.is_empty()) {
+        return Err(NoPlacement::UnknownServer(name.clone()));
+    }
+    judged.sort_by(|(a, a_verdict), (b, b_verdict)| {
+        let fits = b_verdict.fits.cmp(&a_verdict.fits);
+        let fuller = || a_verdict.percent_full.cmp(&b_verdict.percent_full).then_with(|| denser(a, b));
+        let order = if a_verdict.fits && b_verdict.fits { fits.then_with(fuller) } else { fits };
+        order.then_with(|| a.server.name.cmp(&b.server.name))
+    });
+    let servers: Vec<Verdict> = judged.into_iter().map(|(_, verdict)| verdict).collect();
+    let fitting = servers.iter().filter(|verdict| verdict.fits).count();
+    let Some(first) = servers.first().filter(|verdict| verdict.fits) else {
+        return Err(NoPlacement::NoneFits(servers));
+    };
+    let why = match (&wish.server, fitting) {
+        (Some(_), _) => "it was named, and has room".to_owned(),
+        (None, 1) => "it is the only one that fits".to_owned(),
+        (None, _) => format!("it is the least full of {fitting} that fit: {}", first.reason),
+    };
+    Ok(Decision { server: first.server.clone(), why, servers })
+}
+
+/// Labels of the tenant that servers of the class have, too.
+fn constraints<'a>(candidates: &[Candidate], wish: &'a Wish, class: ServerClass) -> Vec<(&'a str, &'a str)> {
+    let of_class = || candidates.iter().filter(|candidate| candidate.server.class == class);
+    let constrains = |key: &str| of_class().any(|candidate| candidate.server.labels.get(key).is_some());
+    wish.labels.iter().filter(|(key, _)| constrains(key)).collect()
+}
+
+/// What speaks against it by its class and its labels.
+fn unwished(candidate: &Candidate, class: ServerClass, constraints: &[(&str, &str)]) -> Vec<String> {
+    let server = &candidate.server;
+    if server.class != class {
+        return vec![format!("it is {}, {} was asked for", server.class.as_str(), class.as_str())];
+    }
+    let other = constraints.iter().filter(|(key, value)| server.labels.get(key) != Some(*value));
+    let other = other.map(|(key, value)| match server.labels.get(key) {
+        Some(has) => format!("its {key} is {has}, not {value}"),
+        None => format!("it has no label {key}={value}"),
+    });
+    other.collect()
+}
+
+/// What speaks against it by the tenants that it has.
+fn kept_apart(candidate: &Candidate, wish: &Wish, policy: &PlacementPolicy) -> Vec<String> {
+    let near = |key: &&String| candidate.kin.contains(*key);
+    let keys = policy.anti_affinity.iter().filter(near);
+    keys.filter_map(|key| Some((key, wish.labels.get(key)?)))
+        .map(|(key, value)| format!("a tenant with {key}={value} is there"))
+        .collect()
+}
+
+/// One of the things that a server has a limit of, with the new tenant on it.
+struct Part {
+    would_have: u64,
+    limit: u64,
+    /// What it would have, and of how much, in words.
+    text: String,
+}
+
+impl Part {
+    fn percent(&self) -> u64 {
+        self.would_have.saturating_mul(100) / self.limit.max(1)
+    }
+}
+
+fn parts(candidate: &Candidate, wish: &Wish, policy: &PlacementPolicy) -> Vec<Part> {
+    let (server, usage) = (&candidate.server, &candidate.usage);
+    let class = policy.class(server.class);
+    let capacity = server.capacity.or(&class.capacity);
+    let mut parts = Vec::new();
+    let most = u64::from(capacity.tenants_max.unwrap_or(policy.tenants_per_server_max));
+    let text = format!("{} of {most} tenants", usage.tenants);
+    parts.push(Part { would_have: u64::from(usage.tenants) + 1, limit: most, text });
+    if let (Some(bytes), Some(Bytes(limit))) = (usage.bytes, capacity.bytes_max) {
+        let text = format!("{} of {}", Bytes(bytes).rounded(), Bytes(limit));
+        parts.push(Part { would_have: bytes, limit, text });
+    }
+    if let Some(times) = policy.connections_overcommit {
+        let each = u64::from(class.quota.connections.unwrap_or(0));
+        let has = u64::from(usage.tenants.saturating_sub(usage.own_quotas)) * each + usage.own_connections;
+        let limit = u64::from(server.max_connections) * u64::from(times);
+        let more = wish.quota.or(&class.quota).connections.map_or(0, u64::from);
+        let text = format!("{has} of {limit} connections promised");
+        parts.push(Part { would_have: has + more, limit, text });
+    }
+    if let (Some(milli), Some(most)) = (usage.active_sessions_milli, capacity.active_sessions_max) {
+        let text = format!("{}.{} of {most} sessions at work", milli / 1000, milli % 1000 / 100);
+        parts.push(Part { would_have: milli, limit: u64::from(most) * 1000, text });
+    }
+    parts
+}
+
+fn judge(candidate: &Candidate, wish: &Wish, policy: &PlacementPolicy, mut against: Vec<String>) -> Verdict {
+    let parts = parts(candidate, wish, policy);
+    let full = parts.iter().filter(|part| part.would_have > part.limit);
+    against.extend(full.map(|part| format!("it is full: {}", part.text)));
+    // Of parts that are equally near to their limits, the first.
+    let nearest = parts.iter().rev().max_by_key(|part| part.percent());
+    let percent_full = nearest.map_or(0, Part::percent);
+    let reason = if against.is_empty() {
+        let text = nearest.map_or("", |part| part.text.as_str());
+        format!("{percent_full} % full ({text})")
+    } else {
+        against.join(", ")
+    };
+    Verdict {
+        server: candidate.server.name.clone(),
+        fits: against.is_empty(),
+        reason,
+        percent_full,
+        tenants: candidate.usage.tenants,
+        bytes: candidate.usage.bytes,
+    }
+}
+
+/// By tenants for each connection allowed: a server twice as large takes twice as many. Compared crosswise, a/b < c/d as
+/// a*d < c*b, because fractions of floats have no total order.
+fn denser(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
+    let left = u64::from(a.usage.tenants) * u64::from(b.server.max_connections);
+    let right = u64::from(b.usage.tenants) * u64::from(a.server.max_connections);
+    left.cmp(&right)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn candidate(name: &str, class: ServerClass, tenants: u32, max_connections: u32) -> Candidate {
-        let server = Server {
-            name: ServerName::new(name).unwrap(),
-            host: "localhost".into(),
-            port: 5432,
-            class,
-            max_connections,
-            labels: [("region".to_owned(), "eu".to_owned())].into(),
-            state: ServerState::Active,
-        };
-        Candidate { server, tenants }
-    }
-
-    fn wish() -> Wish {
-        Wish { tenants_per_server_max: 100, ..Wish::default() }
-    }
-
-    #[test]
-    fn the_least_loaded_shared_server_is_taken() {
-        let all = [
-            candidate("a", ServerClass::Shared, 10, 100),
-            candidate("b", ServerClass::Shared, 15, 200),
-            candidate("c", ServerClass::Dedicated, 0, 100),
-        ];
-        assert_eq!(choose(&all, &wish()).unwrap().as_str(), "b");
-        assert_eq!(choose(&all[..1], &wish()).unwrap().as_str(), "a");
-    }
-
-    #[test]
-    fn a_dedicated_server_only_takes_who_asks_for_it() {
-        let all = [candidate("c", ServerClass::Dedicated, 0, 100)];
-        assert!(matches!(choose(&all, &wish()), Err(NoPlacement::NoneLeft { .. })));
-        let dedicated = Wish { class: Some(ServerClass::Dedicated), ..wish() };
-        assert_eq!(choose(&all, &dedicated).unwrap().as_str(), "c");
-    }
-
-    #[test]
-    fn labels_room_and_draining_exclude() {
-        let mut all = [candidate("a", ServerClass::Shared, 0, 100)];
-        let labelled =
-            |key: &str, value: &str| Wish { labels: [(key.to_owned(), value.to_owned())].into(), ..wish() };
-        assert!(choose(&all, &labelled("region", "us")).is_err());
-        assert!(choose(&all, &labelled("region", "eu")).is_ok());
-        assert!(choose(&all, &labelled("plan", "gold")).is_ok(), "no server has plans");
-        assert!(choose(&all, &Wish { tenants_per_server_max: 0, ..wish() }).is_err());
-        all[0].server.state = ServerState::Draining;
-        assert!(choose(&all, &wish()).is_err());
-    }
-
-    #[test]
-    fn a_named_server_is_taken_or_refused_by_name() {
-        let all = [candidate("a", ServerClass::Dedicated, 100, 100)];
-        let named = |name: &str| Wish { server: Some(ServerName::new(name).unwrap()), ..wish() };
-        assert!(matches!(choose(&all, &named("a")), Err(NoPlacement::Full(_))));
-        assert!(matches!(choose(&all, &named("x")), Err(NoPlacement::UnknownServer(_))));
-    }
-}
+mod tests;

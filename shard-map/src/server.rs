@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::ServerName;
 use crate::labels::Labels;
+use crate::policy::Capacity;
 
 /// What a server is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -58,6 +59,9 @@ pub struct Server {
     /// Whether it takes new tenants.
     #[serde(default)]
     pub state: ServerState,
+    /// What it can bear, where that is not what its class can.
+    #[serde(default, skip_serializing_if = "Capacity::is_empty")]
+    pub capacity: Capacity,
 }
 
 impl Server {

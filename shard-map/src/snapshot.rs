@@ -274,6 +274,7 @@ fn checksum(version: i64, body: &[u8]) -> String {
 mod tests {
     use super::*;
     use crate::ids::Epoch;
+    use crate::policy::Capacity;
     use crate::server::{ServerClass, ServerState};
     use crate::tenant::TenantState;
 
@@ -300,6 +301,7 @@ mod tests {
             max_connections: 90,
             labels: [].into(),
             state: ServerState::Active,
+            capacity: Capacity::default(),
         }));
         map
     }

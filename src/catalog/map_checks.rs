@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use shard_map::policy::PlacementPolicy;
 use shard_map::recovery::{Finding, Kind};
 
 use crate::error::Result;
@@ -44,13 +45,12 @@ impl Catalog {
         Ok(rows.into_iter().next())
     }
 
-    /// Most tenants on one server, if that was declared.
+    /// Placement policies, if they were declared.
     ///
     /// # Errors
-    /// When the catalog can't be reached.
-    pub async fn tenants_per_server_max(&self) -> Result<Option<u32>> {
-        const SQL: &str = "SELECT tenants_per_server_max FROM placement_policy";
-        let row = self.row("placement_policy", SQL, &[]).await?;
-        Ok(row.and_then(|row| u32::try_from(row.get::<_, i32>(0)).ok()))
+    /// When the catalog can't be reached or read.
+    pub async fn placement_policy(&self) -> Result<Option<PlacementPolicy>> {
+        let rows = self.json("placement_policy", "SELECT policy FROM placement_policy", &[]).await?;
+        Ok(rows.into_iter().next())
     }
 }

@@ -146,10 +146,9 @@ impl Opened<'_> {
         self.raise_version(changes).await?;
         if let Some(policy) = &changes.policy {
             const POLICY: &str = "
-                INSERT INTO placement_policy (tenants_per_server_max) VALUES ($1)
-                ON CONFLICT (one) DO UPDATE SET tenants_per_server_max = excluded.tenants_per_server_max";
-            let most = i32::try_from(policy.tenants_per_server_max).unwrap_or(i32::MAX);
-            self.execute("repair_policy", POLICY, &[&most]).await?;
+                INSERT INTO placement_policy (policy) VALUES ($1)
+                ON CONFLICT (one) DO UPDATE SET policy = excluded.policy";
+            self.execute("repair_policy", POLICY, &[&json!(policy)]).await?;
         }
         self.put_map(changes).await?;
         self.put_operations(changes, writing.keep_sealed_s).await
@@ -181,12 +180,15 @@ impl Opened<'_> {
 
     async fn put_map(&self, changes: &Changes) -> Result<()> {
         const SERVERS: &str = "
-            INSERT INTO server (name, host, port, class, max_connections, labels, state, system_identifier)
-            SELECT s.* FROM jsonb_to_recordset($1) AS s (name text, host text, port int, class text,
-                max_connections int, labels jsonb, state text, system_identifier bigint)
+            INSERT INTO server (name, host, port, class, max_connections, labels, state, capacity,
+                system_identifier)
+            SELECT s.name, s.host, s.port, s.class, s.max_connections, s.labels, s.state,
+                coalesce(s.capacity, '{}'), s.system_identifier
+            FROM jsonb_to_recordset($1) AS s (name text, host text, port int, class text,
+                max_connections int, labels jsonb, state text, capacity jsonb, system_identifier bigint)
             ON CONFLICT (name) DO UPDATE SET host = excluded.host, port = excluded.port, class = excluded.class,
                 max_connections = excluded.max_connections, labels = excluded.labels, state = excluded.state,
-                system_identifier = excluded.system_identifier";
+                capacity = excluded.capacity, system_identifier = excluded.system_identifier";
         const TENANTS: &str = "
             INSERT INTO tenant (id, server, epoch, state, labels, key_version, schema_version, deleted_at)
             SELECT t.*, CASE WHEN t.state = 'deleted' THEN now() END
@@ -278,7 +280,7 @@ async fn view(transaction: &Transaction<'_>, numbers: &[i64]) -> Result<CatalogV
     const HEAD: &str = "
         SELECT (SELECT id FROM fleet), coalesce((SELECT term FROM lease), 0), (SELECT version FROM map_version),
             coalesce((SELECT max(map_version) FROM router), 0),
-            (SELECT to_jsonb(p) - 'one' FROM placement_policy p),
+            (SELECT policy FROM placement_policy),
             (SELECT greatest(CASE WHEN is_called THEN last_value ELSE last_value - 1 END,
                 (SELECT max(id) FROM operation)) FROM operation_id_seq)";
     const OPERATIONS: &str = "

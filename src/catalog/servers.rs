@@ -1,12 +1,10 @@
 //! Servers in the catalog.
 
 use serde::{Deserialize, Serialize};
-use shard_map::placement::Candidate;
 use shard_map::{Server, ServerName};
-use tokio_postgres::Transaction;
 
 use crate::error::{Error, Result};
-use crate::query::{Catalog, from_json};
+use crate::query::Catalog;
 
 /// A server with what only the control plane needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -95,15 +93,4 @@ impl Catalog {
         }
         Ok(())
     }
-}
-
-/// All servers with their load, as [`shard_map::placement::choose`] wants them, as the caller's transaction sees them.
-pub(crate) async fn candidates(transaction: &Transaction<'_>) -> Result<Vec<Candidate>> {
-    let rows =
-        transaction.query(SELECT, &[]).await.map_err(|e| Error::from_query("server_candidates", &e))?;
-    let candidate = |row| {
-        from_json::<ServerRow>("server_candidates", row)
-            .map(|row| Candidate { server: row.server, tenants: row.tenants })
-    };
-    rows.iter().map(candidate).collect()
 }

@@ -1,14 +1,11 @@
 //! Tenants and their placements in the catalog.
 
 use serde::{Deserialize, Serialize};
-use shard_map::placement::{Wish, choose};
 use shard_map::{Epoch, Selector, ServerName, Tenant, TenantId, TenantState};
 use tokio_postgres::Transaction;
 
 use crate::error::{Error, Result};
-use crate::operations::{Kind, insert_operation};
 use crate::query::{Catalog, Params};
-use crate::servers::candidates;
 
 /// A tenant with what only the control plane needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -46,42 +43,6 @@ impl Catalog {
         const SQL: &str = "SELECT to_jsonb(t) FROM tenant t WHERE id = $1";
         let rows = self.json("tenant_show", SQL, &[&id.as_str()]).await?;
         rows.into_iter().next().ok_or_else(|| no_such_tenant(id))
-    }
-
-    /// Chooses a server for a new tenant, records the tenant as being made, and starts the operation that makes it.
-    /// Returns the operation and the server.
-    ///
-    /// # Errors
-    /// [`Error::Conflict`] when the tenant exists or no server can take it.
-    pub async fn create_tenant(
-        &self,
-        id: &TenantId,
-        wish: &Wish,
-        labels: &shard_map::labels::Labels,
-    ) -> Result<(i64, ServerName)> {
-        let mut client = self.client().await?;
-        let error = |e: tokio_postgres::Error| Error::from_query("tenant_create", &e);
-        let transaction = client.transaction().await.map_err(error)?;
-        // Two placements at once would both see the same server as the emptiest; the version's row lock is taken by
-        // the insert below anyway.
-        transaction.execute("SELECT FROM map_version FOR UPDATE", &[]).await.map_err(error)?;
-        let server =
-            choose(&candidates(&transaction).await?, wish).map_err(|e| Error::Conflict(e.to_string()))?;
-        // The first epoch is the map's version: it is higher than any epoch of an earlier tenant of this name, since
-        // every step of an epoch is at least one step of the map.
-        const SQL: &str = "
-            INSERT INTO tenant (id, server, epoch, state, labels)
-            SELECT $1, $2, version + 1, 'creating', $3 FROM map_version ON CONFLICT DO NOTHING";
-        let labels = serde_json::json!(labels);
-        let written =
-            transaction.execute(SQL, &[&id.as_str(), &server.as_str(), &labels]).await.map_err(error)?;
-        if written == 0 {
-            return Err(Error::Conflict(format!("tenant {id} exists already")));
-        }
-        let operation =
-            insert_operation(&transaction, Kind::Create, Some(id), &serde_json::json!({})).await?;
-        transaction.commit().await.map_err(error)?;
-        Ok((operation, server))
     }
 
     /// Changes a tenant's state.

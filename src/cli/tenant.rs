@@ -82,6 +82,9 @@ struct Create {
     /// A label; may be given more than once. It goes to a server with the same label, if servers have one of its key
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = values::label)]
     labels: Vec<(String, String)>,
+    /// Only say which server it would go to, and why
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
     /// Return when its database serves
     #[arg(long)]
     wait: bool,
@@ -166,8 +169,23 @@ async fn run_create(api: &Api, format: Format, create: &Create) -> anyhow::Resul
     if let Some(class) = create.class {
         body["class"] = class.as_str().into();
     }
+    if create.dry_run {
+        body["dry_run"] = true.into();
+        return print_placement(format, create, &api.post(&["v1", "tenants"], &body).await?);
+    }
     let answer = api.post(&["v1", "tenants"], &body).await?;
     finish(api, format, (&create.id, create.wait.then_some(create.timeout)), &answer).await
+}
+
+/// Prints where it would go, and what speaks for and against each server.
+fn print_placement(format: Format, create: &Create, decision: &Value) -> anyhow::Result<()> {
+    if format == Format::Json {
+        return Ok(output::json(decision)?);
+    }
+    let word = |key: &str| decision[key].as_str().unwrap_or_default().to_owned();
+    output::line(&format!("{} would go to {}: {}\n", create.id, word("server"), word("why")))?;
+    let columns = [("SERVER", "server"), ("FITS", "fits"), ("TENANTS", "tenants"), ("REASON", "reason")];
+    Ok(output::list(format, &decision["servers"], &columns)?)
 }
 
 /// Waits for the end of what was asked for, up to a time if there is one, and prints how it stands then.

@@ -47,6 +47,9 @@ pub struct ControlConfig {
     /// How often the leader compares the catalog with all registries and databases.
     #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub map_check_interval: Duration,
+    /// How often the leader measures what servers and tenants use.
+    #[serde(deserialize_with = "shard_map::duration::deserialize")]
+    pub measure_interval: Duration,
 }
 
 impl Default for ControlConfig {
@@ -67,6 +70,7 @@ impl Default for ControlConfig {
             sealed_grace: Duration::from_secs(24 * 3600),
             router_timeout: Duration::from_secs(5),
             map_check_interval: Duration::from_secs(300),
+            measure_interval: Duration::from_secs(60),
         }
     }
 }
@@ -89,6 +93,9 @@ impl ControlConfig {
         }
         if self.lease_duration < Duration::from_secs(1) {
             return Err("lease_duration: use 1s or more".to_owned());
+        }
+        if self.measure_interval < Duration::from_secs(1) {
+            return Err("measure_interval: use 1s or more".to_owned());
         }
         if self.map_check_interval < Duration::from_secs(1) {
             return Err("map_check_interval: use 1s or more".to_owned());

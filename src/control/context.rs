@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use catalog::{Catalog, Operation};
 use serde_json::Value;
+use shard_map::policy::PlacementPolicy;
 use shard_map::{MasterKey, Server, ServerName};
 use tokio::sync::{Notify, watch};
 
@@ -39,6 +40,15 @@ impl Context {
     /// [`Error::NotLeading`] while another instance leads, or none does.
     pub(crate) fn leading_term(&self) -> Result<i64> {
         (*self.term.borrow()).ok_or(Error::NotLeading)
+    }
+
+    /// Placement policies: as declared; without a declaration, this instance's own configuration counts.
+    pub(crate) async fn policy(&self) -> Result<PlacementPolicy> {
+        let declared = self.catalog.placement_policy().await?;
+        Ok(declared.unwrap_or_else(|| PlacementPolicy {
+            tenants_per_server_max: self.config.tenants_per_server_max,
+            ..PlacementPolicy::default()
+        }))
     }
 
     /// A server of the map.

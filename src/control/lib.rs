@@ -13,6 +13,7 @@ mod http;
 mod leader;
 mod locked_out;
 mod map;
+mod measure;
 mod metrics;
 mod moves;
 mod provision;
@@ -76,12 +77,13 @@ pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<
     let figures = tokio::spawn(metrics::refresh(context.clone(), stop.clone()));
     let map = tokio::spawn(map::watch::watch(context.clone(), stop.clone()));
     let locked_out = tokio::spawn(locked_out::watch(context.clone(), stop.clone()));
+    let measure = tokio::spawn(measure::measure(context.clone(), stop.clone()));
     let api = tokio::spawn(http::serve(listener, context, secrets.token, stop.clone()));
     tracing::info!("control plane serves");
     shutdown.await;
     stop.cancel();
     // Each ends at its next look at `stop`; none of them fails but by a defect, which its own log line told.
-    for task in [leader, reconciler, figures, map, locked_out, api] {
+    for task in [leader, reconciler, figures, map, locked_out, measure, api] {
         drop(tokio::time::timeout(Duration::from_secs(5), task).await);
     }
     Ok(())

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use shard_map::policy::Capacity;
 use shard_map::{Entry, Server, ServerClass, ServerName, ServerState, ShardMap, Tenant, TenantId};
 
 use crate::config::split_address;
@@ -100,6 +101,7 @@ pub(crate) fn unknown_server(name: &ServerName, address: Option<&str>) -> Option
         max_connections: CONNECTIONS_UNTIL_KNOWN,
         labels: [].into(),
         state: ServerState::default(),
+        capacity: Capacity::default(),
     })
 }
 

@@ -12,6 +12,7 @@ trials! {
     shared nobody_but_its_own_roles_enters_a_tenants_database,
     shared wrong_wishes_are_refused_with_the_status_that_says_whose_fault_it_is,
     own new_tenants_spread_over_the_shared_servers_only,
+    own tenants_go_where_the_declared_policy_lets_them,
     own a_creation_that_was_cut_short_is_finished,
     shared without_a_control_plane_commands_exit_5,
 }
@@ -116,6 +117,49 @@ async fn new_tenants_spread_over_the_shared_servers_only(fleet: &mut Fleet) {
     assert_eq!(fleet.create("light", &[]).await["server"], "pg-1");
     let dedicated = fleet.create("special", &["--class", "dedicated"]).await;
     assert_eq!(dedicated["server"], "pg-3");
+}
+
+async fn tenants_go_where_the_declared_policy_lets_them(fleet: &mut Fleet) {
+    let path = fleet.path().join("policy.toml");
+    let apply = async |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        fleet.cli(&["map", "apply", path.to_str().unwrap()]).await.ok();
+    };
+    apply("[placement]\nanti_affinity = ['group']\n[placement.shared]\ncapacity = { tenants_max = 2 }\n")
+        .await;
+    let grouped = |name: &'static str, more: &'static [&'static str]| {
+        [&["tenant", "create", name, "--label", "group=acme"][..], more].concat()
+    };
+
+    let planned = fleet.cli(&grouped("first", &["--dry-run"])).await.ok();
+    assert_eq!(planned["server"], "pg-1", "{planned}");
+    let verdict = |plan: &Value, server: &str| {
+        plan["servers"].as_array().unwrap().iter().find(|v| v["server"] == server).unwrap().clone()
+    };
+    assert_eq!(verdict(&planned, "pg-2")["fits"], true);
+    assert!(verdict(&planned, "pg-3")["reason"].as_str().unwrap().contains("dedicated"), "{planned}");
+    fleet.cli(&["tenant", "show", "first"]).await.error(3);
+
+    assert_eq!(fleet.cli(&grouped("first", &["--wait"])).await.ok()["server"], planned["server"]);
+    let second = fleet.cli(&grouped("second", &["--dry-run"])).await.ok();
+    assert!(verdict(&second, "pg-1")["reason"].as_str().unwrap().contains("group=acme"), "{second}");
+    assert_eq!(fleet.cli(&grouped("second", &["--wait"])).await.ok()["server"], "pg-2");
+    for more in [&["--dry-run"][..], &["--wait"]] {
+        let refused = fleet.cli(&[&grouped("third", &[])[..], more].concat()).await.error(4);
+        let named =
+            ["pg-1: a tenant with group=acme", "pg-2: a tenant with group=acme", "pg-3: it is dedicated"];
+        assert!(named.iter().all(|reason| refused.contains(reason)), "{refused}");
+    }
+
+    fleet.create("filler", &["--server", "pg-1"]).await;
+    let refused = fleet.cli(&["tenant", "create", "more", "--server", "pg-1"]).await.error(4);
+    assert!(refused.contains("pg-1: it is full: 2 of 2 tenants"), "{refused}");
+    // What one server may have counts before what its class may.
+    let declared = std::fs::read_to_string(fleet.path().join("fleet.toml")).unwrap();
+    let pg_1 = declared.split("[[servers]]").nth(1).unwrap();
+    let policy = "[placement.shared]\ncapacity = { tenants_max = 1 }";
+    apply(&format!("{policy}\n[[servers]]\ncapacity = {{ tenants_max = 9 }}{pg_1}")).await;
+    assert_eq!(fleet.create("more", &[]).await["server"], "pg-1");
 }
 
 async fn a_creation_that_was_cut_short_is_finished(fleet: &mut Fleet) {

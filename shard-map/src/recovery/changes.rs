@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::view::{CatalogServer, CatalogView, OperationView, Seen, Survey};
-use crate::fleet::PlacementPolicy;
 use crate::ids::{Epoch, ServerName, TenantId};
+use crate::policy::PlacementPolicy;
 use crate::tenant::Tenant;
 use crate::user::User;
 
@@ -108,7 +108,8 @@ impl Changes {
             steps.push(Step::new("change", "term", &term, detail));
         }
         if let Some(policy) = &self.policy {
-            let detail = format!("tenants_per_server_max = {}", policy.tenants_per_server_max);
+            let text = serde_json::json!(policy).to_string();
+            let detail = text.replace('"', "").trim_matches(['{', '}']).to_owned();
             steps.push(Step::new(verb(catalog.policy.is_some()), "policy", &"placement", detail));
         }
         for CatalogServer { server, .. } in &self.servers {

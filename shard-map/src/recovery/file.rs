@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::view::CatalogView;
-use crate::fleet::PlacementPolicy;
 use crate::ids::{ServerName, TenantId};
+use crate::policy::PlacementPolicy;
 use crate::server::Server;
 use crate::snapshot::{BadSnapshot, ShardMap};
 use crate::tenant::Tenant;

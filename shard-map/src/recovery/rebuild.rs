@@ -86,6 +86,7 @@ pub(crate) fn declared_server(declared: &DeclaredServer, known: Option<&Server>)
         max_connections: declared.max_connections,
         labels: declared.labels.clone(),
         state: known.map(|known| known.state).unwrap_or_default(),
+        capacity: declared.capacity,
     }
 }
 

@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::fleet::Fleet;
 use crate::ids::{Epoch, ServerName, TenantId};
+use crate::policy::Capacity;
 use crate::server::{Server, ServerClass, ServerState};
 use crate::tenant::{Tenant, TenantState};
 use crate::user::{Access, PoolMode, User};
@@ -25,6 +26,7 @@ fn server(of: &str) -> CatalogServer {
         max_connections: 80,
         labels: [].into(),
         state: ServerState::Active,
+        capacity: Capacity::default(),
     };
     CatalogServer { server, system_identifier: number }
 }

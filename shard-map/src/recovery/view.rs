@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::fleet::PlacementPolicy;
 use crate::ids::{ARRIVING_SUFFIX, DELETED_SUFFIX, Epoch, SEALED_SUFFIX, ServerName, TenantId};
+use crate::policy::PlacementPolicy;
 use crate::server::Server;
 use crate::tenant::{Tenant, TenantState};
 use crate::user::User;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
-use shard_map::fleet::PlacementPolicy;
+use shard_map::policy::PlacementPolicy;
 use tokio::sync::watch;
 
 use super::env_file::{self, Variables};
@@ -209,7 +209,10 @@ impl Fleet<'_> {
     /// The fleet as it is declared: what `map rebuild` finds the servers by when the catalog is lost.
     fn write_declaration(&self, path: &Path) -> anyhow::Result<()> {
         let declared = shard_map::fleet::Fleet {
-            placement: PlacementPolicy { tenants_per_server_max: self.plan.tenants_per_server_max },
+            placement: PlacementPolicy {
+                tenants_per_server_max: self.plan.tenants_per_server_max,
+                ..PlacementPolicy::default()
+            },
             servers: self.plan.servers.iter().map(|server| server.declared.clone()).collect(),
             users: vec![self.plan.user.clone()],
         };

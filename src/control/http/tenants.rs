@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use shard_map::labels::Labels;
 use shard_map::placement::Wish;
+use shard_map::policy::Quota;
 use shard_map::{Selector, ServerClass, ServerName, TenantId, TenantState};
 
 use super::Shared;
@@ -50,6 +51,9 @@ pub(super) struct Create {
     class: Option<ServerClass>,
     #[serde(default)]
     labels: Labels,
+    /// Only say where it would go, and why.
+    #[serde(default)]
+    dry_run: bool,
 }
 
 pub(super) async fn create(
@@ -57,18 +61,18 @@ pub(super) async fn create(
     Body(create): Body<Create>,
 ) -> Result<(StatusCode, Json<Value>), Refusal> {
     let id: TenantId = parse(&create.id)?;
-    // A declared policy is the fleet's; without one, each instance's own configuration counts.
-    let declared = context.catalog.tenants_per_server_max().await?;
     let wish = Wish {
         server: create.server.as_deref().map(parse).transpose()?,
         class: create.class,
-        labels: create.labels.clone(),
-        tenants_per_server_max: declared.unwrap_or(context.config.tenants_per_server_max),
+        labels: create.labels,
+        quota: Quota::default(),
     };
-    if let Some(name) = &wish.server {
-        context.catalog.server(name).await?;
+    let policy = context.policy().await?;
+    if create.dry_run {
+        let decision = context.catalog.try_placement(&id, &wish, &policy).await?;
+        return Ok((StatusCode::OK, Json(json!(decision))));
     }
-    let (operation, _) = context.catalog.create_tenant(&id, &wish, &create.labels).await?;
+    let (operation, _) = context.catalog.create_tenant(&id, &wish, &policy).await?;
     context.nudge.notify_one();
     let mut shown = shown(&context.catalog.tenant(&id).await?);
     shown["operation"] = json!(operation);

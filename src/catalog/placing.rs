@@ -1,0 +1,144 @@
+//! Placing a new tenant: all servers with what they bear, as one transaction sees them, and the choice among them.
+
+use serde::Deserialize;
+use shard_map::placement::{Candidate, Decision, NoPlacement, Usage, Wish, choose};
+use shard_map::policy::PlacementPolicy;
+use shard_map::{Server, ServerName, TenantId};
+use tokio_postgres::Transaction;
+
+use crate::error::{Error, Result};
+use crate::operations::{Kind, insert_operation};
+use crate::query::{Catalog, Params, from_json, limited};
+
+/// A server and what it bears, as one row tells it.
+#[derive(Deserialize)]
+struct Row {
+    #[serde(flatten)]
+    server: Server,
+    tenants: u32,
+    own_quotas: u32,
+    own_connections: u64,
+    bytes: Option<u64>,
+    active_sessions_milli: Option<u64>,
+}
+
+impl Catalog {
+    /// Chooses a server for a new tenant, records the tenant as being made, and starts the operation that makes it.
+    /// Returns the operation's number, and the choice.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when the tenant exists or no server can take it; [`Error::NotFound`] when the named one is
+    /// not there.
+    pub async fn create_tenant(
+        &self,
+        id: &TenantId,
+        wish: &Wish,
+        policy: &PlacementPolicy,
+    ) -> Result<(i64, Decision)> {
+        let mut client = self.client().await?;
+        let transaction = limited("tenant_create", client.transaction()).await?;
+        // Two placements at once would both see the same server as the emptiest; the version's row lock is taken by
+        // the insert below anyway.
+        limited("tenant_create", transaction.execute("SELECT FROM map_version FOR UPDATE", &[])).await?;
+        let decision = decide(&transaction, wish, policy).await?;
+        // The first epoch is the map's version: it is higher than any epoch of an earlier tenant of this name, since
+        // every step of an epoch is at least one step of the map.
+        const SQL: &str = "
+            INSERT INTO tenant (id, server, epoch, state, labels, quota)
+            SELECT $1, $2, version + 1, 'creating', $3, $4 FROM map_version ON CONFLICT DO NOTHING";
+        let (labels, quota) = (serde_json::json!(wish.labels), serde_json::json!(wish.quota));
+        let server = decision.server.as_str();
+        let params: Params<'_> = &[&id.as_str(), &server, &labels, &quota];
+        if limited("tenant_create", transaction.execute(SQL, params)).await? == 0 {
+            return Err(exists(id));
+        }
+        let input = serde_json::json!({ "why": decision.why });
+        let operation = insert_operation(&transaction, Kind::Create, Some(id), &input).await?;
+        limited("tenant_create", transaction.commit()).await?;
+        Ok((operation, decision))
+    }
+
+    /// Where [`Catalog::create_tenant`] would place a tenant now, and why. Changes nothing.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn try_placement(
+        &self,
+        id: &TenantId,
+        wish: &Wish,
+        policy: &PlacementPolicy,
+    ) -> Result<Decision> {
+        let mut client = self.client().await?;
+        let begin = client.build_transaction().read_only(true);
+        let transaction = limited("placement_try", begin.start()).await?;
+        const EXISTS: &str = "SELECT FROM tenant WHERE id = $1";
+        if limited("placement_try", transaction.query_opt(EXISTS, &[&id.as_str()])).await?.is_some() {
+            return Err(exists(id));
+        }
+        decide(&transaction, wish, policy).await
+    }
+}
+
+fn exists(id: &TenantId) -> Error {
+    Error::Conflict(format!("tenant {id} exists already"))
+}
+
+async fn decide(transaction: &Transaction<'_>, wish: &Wish, policy: &PlacementPolicy) -> Result<Decision> {
+    let candidates = candidates(transaction, wish, policy).await?;
+    choose(&candidates, wish, policy).map_err(|e| match e {
+        NoPlacement::UnknownServer(_) => Error::NotFound(e.to_string()),
+        NoPlacement::NoneFits(_) => Error::Conflict(e.to_string()),
+    })
+}
+
+async fn candidates(
+    transaction: &Transaction<'_>,
+    wish: &Wish,
+    policy: &PlacementPolicy,
+) -> Result<Vec<Candidate>> {
+    // Work that was measured long ago says nothing; bytes do.
+    const SQL: &str = "
+        SELECT to_jsonb(s) || jsonb_build_object('tenants', coalesce(t.tenants, 0),
+            'own_quotas', coalesce(t.own_quotas, 0), 'own_connections', coalesce(t.own_connections, 0),
+            'bytes', u.bytes, 'active_sessions_milli',
+            CASE WHEN u.measured_at > now() - interval '10 minutes' THEN u.active_sessions_milli END)
+        FROM server s
+        LEFT JOIN (SELECT server, count(*) AS tenants, count(quota->'connections') AS own_quotas,
+            sum((quota->>'connections')::bigint) AS own_connections FROM tenant GROUP BY server
+        ) t ON t.server = s.name
+        LEFT JOIN server_use u ON u.server = s.name";
+    let kin = kin(transaction, wish, policy).await?;
+    let rows = limited("placement_candidates", transaction.query(SQL, &[])).await?;
+    let candidate = |row| {
+        let row: Row = from_json("placement_candidates", row)?;
+        let usage = Usage {
+            tenants: row.tenants,
+            own_quotas: row.own_quotas,
+            own_connections: row.own_connections,
+            bytes: row.bytes,
+            active_sessions_milli: row.active_sessions_milli,
+        };
+        let on_it = kin.iter().filter(|(server, _)| *server == row.server.name);
+        let kin = on_it.map(|(_, key)| key.clone()).collect();
+        Ok(Candidate { server: row.server, usage, kin })
+    };
+    rows.iter().map(candidate).collect()
+}
+
+/// Servers with tenants from which the new one is to be kept apart, and by which label.
+async fn kin(
+    transaction: &Transaction<'_>,
+    wish: &Wish,
+    policy: &PlacementPolicy,
+) -> Result<Vec<(ServerName, String)>> {
+    let apart = |key: &String| Some((key.clone(), wish.labels.get(key)?.to_owned()));
+    let labels: std::collections::BTreeMap<_, _> = policy.anti_affinity.iter().filter_map(apart).collect();
+    if labels.is_empty() {
+        return Ok(Vec::new());
+    }
+    const SQL: &str = "
+        SELECT DISTINCT jsonb_build_array(t.server, l.key)
+        FROM tenant t, jsonb_each_text($1) l WHERE t.labels->>l.key = l.value";
+    let rows = limited("placement_kin", transaction.query(SQL, &[&serde_json::json!(labels)])).await?;
+    rows.iter().map(|row| from_json("placement_kin", row)).collect()
+}

@@ -1,0 +1,148 @@
+//! What servers and tenants use: measured by the leader, one server after the other, and kept in the catalog for
+//! placement and quotas.
+//!
+//! Work is what Postgres itself adds up, the time that sessions were active (`pg_stat_database.active_time`), so that a
+//! look now and then misses nothing between two looks. A database's size costs a look at each of its files: it is asked for
+//! again when rows were written since, or after a while, for so many databases in one pass and no more.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use catalog::ServerUse;
+use shard_map::{Server, ServerName, TenantId};
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Context;
+use crate::error::Result;
+use crate::server::Connection;
+
+/// How long a new leader waits before its first look: it has to take up what others left first.
+const FIRST_LOOK_AFTER: Duration = Duration::from_secs(2);
+/// Databases of a server whose size is asked for in one pass.
+const SIZES_PER_PASS_MAX: usize = 400;
+/// Databases whose size is asked for in one query, and the pause after it.
+const SIZES_PER_QUERY: usize = 50;
+const PAUSE: Duration = Duration::from_millis(50);
+/// After so long a size is asked for again although no row was written: files shrink by themselves.
+const SIZE_LASTS: Duration = Duration::from_secs(1800);
+/// How long one server may take.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What is known of one server since this instance leads.
+#[derive(Default)]
+struct Known {
+    /// When, and how much active time there was then, in milliseconds.
+    active: Option<(Instant, f64)>,
+    databases: HashMap<String, Size>,
+}
+
+struct Size {
+    /// Rows written until then.
+    written: i64,
+    at: Instant,
+    bytes: i64,
+}
+
+/// Measures, for as long as this instance leads, until `stop`.
+pub(crate) async fn measure(context: Arc<Context>, stop: CancellationToken) {
+    let mut known: HashMap<ServerName, Known> = HashMap::new();
+    let mut wait = FIRST_LOOK_AFTER;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(wait.min(context.config.measure_interval)) => {}
+        }
+        wait = context.config.measure_interval;
+        let term = *context.term.borrow();
+        match term {
+            None => {
+                known.clear();
+                wait = FIRST_LOOK_AFTER;
+            }
+            Some(term) => {
+                if let Err(error) = pass(&context, term, &mut known).await {
+                    tracing::warn!(%error, "what servers use could not be measured");
+                }
+            }
+        }
+    }
+}
+
+async fn pass(context: &Context, term: i64, known: &mut HashMap<ServerName, Known>) -> Result<()> {
+    let servers = context.catalog.servers().await?;
+    known.retain(|name, _| servers.iter().any(|row| row.server.name == *name));
+    for row in servers {
+        let server = &row.server;
+        let known = known.entry(server.name.clone()).or_default();
+        let looked = tokio::time::timeout(SERVER_TIMEOUT, look(context, server, known)).await;
+        match looked {
+            Ok(Ok((of_server, of_tenants))) => {
+                context.catalog.put_use(&server.name, &of_server, &of_tenants, term).await?;
+            }
+            Ok(Err(error)) => tracing::warn!(server = %server.name, %error, "its use could not be measured"),
+            Err(_) => {
+                tracing::warn!(server = %server.name, "its use was not measured within {SERVER_TIMEOUT:?}");
+            }
+        }
+    }
+    Ok(context.catalog.forget_uses().await?)
+}
+
+/// One server: what it bears, and how large those databases are that were measured now.
+async fn look(
+    context: &Context,
+    server: &Server,
+    known: &mut Known,
+) -> Result<(ServerUse, BTreeMap<TenantId, i64>)> {
+    let registry = context.connector.registry(server).await?;
+    const ACTIVITY: &str = "
+        SELECT datname::text, tup_inserted + tup_updated + tup_deleted, active_time
+        FROM pg_catalog.pg_stat_database WHERE datname IS NOT NULL";
+    let now = Instant::now();
+    let rows = registry.rows(ACTIVITY, &[]).await?;
+    let active: f64 = rows.iter().map(|row| row.get::<_, f64>(2)).sum();
+    let active_sessions_milli = known.active.replace((now, active)).and_then(|(at, before)| {
+        let elapsed = now.duration_since(at).as_secs_f64();
+        // Milliseconds a second are thousandths. Less than before: the statistics were reset.
+        (elapsed > 0.0 && active >= before).then(|| ((active - before) / elapsed).round() as i64)
+    });
+    let written: HashMap<String, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    known.databases.retain(|name, _| written.contains_key(name));
+    let measured = sizes(&registry, known, &written, now).await?;
+    let is_whole = known.databases.len() == written.len();
+    let bytes = is_whole.then(|| known.databases.values().map(|size| size.bytes).sum());
+    let tenants = measured.into_iter().filter_map(|(name, bytes)| Some((TenantId::new(&name).ok()?, bytes)));
+    Ok((ServerUse { bytes, active_sessions_milli }, tenants.collect()))
+}
+
+/// Asks for sizes that are due; those that were measured longest ago, or never, first.
+async fn sizes(
+    registry: &Connection,
+    known: &mut Known,
+    written: &HashMap<String, i64>,
+    now: Instant,
+) -> Result<Vec<(String, i64)>> {
+    let size_of = |name: &str| known.databases.get(name);
+    let is_due = |name: &str, written: i64| {
+        size_of(name).is_none_or(|size| size.written != written || size.at.elapsed() > SIZE_LASTS)
+    };
+    let mut due: Vec<&String> =
+        written.iter().filter(|(name, count)| is_due(name, **count)).map(|(name, _)| name).collect();
+    due.sort_by_key(|name| (size_of(name).map(|size| size.at), name.as_str()));
+    due.truncate(SIZES_PER_PASS_MAX);
+    let mut measured = Vec::with_capacity(due.len());
+    for names in due.chunks(SIZES_PER_QUERY) {
+        const SIZES: &str = "
+            SELECT datname::text, pg_catalog.pg_database_size(oid) FROM pg_catalog.pg_database
+            WHERE datname = ANY ($1)";
+        for row in registry.rows(SIZES, &[&names]).await? {
+            let (name, bytes): (String, i64) = (row.get(0), row.get(1));
+            let written = written.get(&name).copied().unwrap_or(0);
+            known.databases.insert(name.clone(), Size { written, at: now, bytes });
+            measured.push((name, bytes));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(measured)
+}

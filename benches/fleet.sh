@@ -18,7 +18,7 @@ trap stop_all EXIT
 
 start_fleet() {
     "$tenantry" dev --dir "$dir/fleet" --pg-bin "$pg_bin" --router-port "$port" --api-port $((port + 1000)) \
-        --base-port $((port + 1100)) >"$dir/out" 2>"$dir/err" &
+        --base-port $((port + 1100)) --stock 0 >"$dir/out" 2>"$dir/err" &
     pids+=($!)
     until grep -q ready "$dir/out" 2>/dev/null; do
         kill -0 "${pids[0]}" 2>/dev/null || { cat "$dir/err" >&2 && exit 1; }

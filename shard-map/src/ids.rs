@@ -15,6 +15,9 @@ pub const SEALED_SUFFIX: &str = "__sealed";
 /// Suffix of a tenant's database that was deleted and waits for the end of its grace time.
 pub const DELETED_SUFFIX: &str = "__deleted";
 
+/// Suffix of a prepared database, of which no tenant is yet.
+pub const STOCK_SUFFIX: &str = "__stock";
+
 /// Databases that exist on every server for other purposes.
 const RESERVED: [&str; 4] = ["postgres", "template0", "template1", "tenantry"];
 
@@ -123,7 +126,7 @@ name_type!(
     TenantId,
     "tenant id",
     |name| RESERVED.contains(&name)
-        || [ARRIVING_SUFFIX, SEALED_SUFFIX, DELETED_SUFFIX].iter().any(|suffix| name.ends_with(suffix))
+        || [ARRIVING_SUFFIX, SEALED_SUFFIX, DELETED_SUFFIX, STOCK_SUFFIX].iter().any(|suffix| name.ends_with(suffix))
 );
 name_type!(
     /// A Postgres server that the control plane manages.
@@ -133,6 +136,13 @@ name_type!(
 );
 
 impl TenantId {
+    /// Whom a prepared database is made for until a tenant claims it: an id that no tenant can have. `None` when the name
+    /// is not one of the stock.
+    #[must_use]
+    pub fn of_stock(name: &str) -> Option<Self> {
+        (has_allowed_form(name) && name.ends_with(STOCK_SUFFIX)).then(|| Self(name.into()))
+    }
+
     /// The name of the tenant's database where it is open. The same on every server.
     #[must_use]
     pub fn live_database(&self) -> &str {
@@ -193,7 +203,15 @@ mod tests {
         for id in ["", "-a", "_a", "A", "a b", "a\"b", "é", &"x".repeat(41), "a/b", "a.b"] {
             assert!(matches!(TenantId::new(id), Err(InvalidName::Form { .. })), "{id:?}");
         }
-        for id in ["postgres", "template1", "tenantry", "acme__sealed", "acme__arriving", "acme__deleted"] {
+        for id in [
+            "postgres",
+            "template1",
+            "tenantry",
+            "acme__sealed",
+            "acme__arriving",
+            "acme__deleted",
+            "acme__stock",
+        ] {
             assert!(matches!(TenantId::new(id), Err(InvalidName::Reserved { .. })), "{id:?}");
         }
     }

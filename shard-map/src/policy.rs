@@ -22,6 +22,9 @@ pub struct PlacementPolicy {
     /// times when not said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections_overcommit: Option<u32>,
+    /// Prepared databases that each shared server keeps; the control plane's configuration counts when not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stock_per_server: Option<u32>,
     /// Of shared servers.
     #[serde(skip_serializing_if = "ClassPolicy::is_empty")]
     pub shared: ClassPolicy,
@@ -36,6 +39,7 @@ impl Default for PlacementPolicy {
             tenants_per_server_max: 10_000,
             anti_affinity: Vec::new(),
             connections_overcommit: None,
+            stock_per_server: None,
             shared: ClassPolicy::default(),
             dedicated: ClassPolicy::default(),
         }

@@ -27,7 +27,7 @@ pub use feed::Feed;
 pub use holds::HoldAck;
 pub use lease::Lease;
 pub use map_checks::MapCheck;
-pub use migration_runs::{NewTarget, Target, TargetState};
+pub use migration_runs::{NewTarget, SchemaMark, Target, TargetState};
 pub use operations::{Kind, Operation, Step};
 pub use query::Catalog;
 pub use recovery::{Opened, Repair, Writing};

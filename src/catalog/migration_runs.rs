@@ -42,6 +42,15 @@ impl TargetState {
     }
 }
 
+/// A schema by its fingerprint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SchemaMark {
+    /// Of the migrations' names and texts.
+    pub schema: String,
+    /// The newest migration.
+    pub version: Option<i32>,
+}
+
 /// A tenant in a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Target {
@@ -136,6 +145,30 @@ impl Catalog {
             }
             Err(e) => Err(e),
         }
+    }
+
+    /// Whether a run is under way.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn is_migrating(&self) -> Result<bool> {
+        const SQL: &str = "SELECT FROM operation WHERE kind = 'migrate' AND state = 'running'";
+        Ok(self.row("run_is_running", SQL, &[]).await?.is_some())
+    }
+
+    /// What [`Catalog::fleet_schema`] is made from, in short.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn fleet_schema_mark(&self) -> Result<Option<SchemaMark>> {
+        // By content: numbers of runs begin anew when a catalog is made anew.
+        const SQL: &str = "
+            SELECT encode(sha256(convert_to((input->'files')::text, 'UTF8')), 'hex'),
+                (SELECT max(substring(f->>'name' FROM '^V([0-9]+)__')::int) FROM jsonb_array_elements(input->'files') f)
+            FROM operation
+            WHERE kind = 'migrate' AND state = 'done' AND input->>'selector' = '*' ORDER BY id DESC LIMIT 1";
+        let row = self.row("fleet_schema_mark", SQL, &[]).await?;
+        Ok(row.map(|row| SchemaMark { schema: row.get(0), version: row.get(1) }))
     }
 
     /// The newest run that brought the whole fleet to its version: what a new tenant's schema is made from.

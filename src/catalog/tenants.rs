@@ -45,6 +45,33 @@ impl Catalog {
         rows.into_iter().next().ok_or_else(|| no_such_tenant(id))
     }
 
+    /// Opens a tenant that was made, and ends the operation that made it: one change.
+    ///
+    /// # Errors
+    /// [`Error::LeaseLost`] when `term` is not the leader's.
+    pub async fn finish_creation(
+        &self,
+        id: &TenantId,
+        schema_version: Option<i32>,
+        operation: i64,
+        term: i64,
+    ) -> Result<()> {
+        const SQL: &str = "
+            WITH leader AS (SELECT FROM lease WHERE term = $4),
+            opened AS (
+                UPDATE tenant SET state = 'open', schema_version = $2
+                WHERE id = $1 AND state = 'creating' AND EXISTS (SELECT FROM leader)),
+            closed AS (
+                UPDATE operation_step SET ended_at = clock_timestamp(), result = 'done'
+                WHERE operation = $3 AND ended_at IS NULL AND EXISTS (SELECT FROM leader))
+            UPDATE operation SET state = 'done', updated_at = now() WHERE id = $3 AND EXISTS (SELECT FROM leader)";
+        let params: Params<'_> = &[&id.as_str(), &schema_version, &operation, &term];
+        match self.execute("tenant_finish_creation", SQL, params).await? {
+            0 => Err(Error::LeaseLost),
+            _ => Ok(()),
+        }
+    }
+
     /// Changes a tenant's state.
     ///
     /// # Errors

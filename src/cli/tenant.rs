@@ -13,6 +13,9 @@ use crate::cli::output::{self, Format};
 use crate::cli::server::Class;
 use crate::cli::{values, wait};
 
+/// How long an answer may wait for the tenant to serve; then it is asked for now and then.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
 /// Customer accounts, each with a database of its own
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  tenantry tenant create acme --label plan=gold --wait")]
@@ -173,8 +176,13 @@ async fn run_create(api: &Api, format: Format, create: &Create) -> anyhow::Resul
         body["dry_run"] = true.into();
         return print_placement(format, create, &api.post(&["v1", "tenants"], &body).await?);
     }
+    if create.wait {
+        body["wait_ms"] = u64::try_from(create.timeout.min(ANSWER_WITHIN).as_millis())?.into();
+    }
     let answer = api.post(&["v1", "tenants"], &body).await?;
-    finish(api, format, (&create.id, create.wait.then_some(create.timeout)), &answer).await
+    // What serves already is shown as it is.
+    let waits = create.wait && answer["state"] != "open";
+    finish(api, format, (&create.id, waits.then_some(create.timeout)), &answer).await
 }
 
 /// Prints where it would go, and what speaks for and against each server.

@@ -26,6 +26,8 @@ pub struct ControlConfig {
     pub tenants_per_server_max: u32,
     /// Most databases made at once on all servers together.
     pub provisions_max: usize,
+    /// Prepared databases that each shared server keeps for new tenants; 0: none. A declared policy counts before this.
+    pub stock_per_server: u32,
     /// How long a deleted tenant's database is kept.
     #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub delete_grace: Duration,
@@ -62,6 +64,7 @@ impl Default for ControlConfig {
             lease_duration: Duration::from_secs(5),
             tenants_per_server_max: 5_000,
             provisions_max: 4,
+            stock_per_server: 4,
             delete_grace: Duration::from_secs(24 * 3600),
             moves_per_server_max: 2,
             copy_workers: 2,

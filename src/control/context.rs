@@ -28,6 +28,10 @@ pub(crate) struct Context {
     pub(crate) metrics: Metrics,
     /// Wakes the reconciler: something new is to be done.
     pub(crate) nudge: Notify,
+    /// Wakes who fills the stock.
+    pub(crate) stock_nudge: Notify,
+    /// Told whenever an operation that this instance drove has ended.
+    pub(crate) ended: Notify,
     /// The term under which this instance leads; none while it does not.
     pub(crate) term: watch::Sender<Option<i64>>,
     pub(crate) turns: Turns,

@@ -19,6 +19,7 @@ mod moves;
 mod provision;
 mod reconciler;
 mod server;
+mod stock;
 mod turns;
 
 use std::sync::Arc;
@@ -68,6 +69,8 @@ pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<
         config,
         metrics,
         nudge: Notify::new(),
+        stock_nudge: Notify::new(),
+        ended: Notify::new(),
         term: watch::Sender::new(None),
         turns: turns::Turns::default(),
     });
@@ -78,12 +81,13 @@ pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<
     let map = tokio::spawn(map::watch::watch(context.clone(), stop.clone()));
     let locked_out = tokio::spawn(locked_out::watch(context.clone(), stop.clone()));
     let measure = tokio::spawn(measure::measure(context.clone(), stop.clone()));
+    let stock = tokio::spawn(stock::keep(context.clone(), stop.clone()));
     let api = tokio::spawn(http::serve(listener, context, secrets.token, stop.clone()));
     tracing::info!("control plane serves");
     shutdown.await;
     stop.cancel();
     // Each ends at its next look at `stop`; none of them fails but by a defect, which its own log line told.
-    for task in [leader, reconciler, figures, map, locked_out, measure, api] {
+    for task in [leader, reconciler, figures, map, locked_out, measure, stock, api] {
         drop(tokio::time::timeout(Duration::from_secs(5), task).await);
     }
     Ok(())

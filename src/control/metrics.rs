@@ -22,6 +22,7 @@ pub(crate) struct Metrics {
     pub(crate) cutovers: IntCounterVec,
     pub(crate) hold_seconds: Histogram,
     pub(crate) requests: IntCounterVec,
+    pub(crate) stock: IntGaugeVec,
     leading: IntGauge,
     catalog_up: IntGauge,
     tenants: IntGaugeVec,
@@ -60,6 +61,11 @@ impl Metrics {
                 "Requests to the API, by status.",
                 &["status"],
             )?,
+            stock: gauges(
+                "tenantry_control_stock",
+                "Prepared databases that wait for a tenant, by server.",
+                &["server"],
+            )?,
             leading: IntGauge::new("tenantry_control_leading", "1 while this instance leads.")?,
             catalog_up: IntGauge::new("tenantry_control_catalog_up", "1 while the catalog answers.")?,
             tenants: gauges("tenantry_tenants", "Tenants, by server and state.", &["server", "state"])?,
@@ -83,6 +89,7 @@ impl Metrics {
         registry.register(Box::new(self.cutovers.clone()))?;
         registry.register(Box::new(self.hold_seconds.clone()))?;
         registry.register(Box::new(self.requests.clone()))?;
+        registry.register(Box::new(self.stock.clone()))?;
         registry.register(Box::new(self.leading.clone()))?;
         registry.register(Box::new(self.catalog_up.clone()))?;
         registry.register(Box::new(self.tenants.clone()))?;

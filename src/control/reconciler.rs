@@ -132,17 +132,26 @@ async fn start_purges(context: &Context) -> Result<()> {
 }
 
 async fn drive(work: Work) {
+    attempt(&work).await;
+    work.context.ended.notify_waiters();
+    if work.operation.kind == Kind::Migrate {
+        work.context.stock_nudge.notify_one();
+    }
+}
+
+/// Tries until it has ended, or is another instance's.
+async fn attempt(work: &Work) {
     let id = work.operation.id;
     let mut tries = 0;
     loop {
         let outcome = match work.operation.kind {
-            Kind::Create => provision::create(&work).await,
-            Kind::Suspend => provision::suspend(&work).await,
-            Kind::Resume => provision::resume(&work).await,
-            Kind::Delete => provision::delete(&work).await,
-            Kind::Undelete => provision::undelete(&work).await,
-            Kind::Migrate => fleet::run::drive(&work).await,
-            Kind::Move => moves::drive(&work).await,
+            Kind::Create => provision::create(work).await,
+            Kind::Suspend => provision::suspend(work).await,
+            Kind::Resume => provision::resume(work).await,
+            Kind::Delete => provision::delete(work).await,
+            Kind::Undelete => provision::undelete(work).await,
+            Kind::Migrate => fleet::run::drive(work).await,
+            Kind::Move => moves::drive(work).await,
         };
         let Err(error) = outcome else { return };
         if error.is_lost_lead() {
@@ -157,7 +166,7 @@ async fn drive(work: Work) {
             continue;
         }
         tracing::error!(operation = id, %error, "operation failed");
-        match end_failed(&work, &error).await {
+        match end_failed(work, &error).await {
             Ok(()) => return,
             // It stays on record as running: the next pass, or the next leader, takes it up.
             Err(error) => tracing::error!(operation = id, %error, "its failure could not be recorded"),

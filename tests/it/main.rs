@@ -47,6 +47,9 @@ mod restart;
 mod servers;
 mod sessions;
 mod shared_roles;
+mod stock;
+#[cfg(feature = "failpoints")]
+mod stock_crashes;
 mod systemd;
 mod tls;
 mod two_controllers;
@@ -55,6 +58,7 @@ mod users;
 fn main() -> std::process::ExitCode {
     harness::run(vec![
         provisioning::trials(),
+        stock::trials(),
         lifecycle::trials(),
         limits::trials(),
         logs::trials(),
@@ -93,6 +97,8 @@ fn main() -> std::process::ExitCode {
         systemd::trials(),
         #[cfg(feature = "failpoints")]
         crashes::trials(),
+        #[cfg(feature = "failpoints")]
+        stock_crashes::trials(),
         metrics::trials(),
         admin::trials(),
         config::trials(),

@@ -269,7 +269,8 @@ impl Findings<'_> {
                 }
             }
             for database in &registry.databases {
-                if !expected.contains(database.as_str()) && !is_busy(database) {
+                let is_stock = registry.stock.contains(database);
+                if !expected.contains(database.as_str()) && !is_stock && !is_busy(database) {
                     let detail = "no tenant on record has it".to_owned();
                     self.add_database(Kind::OrphanDatabase, server, database, detail);
                 }

@@ -144,6 +144,8 @@ pub struct Registry {
     pub records: Vec<Record>,
     /// Databases there, without Postgres's own and the registry.
     pub databases: BTreeSet<String>,
+    /// Prepared databases that it has on record.
+    pub stock: BTreeSet<String>,
     /// Moves whose source it is and that are not completed: their numbers, and the database each may stream from.
     pub moves: BTreeMap<i64, String>,
     /// The highest number of any move that left a role, slot or subscription here.

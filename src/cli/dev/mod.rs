@@ -53,6 +53,9 @@ pub(crate) struct DevArgs {
     /// Folder of the Postgres programs [default: $TENANTRY_PG_BIN, or the newest that is installed]
     #[arg(long, value_name = "DIR")]
     pub(crate) pg_bin: Option<PathBuf>,
+    /// Prepared databases that each shared server keeps
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub(crate) stock: u32,
     /// Where the catalog's server listens; the others follow [default: 7500]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) base_port: Option<u16>,
@@ -69,7 +72,7 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<()> {
     }
     let settings = plan::settle(&args, layout.settings()?)?;
     plan::check_ports(&settings)?;
-    let plan = plan::plan(&layout, settings)?;
+    let plan = plan::Plan { stock: args.stock, ..plan::plan(&layout, settings)? };
     let fleet = Fleet { host: &host, layout: &layout, plan: &plan };
     let mut parts = Parts::default();
     let outcome = tokio::select! {

@@ -149,6 +149,7 @@ impl Fleet<'_> {
         table.insert("listen".to_owned(), listen.into());
         table.insert("name".to_owned(), "control-1".into());
         table.insert("tenants_per_server_max".to_owned(), i64::from(self.plan.tenants_per_server_max).into());
+        table.insert("stock_per_server".to_owned(), i64::from(self.plan.stock).into());
         insert_path(&mut table, "token_file", &self.layout.secret_path("token"));
         insert_path(&mut table, "pg_bin", &self.host.bin);
         insert_path(&mut table, "work_dir", &self.layout.path("control"));

@@ -28,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) servers: Vec<PlannedServer>,
     pub(crate) user: DeclaredUser,
     pub(crate) tenants_per_server_max: u32,
+    /// Prepared databases that each shared server keeps.
+    pub(crate) stock: u32,
 }
 
 /// A server, and what the shard map is told about it.
@@ -117,7 +119,7 @@ pub(crate) fn plan(layout: &Layout, settings: Settings) -> anyhow::Result<Plan> 
     }
     let catalog = instance("catalog", 0, CATALOG_CONNECTIONS)?;
     let tenants_per_server_max = declared.placement.tenants_per_server_max;
-    Ok(Plan { settings, catalog, servers, user, tenants_per_server_max })
+    Ok(Plan { settings, catalog, servers, user, tenants_per_server_max, stock: 0 })
 }
 
 #[cfg(test)]
@@ -132,6 +134,7 @@ mod tests {
             api_port: None,
             metrics_port: None,
             pg_bin: None,
+            stock: 0,
             base_port: None,
         }
     }

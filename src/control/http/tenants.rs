@@ -1,5 +1,7 @@
 //! `/v1/tenants` and the operations on them.
 
+use std::time::{Duration, Instant};
+
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -13,6 +15,12 @@ use shard_map::{Selector, ServerClass, ServerName, TenantId, TenantState};
 
 use super::Shared;
 use super::answer::{Answer, Body, Refusal, parse};
+use crate::context::Context;
+
+/// Longest time for which a request waits for what it asked for.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+/// How often it looks when nobody tells.
+const WAIT_POLL: Duration = Duration::from_millis(100);
 
 fn shown(row: &TenantRow) -> Value {
     let mut shown = json!(row);
@@ -54,6 +62,9 @@ pub(super) struct Create {
     /// Only say where it would go, and why.
     #[serde(default)]
     dry_run: bool,
+    /// Answer when it serves, or after so long.
+    #[serde(default)]
+    wait_ms: u64,
 }
 
 pub(super) async fn create(
@@ -74,9 +85,34 @@ pub(super) async fn create(
     }
     let (operation, _) = context.catalog.create_tenant(&id, &wish, &policy).await?;
     context.nudge.notify_one();
+    let wait = Duration::from_millis(create.wait_ms).min(WAIT_MAX);
+    let status = match ended(&context, operation, wait).await?.as_str() {
+        "running" => StatusCode::ACCEPTED,
+        "done" => StatusCode::CREATED,
+        // Why, is told by the operation.
+        _ => return Ok((StatusCode::ACCEPTED, Json(json!({ "id": id, "operation": operation })))),
+    };
     let mut shown = shown(&context.catalog.tenant(&id).await?);
     shown["operation"] = json!(operation);
-    Ok((StatusCode::ACCEPTED, Json(shown)))
+    Ok((status, Json(shown)))
+}
+
+/// The operation's state when it has ended, or the time is over.
+async fn ended(context: &Context, operation: i64, wait: Duration) -> Result<String, Refusal> {
+    let deadline = Instant::now() + wait;
+    loop {
+        let ended = context.ended.notified();
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok("running".to_owned());
+        }
+        let state = context.catalog.operation(operation).await?.state;
+        if state != "running" {
+            return Ok(state);
+        }
+        // Another instance may drive it: it tells nobody here.
+        drop(tokio::time::timeout(left.min(WAIT_POLL), ended).await);
+    }
 }
 
 pub(super) async fn suspend(context: Shared, id: Path<String>) -> Answer<Value> {

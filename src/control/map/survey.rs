@@ -76,6 +76,10 @@ async fn read(connector: &Connector, server: &Server, fence: Option<i64>) -> Res
         SELECT datname::text FROM pg_catalog.pg_database
         WHERE datname <> ALL ('{postgres,template0,template1,tenantry}')";
     registry.databases = connection.rows(DATABASES, &[]).await?.iter().map(|row| row.get(0)).collect();
+    if registry::has_stock(&connection).await? {
+        const STOCK: &str = "SELECT name FROM public.stock";
+        registry.stock = connection.rows(STOCK, &[]).await?.iter().map(|row| row.get(0)).collect();
+    }
     registry.moves = moves(&connection).await?;
     connection.run("COMMIT").await?;
     Ok(registry)

@@ -1,16 +1,20 @@
 //! `create`: a tenant's database is made. One that can't be made leaves nothing.
 
 use serde_json::json;
-use shard_map::TenantState;
+use shard_map::{Server, TenantId, TenantState};
 
-use super::{Place, Steps, open, remove};
+use super::{Place, Steps, open, remove, tenant_of};
 use crate::context::Work;
 use crate::error::{Error, Result};
 use crate::fleet;
-use crate::server::{database, registry, roles};
+use crate::server::stock::Claim;
+use crate::server::{database, registry, roles, stock};
 
 /// Makes a tenant's database.
 pub(crate) async fn create(work: &Work) -> Result<()> {
+    if from_stock(work).await? {
+        return Ok(());
+    }
     let place = Place::find(work).await?;
     let (id, registry) = (&place.tenant.id, &place.registry);
     let mut steps = Steps::of(work);
@@ -25,6 +29,47 @@ pub(crate) async fn create(work: &Work) -> Result<()> {
     steps.run("schema", make_schema(work, &place)).await?;
     steps.run("open", open(work, &place, &[None, Some("sealed")])).await?;
     work.set_state("done", None).await
+}
+
+/// Claims a prepared database, if there is one. All that the claim changes is one transaction of the server's registry, so
+/// there is nothing to undo when it failed, and a claim that is made again finds itself done.
+async fn from_stock(work: &Work) -> Result<bool> {
+    let context = &work.context;
+    let tenant = context.catalog.tenant(tenant_of(work)?).await?.tenant;
+    if is_claimed(work).await? {
+        // An earlier try has begun to make one.
+        return Ok(false);
+    }
+    let verifiers = {
+        let (key, tenant) = (context.key.clone(), tenant.clone());
+        tokio::task::spawn_blocking(move || stock::verifiers(&key, &tenant.id, tenant.key_version))
+    };
+    let server = context.server(&tenant.server).await?;
+    let mark = context.catalog.fleet_schema_mark().await?;
+    let (schema, version) = mark.map_or((None, None), |mark| (Some(mark.schema), mark.version));
+    let registry = context.connector.warm_registry(&server).await?;
+    if !registry::has_stock(&registry).await? {
+        return Ok(false);
+    }
+    let verifiers = verifiers.await.map_err(|e| Error::Failed(e.to_string()))?;
+    let mut steps = Steps::of(work);
+    let claim = stock::claim(&registry, work.term, &tenant, schema.as_deref(), &verifiers);
+    let claim = steps.run("claim_stock", claim).await?;
+    context.connector.keep_warm(&server, registry);
+    match claim {
+        Claim::Done => {}
+        Claim::None => return Ok(false),
+        Claim::Taken => return Err(taken(&server, &tenant.id)),
+    }
+    context.catalog.finish_creation(&tenant.id, version, work.operation.id, work.term).await?;
+    tracing::info!(operation = work.operation.id, tenant = %tenant.id, "made from the stock");
+    context.stock_nudge.notify_one();
+    Ok(true)
+}
+
+fn taken(server: &Server, id: &TenantId) -> Error {
+    let message = format!("server {} has a database or a record of {id} already", server.name);
+    Error::refused(message, "choose another id, or find out whose it is")
 }
 
 async fn make_schema(work: &Work, place: &Place) -> Result<()> {
@@ -48,8 +93,7 @@ async fn claim(work: &Work, place: &Place) -> Result<()> {
     // A sealed record is what an earlier tenant of this name left when it moved away.
     let on_record = record.is_some_and(|record| record.state != "sealed");
     if on_record || database::exists(&place.registry, id.live_database()).await? {
-        let message = format!("server {} has a database or a record of {id} already", place.server.name);
-        return Err(Error::refused(message, "choose another id, or find out whose it is"));
+        return Err(taken(&place.server, id));
     }
     work.remember(&json!({ "claimed": true })).await
 }
@@ -66,8 +110,19 @@ pub(crate) async fn undo_create(work: &Work, error: &Error) -> Result<()> {
         // It was opened before the error came: it serves.
         return work.set_state("done", None).await;
     }
+    let is_claimed = is_claimed(work).await?;
+    let record = registry::read(&place.registry, &place.tenant.id).await?;
+    if !is_claimed
+        && record.is_some_and(|record| record.state == "open" && record.epoch == place.tenant.epoch)
+    {
+        // It was claimed from the stock before the error came: it is whole.
+        let mark = work.context.catalog.fleet_schema_mark().await?;
+        let version = mark.and_then(|mark| mark.version);
+        let (id, operation) = (&place.tenant.id, work.operation.id);
+        return Ok(work.context.catalog.finish_creation(id, version, operation, work.term).await?);
+    }
     work.begin("undo", &error.to_string()).await?;
-    if is_claimed(work).await? {
+    if is_claimed {
         remove(work, &place, place.tenant.id.live_database()).await?;
     } else {
         work.context.catalog.remove_tenant(&place.tenant.id, work.term).await?;

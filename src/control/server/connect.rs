@@ -1,5 +1,6 @@
 //! Connections to managed servers: made when needed, closed when dropped, limited in every wait.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use shard_map::{Access, MasterKey, Server, ServerName, Tenant};
@@ -7,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, NoTls, Row};
 
+use super::warm::Warm;
 use super::{CONTROL_ROLE, REGISTRY_DATABASE};
 use crate::error::{Error, Result};
 
@@ -19,6 +21,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub(crate) struct Connector {
     key: MasterKey,
+    warm: Arc<Warm>,
 }
 
 /// A session on a managed server. Closed when dropped.
@@ -32,7 +35,7 @@ pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl Connector {
     pub(crate) fn new(key: MasterKey) -> Self {
-        Self { key }
+        Self { key, warm: Arc::default() }
     }
 
     /// The configuration with which to reach a database of a server.
@@ -71,6 +74,20 @@ impl Connector {
     pub(crate) async fn registry(&self, server: &Server) -> Result<Connection> {
         self.database(server, REGISTRY_DATABASE).await
     }
+
+    /// A connection to a server's registry that was kept, or else a new one. Whoever takes it leaves the session as it
+    /// was, and gives it back by [`Connector::keep_warm`] if nothing failed.
+    pub(crate) async fn warm_registry(&self, server: &Server) -> Result<Connection> {
+        match self.warm.take(server) {
+            Some(connection) => Ok(connection),
+            None => self.registry(server).await,
+        }
+    }
+
+    /// Keeps a connection to a server's registry for the next who needs one.
+    pub(crate) fn keep_warm(&self, server: &Server, connection: Connection) {
+        self.warm.put(server, connection);
+    }
 }
 
 /// A server that lost its power is noticed within seconds, not after the system's two hours.
@@ -105,6 +122,11 @@ impl Connection {
             drop(connection.await);
         });
         Ok(Self { server: server.clone(), client, task })
+    }
+
+    /// Whether it is not known to be broken.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.client.is_closed()
     }
 
     pub(crate) fn error(&self, error: &tokio_postgres::Error) -> Error {

@@ -7,8 +7,10 @@ pub(crate) mod connect;
 pub(crate) mod database;
 pub(crate) mod registry;
 pub(crate) mod roles;
+pub(crate) mod stock;
 pub(crate) mod tables;
 pub(crate) mod walsender;
+mod warm;
 
 pub(crate) use connect::{Connection, Connector};
 

@@ -35,6 +35,11 @@ pub(crate) async fn migrate(connection: &mut Connection) -> Result<()> {
     outcome.map(drop).map_err(|e| Error::Failed(format!("registry migration: {e}")))
 }
 
+/// Whether it can have prepared databases on record: one that was armed by an older program can't.
+pub(crate) async fn has_stock(registry: &Connection) -> Result<bool> {
+    registry.value("SELECT pg_catalog.to_regclass('public.stock') IS NOT NULL", &[]).await
+}
+
 /// Reads a tenant's record.
 pub(crate) async fn read(registry: &Connection, tenant: &TenantId) -> Result<Option<Record>> {
     const SQL: &str = "SELECT state, epoch FROM public.tenant WHERE id = $1";

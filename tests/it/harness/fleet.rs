@@ -59,7 +59,7 @@ impl Fleet {
         let log = File::options().create(true).append(true).open(path.join("dev.log")).map_err(failed)?;
         let first = self.ports.0;
         let child = spawn_tied(PROGRAM.as_ref(), |dev| {
-            dev.args(["dev", "--servers", &SERVERS.to_string(), "--dir"]).arg(path);
+            dev.args(["dev", "--servers", &SERVERS.to_string(), "--stock", "0", "--dir"]).arg(path);
             let ports = ["--router-port", "--api-port", "--metrics-port", "--base-port"];
             for (flag, port) in ports.into_iter().zip(first..) {
                 dev.args([flag, &port.to_string()]);

@@ -40,7 +40,7 @@ impl LockedOut {
     pub(crate) fn note(&self, tenant: &TenantId) {
         let mut seen = self.0.borrow_mut();
         // One more will be seen again, when these have been told.
-        if seen.len() < LOCKED_OUT_MAX {
+        if seen.len() < LOCKED_OUT_MAX || seen.contains_key(tenant) {
             seen.insert(tenant.clone(), Instant::now());
         }
     }
@@ -190,5 +190,20 @@ pub(crate) async fn acknowledge(
             }
             tokio::time::sleep(ACKNOWLEDGE_PAUSE).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_is_told_of_until_its_server_lets_the_router_in() {
+        let locked_out = LockedOut::default();
+        let tenant = |n: usize| TenantId::new(&format!("t{n}")).unwrap();
+        (0..2 * LOCKED_OUT_MAX).for_each(|n| locked_out.note(&tenant(n)));
+        assert_eq!(locked_out.told().len(), LOCKED_OUT_MAX);
+        (1..LOCKED_OUT_MAX).for_each(|n| locked_out.forget(&tenant(n)));
+        assert_eq!(locked_out.told(), [tenant(0)]);
     }
 }

@@ -87,7 +87,7 @@ impl<'a> ErrorFields<'a> {
     }
 
     fn write(&self, out: &mut BytesMut, tag: u8) {
-        let optional = [(b'D', self.detail), (b'H', self.hint)];
+        let optional = [(b'D', self.detail), (b'H', self.hint), (b'R', self.routine)];
         message(out, tag, |out| {
             for (kind, text) in
                 [(b'S', self.severity), (b'V', self.severity), (b'C', self.code), (b'M', self.message)]
@@ -128,7 +128,7 @@ mod tests {
             message: "going",
             detail: None,
             hint: Some("come back"),
-            routine: None,
+            routine: Some("Going"),
         };
         let mut out = BytesMut::new();
         error.write_error(&mut out);

@@ -249,6 +249,11 @@ async fn a_client_that_relies_on_what_it_was_told_hears_of_a_change_of_the_schem
     raw.bind("anew", &[]).run().sync();
     assert_eq!(raw.replies(1).await, ["2", "D:1|2|3", "C:SELECT 1", "Z:I"]);
     busy.run("COMMIT").await;
+    // Drivers that then prepare anew by themselves know it by the function that reports it.
+    let statement = busy.prepare("SELECT * FROM t").await.unwrap();
+    owner.run("ALTER TABLE t ADD d int").await;
+    let error = busy.query(&statement, &[]).await.unwrap_err();
+    assert_eq!(error.as_db_error().and_then(|error| error.routine()), Some("RevalidateCachedQuery"));
 }
 
 async fn a_statement_is_deallocated_by_its_clients_name_in_the_extended_protocol(fleet: &Fleet) {

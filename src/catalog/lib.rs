@@ -6,6 +6,7 @@
 mod connect;
 mod error;
 mod feed;
+mod health;
 mod holds;
 mod housekeeping;
 mod lease;
@@ -24,6 +25,10 @@ mod uses;
 
 pub use error::{Error, Result};
 pub use feed::Feed;
+pub use health::{
+    Health, HoldHealth, LeaseHealth, MoveState, OperationHealth, RouterHealth, RunHealth, Standby, Trying,
+    UnfinishedTenant,
+};
 pub use holds::HoldAck;
 pub use lease::Lease;
 pub use map_checks::MapCheck;

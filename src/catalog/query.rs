@@ -21,6 +21,12 @@ mod embedded {
     refinery::embed_migrations!("../../migrations/catalog");
 }
 
+/// The last migration of the catalog's schema.
+pub(crate) fn schema_newest() -> i64 {
+    let runner = embedded::migrations::runner();
+    runner.get_migrations().iter().map(|migration| i64::from(migration.version())).max().unwrap_or(0)
+}
+
 pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 /// The catalog. Cheap to clone.

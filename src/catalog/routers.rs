@@ -23,6 +23,12 @@ pub struct Report {
     /// Tenants whose server has refused the router's password lately.
     #[serde(default)]
     pub locked_out: Vec<TenantId>,
+    /// Servers that take no logins from it just now.
+    #[serde(default)]
+    pub servers_down: Vec<String>,
+    /// Its clock when it reported: milliseconds since 1970.
+    #[serde(default)]
+    pub unix_ms: Option<i64>,
 }
 
 /// A router, as it says who it is.

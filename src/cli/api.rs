@@ -121,7 +121,39 @@ impl Api {
         }
     }
 
+    /// What is there, and the failure that it came with: a refusal may have more to say than one line.
+    pub(crate) async fn get_with_failure(
+        &self,
+        segments: &[&str],
+    ) -> anyhow::Result<(Option<Value>, Option<Failure>)> {
+        let (status, bytes) = match self.exchange(Method::GET, self.url(segments, &[]), None).await {
+            Ok(answer) => answer,
+            Err(failure) => return Ok((None, Some(failure))),
+        };
+        if status.is_success() {
+            return Ok((Some(read(&bytes)?), None));
+        }
+        let failure = refusal(status, &bytes, self.token.is_some());
+        Ok((serde_json::from_slice(&bytes).ok(), Some(failure)))
+    }
+
     async fn send(&self, method: Method, url: Url, body: Option<&Value>) -> anyhow::Result<Value> {
+        let (status, bytes) = self.exchange(method, url, body).await?;
+        if !status.is_success() {
+            return Err(refusal(status, &bytes, self.token.is_some()).into());
+        }
+        if bytes.is_empty() {
+            return Ok(Value::Null);
+        }
+        Ok(read(&bytes)?)
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        url: Url,
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, Vec<u8>), Failure> {
         let mut request = self.http.request(method, url);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
@@ -143,18 +175,15 @@ impl Api {
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         let bytes = response.bytes().await.map_err(unreachable)?;
-        if !status.is_success() {
-            return Err(refusal(status, &bytes, self.token.is_some()).into());
-        }
-        if bytes.is_empty() {
-            return Ok(Value::Null);
-        }
-        serde_json::from_slice(&bytes).map_err(|error| {
-            Failure::failed(format!("the control plane's answer is not JSON: {error}"))
-                .hint("does --api point at a tenantry control plane?")
-                .into()
-        })
+        Ok((status, bytes.into()))
     }
+}
+
+fn read(bytes: &[u8]) -> Result<Value, Failure> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        Failure::failed(format!("the control plane's answer is not JSON: {error}"))
+            .hint("does --api point at a tenantry control plane?")
+    })
 }
 
 /// reqwest says "error sending request for url"; why is in its last source.

@@ -143,6 +143,12 @@ pub(crate) async fn make_anew(config: &Path, declared: &Path, snapshot: &Path) -
 }
 
 fn tools(config: &Path) -> anyhow::Result<MapTools> {
+    let (config, secrets) = read_config(config)?;
+    Ok(MapTools::new(&config, &secrets).map_err(failure)?)
+}
+
+/// The control plane's own configuration, for who does its work.
+pub(crate) fn read_config(config: &Path) -> anyhow::Result<(ControlConfig, control::Secrets)> {
     let layers = Layers::of_process(Role::Control, Some(config), &[])?;
     let (config, secrets) = layers.read(ControlConfig::validate)?;
     for warning in &secrets.warnings {
@@ -151,8 +157,7 @@ fn tools(config: &Path) -> anyhow::Result<MapTools> {
     let catalog_url = secrets.catalog_url.context("the configuration names no catalog")?;
     let master_key = secrets.master_key.context("the configuration names no master key")?;
     let token = secrets.token.context("the configuration names no token")?;
-    let secrets = control::Secrets { catalog_url, master_key, token };
-    Ok(MapTools::new(&config, &secrets).map_err(failure)?)
+    Ok((config, control::Secrets { catalog_url, master_key, token }))
 }
 
 /// Files' contents, checked here: a wrong one is refused before anything is sent or read.

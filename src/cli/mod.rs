@@ -8,6 +8,7 @@ mod completions;
 mod confirm;
 mod demo;
 mod dev;
+mod doctor;
 pub(crate) mod failure;
 pub(crate) mod map;
 mod migrate;
@@ -52,6 +53,7 @@ enum Command {
     Migrate(migrate::MigrateArgs),
     Move(moves::MoveArgs),
     Map(map::MapArgs),
+    Doctor(doctor::DoctorArgs),
     Psql(psql::PsqlArgs),
     Completions(completions::CompletionsArgs),
 }
@@ -69,6 +71,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Migrate(args) => on_this_thread(migrate::run(args)),
         Command::Move(args) => on_this_thread(moves::run(args)),
         Command::Map(args) => on_this_thread(map::run(args)),
+        Command::Doctor(args) => on_this_thread(doctor::run(args)),
         Command::Psql(args) => psql::run(args),
         Command::Completions(args) => completions::run(&args),
     }

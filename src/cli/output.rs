@@ -105,7 +105,8 @@ fn cell(value: Option<&Value>) -> String {
     }
 }
 
-fn printable(text: &str) -> String {
+/// Text of others, control characters shown.
+pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
         .collect()

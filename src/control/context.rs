@@ -1,20 +1,26 @@
 //! What every part of the control plane works with: built once, handed down.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use catalog::{Catalog, Operation};
-use serde_json::Value;
+use serde_json::{Value, json};
 use shard_map::policy::PlacementPolicy;
 use shard_map::{MasterKey, Server, ServerName};
 use tokio::sync::{Notify, watch};
 
 use crate::config::ControlConfig;
+use crate::doctor::Doctor;
 use crate::error::{Error, Result};
 use crate::map::MapTools;
 use crate::metrics::Metrics;
 use crate::server::Connector;
 use crate::turns::Turns;
+
+/// Tries in a row from which on failures are noted.
+const TRIES_NOTED_FROM: u32 = 3;
+/// How long writing such a note may take.
+const NOTE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Shared by the API and the workers.
 pub(crate) struct Context {
@@ -35,6 +41,7 @@ pub(crate) struct Context {
     /// The term under which this instance leads; none while it does not.
     pub(crate) term: watch::Sender<Option<i64>>,
     pub(crate) turns: Turns,
+    pub(crate) doctor: Doctor,
 }
 
 impl Context {
@@ -80,6 +87,17 @@ impl Work {
     /// Keeps something that a later step, another controller or an operator needs.
     pub(crate) async fn remember(&self, found: &Value) -> Result<()> {
         Ok(self.context.catalog.merge_data(self.operation.id, found, self.term).await?)
+    }
+
+    /// Notes that tries fail in a row, for who wonders why nothing goes on. Work does not wait long for it.
+    pub(crate) async fn note_try(&self, tries: u32, error: &Error) {
+        // A catalog that fails can't be told.
+        if tries < TRIES_NOTED_FROM || matches!(error, Error::Catalog(_)) {
+            return;
+        }
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let note = json!({ "trying": { "tries": tries, "error": error.to_string(), "at": at } });
+        drop(tokio::time::timeout(NOTE_TIMEOUT, self.remember(&note)).await);
     }
 
     /// Ends the operation, or makes it `switched`.

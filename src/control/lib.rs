@@ -6,6 +6,7 @@
 
 mod config;
 mod context;
+mod doctor;
 mod error;
 mod failpoint;
 mod fleet;
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{ControlConfig, Secrets};
 use context::Context;
+pub use doctor::{Check, Diagnosis, Doctor, Finding, Severity};
 pub use error::{Error, Result};
 pub use map::{MapTools, Outcome};
 use metrics::Metrics;
@@ -61,6 +63,7 @@ pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<
     let holder = format!("{name}/{:016x}", rand::random::<u64>());
     let connector = server::Connector::new(secrets.master_key.clone());
     let context = Arc::new(Context {
+        doctor: Doctor::of_control(catalog.clone(), connector.clone(), &config),
         map: MapTools::of_control(catalog.clone(), connector.clone(), &config),
         map_turn: tokio::sync::Mutex::new(()),
         catalog,

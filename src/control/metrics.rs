@@ -122,6 +122,7 @@ async fn read(context: &Context) -> catalog::Result<()> {
     let tenants = context.catalog.tenants(None, &Selector::default()).await?;
     let operations = context.catalog.count_operations().await?;
     let routers = context.catalog.live_routers(context.config.router_timeout).await?;
+    context.doctor.remember(context.catalog.servers().await?);
     // What is no longer there must not keep its last figure.
     metrics.tenants.reset();
     for row in tenants {

@@ -162,6 +162,7 @@ async fn attempt(work: &Work) {
         if (error.is_transient() && tries < TRIES_MAX) || work.operation.kind == Kind::Move {
             tries += 1;
             tracing::warn!(operation = id, tries, %error, "operation will be tried again");
+            work.note_try(tries, &error).await;
             back_off(tries).await;
             continue;
         }

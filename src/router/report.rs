@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use catalog::{Catalog, Report, Reporter};
 use futures_util::future::join_all;
@@ -151,6 +151,9 @@ async fn collect(shared: &Shared, before: &mut HashMap<String, (u64, f64)>) -> R
         report.locked_out.extend(part.locked_out);
     }
     report.transaction_us = transaction_times(shared, before);
+    report.servers_down = shared.breakers.open();
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    report.unix_ms = i64::try_from(since_1970.as_millis()).ok();
     report
 }
 

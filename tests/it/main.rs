@@ -19,6 +19,7 @@ mod crashes;
 mod cut_off;
 mod demo;
 mod dev;
+mod doctor;
 mod errors;
 mod frameworks;
 mod hostile;
@@ -103,6 +104,7 @@ fn main() -> std::process::ExitCode {
         admin::trials(),
         config::trials(),
         dev::trials(),
+        doctor::trials(),
         demo::trials(),
     ])
 }

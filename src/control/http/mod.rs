@@ -1,6 +1,7 @@
 //! The HTTP API: intent comes in, what is on record goes out. A file for each resource.
 
 mod answer;
+mod doctor;
 mod map;
 mod migrations;
 mod move_requests;
@@ -61,6 +62,7 @@ fn routes(context: Arc<Context>, token: String) -> Router {
         .route("/migrations/{id}", get(migrations::show))
         .route("/migrations/{id}/resume", post(migrations::resume))
         .route("/migrations/{id}/abort", post(migrations::abort))
+        .route("/doctor", get(doctor::examine))
         .route("/map", get(map::export))
         .route("/map/check", get(map::check))
         .route("/map/verify", post(map::verify))

@@ -202,6 +202,7 @@ pub(crate) async fn drive(work: &Work) -> Result<()> {
                         event
                     }
                     None => {
+                        work.note_try(tries, &error).await;
                         back_off(tries).await;
                         continue;
                     }

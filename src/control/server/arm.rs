@@ -9,10 +9,10 @@ use super::{CONTROL_ROLE, REGISTRY_DATABASE, REGISTRY_READER_ROLE, database, ide
 use crate::error::{Error, Result};
 
 /// Oldest Postgres that is managed: `disable_on_error` of subscriptions came with it.
-const POSTGRES_VERSION_MIN: i32 = 150_000;
+pub(crate) const POSTGRES_VERSION_MIN: i32 = 150_000;
 
 /// What a server must have for tenants to be moved from it and to it, with the least value.
-const SETTINGS_MIN: [(&str, i32); 4] = [
+pub(crate) const SETTINGS_MIN: [(&str, i32); 4] = [
     ("max_replication_slots", 4),
     ("max_wal_senders", 4),
     ("max_logical_replication_workers", 4),

@@ -5,6 +5,7 @@
 pub(crate) mod arm;
 pub(crate) mod connect;
 pub(crate) mod database;
+pub(crate) mod health;
 pub(crate) mod registry;
 pub(crate) mod roles;
 pub(crate) mod stock;

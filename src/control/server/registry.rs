@@ -40,6 +40,12 @@ pub(crate) async fn has_stock(registry: &Connection) -> Result<bool> {
     registry.value("SELECT pg_catalog.to_regclass('public.stock') IS NOT NULL", &[]).await
 }
 
+/// The last migration of a registry's schema.
+pub(crate) fn schema_newest() -> i64 {
+    let runner = embedded::migrations::runner();
+    runner.get_migrations().iter().map(|migration| i64::from(migration.version())).max().unwrap_or(0)
+}
+
 /// Reads a tenant's record.
 pub(crate) async fn read(registry: &Connection, tenant: &TenantId) -> Result<Option<Record>> {
     const SQL: &str = "SELECT state, epoch FROM public.tenant WHERE id = $1";

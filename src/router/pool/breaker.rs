@@ -186,6 +186,15 @@ impl Breakers {
         let made = || Arc::new(Breaker::new(server.clone(), up.clone()));
         breakers.entry(server.clone()).or_insert_with(made).clone()
     }
+
+    /// Servers that take no logins just now, by name.
+    pub(crate) fn open(&self) -> Vec<String> {
+        let breakers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = breakers.values().filter(|breaker| breaker.next_probe().is_some());
+        let mut names: Vec<String> = open.map(|breaker| breaker.server.to_string()).collect();
+        names.sort();
+        names
+    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub mod selector;
 pub mod server;
 pub mod snapshot;
 pub mod tenant;
+pub mod trail;
 pub mod user;
 
 pub use ids::{Epoch, InvalidName, ServerName, TenantId};
@@ -28,4 +29,5 @@ pub use selector::Selector;
 pub use server::{Server, ServerClass, ServerState};
 pub use snapshot::{Change, Entry, ShardMap, SnapshotEncoder};
 pub use tenant::{Hold, Tenant, TenantState};
+pub use trail::{MARKS_MAX, Trail};
 pub use user::{Access, PoolMode, User};

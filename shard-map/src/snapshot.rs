@@ -11,9 +11,12 @@ use sha2::{Digest, Sha256};
 use crate::ids::{ServerName, TenantId};
 use crate::server::Server;
 use crate::tenant::{Hold, Tenant};
+use crate::trail::Trail;
 use crate::user::User;
 
-const MAGIC: &str = "tenantry-shard-map/1";
+const MAGIC: &str = "tenantry-shard-map/2";
+/// The format before, which has no trail.
+const MAGIC_BEFORE: &str = "tenantry-shard-map/1";
 
 /// One entry of the map: its new value, or its name when it is gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +45,8 @@ pub enum Entry {
 pub struct Change {
     /// The map's version after this change.
     pub version: i64,
+    /// Tells it from every other change, also from one of the same version on another timeline.
+    pub mark: i64,
     /// What changed.
     pub entry: Entry,
 }
@@ -80,6 +85,8 @@ pub enum BadSnapshot {
 pub struct ShardMap {
     /// Version of the change log that it stands at.
     pub version: i64,
+    /// By which changes it came there.
+    pub trail: Trail,
     /// Tenants by id.
     pub tenants: HashMap<TenantId, Tenant>,
     /// Servers by name.
@@ -103,6 +110,7 @@ impl ShardMap {
         }
         self.insert(change.entry);
         self.version = change.version;
+        self.trail.go_on(change.version, change.mark);
         Ok(())
     }
 
@@ -146,9 +154,9 @@ impl ShardMap {
     }
 
     /// Takes over from the map that was served by until now what this one, loaded as a whole, can't have lost in good
-    /// order: higher epochs, tenants that serve, and the servers of both; of the same version, users as well.
+    /// order: higher epochs, tenants that serve, and the servers of both; of the same version and timeline, users as well.
     pub fn take_over(&mut self, before: &Self) {
-        if self.version == before.version {
+        if self.version == before.version && !self.trail.parts_from(&before.trail) {
             for (name, user) in &before.users {
                 self.users.entry(name.clone()).or_insert_with(|| user.clone());
             }
@@ -172,7 +180,7 @@ impl ShardMap {
     /// The map as a snapshot file's contents. Holds are left out: they are leases of seconds, the file is for outages.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut file = SnapshotEncoder::new(self.version);
+        let mut file = SnapshotEncoder::new(self.version, &self.trail);
         self.servers.values().for_each(|server| file.server(server));
         self.users.values().for_each(|user| file.user(user));
         self.tenants.values().for_each(|tenant| file.tenant(tenant));
@@ -189,7 +197,7 @@ impl ShardMap {
         let body = &file[end + 1..];
         let mut words = header.split(' ');
         let (magic, version, sum) = (words.next(), words.next(), words.next());
-        if magic != Some(MAGIC) {
+        if !matches!(magic, Some(MAGIC | MAGIC_BEFORE)) {
             return Err(BadSnapshot::Format);
         }
         let version = version.and_then(|v| v.parse().ok()).ok_or(BadSnapshot::Format)?;
@@ -199,9 +207,12 @@ impl ShardMap {
         let mut map = Self { version, ..Self::default() };
         let lines = body.split(|b| *b == b'\n').enumerate().filter(|(_, line)| !line.is_empty());
         for (index, line) in lines {
-            let entry = serde_json::from_slice(line)
-                .map_err(|source| BadSnapshot::Entry { line: index + 2, source })?;
-            map.insert(entry);
+            let unreadable = |source| BadSnapshot::Entry { line: index + 2, source };
+            if line.starts_with(TRAIL_BEGINS) {
+                map.trail = serde_json::from_slice::<TrailLine>(line).map_err(unreadable)?.trail;
+            } else {
+                map.insert(serde_json::from_slice(line).map_err(unreadable)?);
+            }
         }
         Ok(map)
     }
@@ -214,20 +225,32 @@ pub struct SnapshotEncoder {
     body: Vec<u8>,
 }
 
-/// An entry as a line of the file, read by [`Entry`].
+/// A line of the file.
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Line<'a> {
+    Trail(&'a Trail),
     Server(&'a Server),
     User(&'a User),
     Tenant(&'a Tenant),
 }
 
+/// The line that is no entry, as it is read.
+#[derive(Deserialize)]
+struct TrailLine {
+    trail: Trail,
+}
+
+/// How that line begins: there may be 100,000 others, which are not to be read twice.
+const TRAIL_BEGINS: &[u8] = b"{\"trail\":";
+
 impl SnapshotEncoder {
-    /// Begins a file of a map at this version.
+    /// Begins a file of a map at this version, which came there by this trail.
     #[must_use]
-    pub fn new(version: i64) -> Self {
-        Self { version, body: Vec::new() }
+    pub fn new(version: i64, trail: &Trail) -> Self {
+        let mut file = Self { version, body: Vec::new() };
+        file.line(&Line::Trail(trail));
+        file
     }
 
     /// Adds a server.
@@ -291,7 +314,8 @@ mod tests {
     }
 
     fn small_map() -> ShardMap {
-        let mut map = ShardMap { version: 7, ..ShardMap::default() };
+        let trail = Trail::of([(6, 61), (7, 71)].into_iter());
+        let mut map = ShardMap { version: 7, trail, ..ShardMap::default() };
         map.insert(Entry::Tenant(tenant("acme", 3)));
         map.insert(Entry::Server(Server {
             name: ServerName::new("pg-1").unwrap(),
@@ -313,6 +337,16 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_the_format_before_is_read_and_has_no_trail() {
+        let map = ShardMap { trail: Trail::default(), ..small_map() };
+        let file = String::from_utf8(map.encode()).unwrap();
+        let body = file.lines().skip(2).map(|line| format!("{line}\n")).collect::<String>();
+        let before = format!("{MAGIC_BEFORE} 7 {}\n{body}", checksum(7, body.as_bytes()));
+        assert_eq!(ShardMap::decode(before.as_bytes()).unwrap(), map);
+        assert!(ShardMap::decode(before.replace("-map/1", "-map/3").as_bytes()).is_err());
+    }
+
+    #[test]
     fn a_torn_or_altered_file_is_never_taken() {
         let file = small_map().encode();
         for length in 0..file.len() {
@@ -328,7 +362,11 @@ mod tests {
     #[test]
     fn changes_follow_one_another_without_a_gap() {
         let mut map = small_map();
-        let change = |version| Change { version, entry: Entry::NoTenant(TenantId::new("acme").unwrap()) };
+        let change = |version| Change {
+            version,
+            mark: version,
+            entry: Entry::NoTenant(TenantId::new("acme").unwrap()),
+        };
         map.tenants.values_mut().for_each(|tenant| tenant.state = TenantState::Deleted);
         assert_eq!(map.apply(change(9)), Err(Gap { at: 7, to: 9 }));
         assert_eq!(map.tenants.len(), 1);
@@ -339,7 +377,7 @@ mod tests {
     #[test]
     fn an_epoch_never_goes_back() {
         let mut map = small_map();
-        map.apply(Change { version: 8, entry: Entry::Tenant(tenant("acme", 2)) }).unwrap();
+        map.apply(Change { version: 8, mark: 8, entry: Entry::Tenant(tenant("acme", 2)) }).unwrap();
         assert_eq!(map.tenants[&TenantId::new("acme").unwrap()].epoch, Epoch(3));
     }
 
@@ -380,10 +418,11 @@ mod tests {
         };
         let mut with_user = small_map();
         with_user.users.insert(user.name.clone(), user);
-        for (version, users) in [(with_user.version, 1), (with_user.version + 1, 0)] {
-            let mut emptied = ShardMap { version, ..ShardMap::default() };
+        for (version, mark, users) in [(7, 71, 1), (7, 72, 0), (8, 71, 0)] {
+            let trail = Trail::of([(version, mark)].into_iter());
+            let mut emptied = ShardMap { version, trail, ..ShardMap::default() };
             emptied.take_over(&with_user);
-            assert_eq!(emptied.users.len(), users, "only another version can have dropped it");
+            assert_eq!(emptied.users.len(), users, "only another version, or timeline, can have dropped it");
         }
         // At the same epoch the whole map counts: that is how a damaged one is set right.
         let mut repaired = small_map();

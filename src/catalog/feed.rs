@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
-use shard_map::{Change, Entry, ShardMap};
+use shard_map::{Change, Entry, MARKS_MAX, ShardMap, Trail};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
@@ -18,7 +18,6 @@ use tokio_postgres::{AsyncMessage, Client};
 use crate::connect::{STATEMENT_TIMEOUT, config, connect_in_time};
 use crate::error::{Error, Result};
 use crate::query::from_json;
-use crate::trail::{MARKS_MAX, Trail};
 
 /// Name of the query for the whole map.
 const LOAD: &str = "feed_load";
@@ -64,7 +63,7 @@ impl Feed {
     /// # Errors
     /// [`Error::Behind`] when the catalog's version is lower and it is not on the trail: it was lost, or restored from a
     /// backup; [`Error::Unreachable`], [`Error::Query`].
-    pub async fn load(&mut self, known: i64, trail: &mut Trail) -> Result<ShardMap> {
+    pub async fn load(&mut self, known: i64, trail: &Trail) -> Result<ShardMap> {
         let version = self.version().await?;
         if version < known && !trail.passed(version, self.mark(version).await?) {
             return Err(Error::Behind { version, known });
@@ -91,18 +90,19 @@ impl Feed {
         }
         const MARKS: &str =
             "SELECT version, mark FROM change_log WHERE version <= $1 ORDER BY version DESC LIMIT $2";
-        let marks: [&(dyn ToSql + Sync); 2] = [&map.version, &MARKS_MAX];
+        let marks_max = i64::try_from(MARKS_MAX).unwrap_or(i64::MAX);
+        let marks: [&(dyn ToSql + Sync); 2] = [&map.version, &marks_max];
         let marks = self.limited(self.client.query(MARKS, &marks), "feed_marks").await?;
-        trail.begin(marks.iter().rev().map(|row| (row.get(0), row.get(1))));
+        map.trail = Trail::of(marks.iter().rev().map(|row| (row.get(0), row.get(1))));
         Ok(map)
     }
 
-    /// The changes after `version`, to which a router came by `trail`, in order; `None` when the log no longer reaches
-    /// back that far, or is not the one that the router followed: then the map must be loaded anew.
+    /// The changes after `version`, to which a router came by the change `mark`, in order; `None` when the log no longer
+    /// reaches back that far, or is not the one that the router followed: then the map must be loaded anew.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Query`].
-    pub async fn changes_since(&mut self, version: i64, trail: &mut Trail) -> Result<Option<Vec<Change>>> {
+    pub async fn changes_since(&mut self, version: i64, mark: Option<i64>) -> Result<Option<Vec<Change>>> {
         // With the change that the router had last, for its mark.
         const SQL: &str = "
             SELECT entry, version, mark FROM change_log
@@ -113,7 +113,7 @@ impl Feed {
         if let [last, later @ ..] = rows
             && last.get::<_, i64>(1) == version
         {
-            if trail.contradicts(version, last.get(2)) {
+            if mark.is_some_and(|mark| mark != last.get::<_, i64>(2)) {
                 return Ok(None);
             }
             rows = later;
@@ -127,11 +127,11 @@ impl Feed {
         if rows[0].get::<_, i64>(1) != version + 1 {
             return Ok(None);
         }
-        let changes =
-            rows.iter().map(|row| Ok(Change { version: row.get(1), entry: from_json("feed_changes", row)? }));
-        let changes = changes.collect::<Result<_>>()?;
-        rows.iter().for_each(|row| trail.go_on(row.get(1), row.get(2)));
-        Ok(Some(changes))
+        let change = |row| {
+            let entry = from_json("feed_changes", row)?;
+            Ok(Change { version: row.get(1), mark: row.get(2), entry })
+        };
+        rows.iter().map(change).collect::<Result<_>>().map(Some)
     }
 
     async fn mark(&self, version: i64) -> Result<Option<i64>> {

@@ -19,7 +19,6 @@ mod recovery;
 mod routers;
 mod servers;
 mod tenants;
-mod trail;
 mod users;
 mod uses;
 
@@ -39,5 +38,4 @@ pub use recovery::{Opened, Repair, Writing};
 pub use routers::{Report, Reporter, RouterRow};
 pub use servers::{Identity, ServerRow};
 pub use tenants::TenantRow;
-pub use trail::Trail;
 pub use uses::ServerUse;

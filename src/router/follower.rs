@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use catalog::{Feed, Trail};
+use catalog::Feed;
 use shard_map::Entry;
 
 use crate::shared::Shared;
@@ -11,15 +11,13 @@ use crate::worker::WorkerMessage;
 /// Follows the map for as long as the router runs.
 pub(crate) struct Follower {
     shared: Arc<Shared>,
-    /// By which changes the map came to its version.
-    trail: Trail,
     /// Whether the outage that is going on was logged.
     outage_told: bool,
 }
 
 impl Follower {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, trail: Trail::default(), outage_told: false }
+        Self { shared, outage_told: false }
     }
 
     /// Follows the catalog, without end.
@@ -51,8 +49,11 @@ impl Follower {
         loop {
             let poll = self.shared.config().poll_interval;
             feed.wait(poll).await;
-            let version = self.shared.map.read().version;
-            match feed.changes_since(version, &mut self.trail).await? {
+            let (version, mark) = {
+                let map = self.shared.map.read();
+                (map.version, map.trail.last_mark())
+            };
+            match feed.changes_since(version, mark).await? {
                 Some(changes) => self.apply(changes).await,
                 None => self.load(&mut feed).await?,
             }
@@ -61,9 +62,12 @@ impl Follower {
 
     async fn load(&mut self, feed: &mut Feed) -> catalog::Result<()> {
         // Not from a catalog that is behind: an empty one, or a backup. Its changes are none of this map's.
-        let known = self.shared.map.read().version;
-        let map = feed.load(known, &mut self.trail).await?;
-        if map.version < known {
+        let (known, trail) = {
+            let map = self.shared.map.read();
+            (map.version, map.trail.clone())
+        };
+        let map = feed.load(known, &trail).await?;
+        if map.version < known || map.trail.parts_from(&trail) {
             tracing::warn!(
                 version = map.version,
                 known,

@@ -105,7 +105,7 @@ fn read_sound(file: &Path) -> Option<ShardMap> {
 fn encode(shared: &SharedMap) -> Vec<u8> {
     let (mut file, ids) = {
         let map = shared.read();
-        let mut file = SnapshotEncoder::new(map.version);
+        let mut file = SnapshotEncoder::new(map.version, &map.trail);
         map.servers.values().for_each(|server| file.server(server));
         map.users.values().for_each(|user| file.user(user));
         (file, map.tenants.keys().cloned().collect::<Vec<_>>())
@@ -180,7 +180,7 @@ mod tests {
                 flipped
             });
             let text = String::from_utf8(sound.clone()).unwrap();
-            let future = text.replace("tenantry-shard-map/1", "tenantry-shard-map/2").into_bytes();
+            let future = text.replace("tenantry-shard-map/2", "tenantry-shard-map/3").into_bytes();
             for damaged in torn.chain(flipped).chain([future]) {
                 write_file(file, &map(5).encode()).unwrap();
                 write_file(file, &sound).unwrap();

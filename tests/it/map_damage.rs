@@ -43,10 +43,11 @@ pub(crate) async fn found(fleet: &Fleet) -> Vec<String> {
     findings.iter().map(shown).collect()
 }
 
-async fn restart_router(fleet: &Fleet) {
-    let killed = fleet.process("router");
-    fleet.kill_process("router");
-    until("dev to start it again", async || fleet.process("router").filter(|new| Some(*new) != killed)).await;
+/// Restarts a part that `dev` starts again.
+pub(crate) async fn restart(fleet: &Fleet, role: &str) {
+    let killed = fleet.process(role);
+    fleet.kill_process(role);
+    until("dev to start it again", async || fleet.process(role).filter(|new| Some(*new) != killed)).await;
 }
 
 /// Rebuilds, and looks whether everything works again: nothing differs, and what is new reaches the routers.
@@ -80,9 +81,14 @@ async fn two_tenants_at_work(fleet: &Fleet) -> (Ledger, Ledger) {
 
 /// Waits until the router's copy of the map has a tenant.
 pub(crate) async fn has_snapshot(fleet: &Fleet, tenant: &str) {
+    has_in_snapshot(fleet, &format!("\"{tenant}\"")).await;
+}
+
+/// The same for any text.
+pub(crate) async fn has_in_snapshot(fleet: &Fleet, what: &str) {
     let snapshot = fleet.path().join("router/snapshot");
     until("the router to write its snapshot", async || {
-        std::fs::read_to_string(&snapshot).ok().filter(|text| text.contains(&format!("\"{tenant}\"")))
+        std::fs::read_to_string(&snapshot).ok().filter(|text| text.contains(what))
     })
     .await;
 }
@@ -97,7 +103,7 @@ async fn emptied_tables_are_filled_again_while_clients_go_on(fleet: &mut Fleet) 
         (first.errors(), second.errors())
     );
     // One that has to start anew does so by its snapshot, and believes no empty catalog.
-    restart_router(fleet).await;
+    restart(fleet, "router").await;
     first.goes_on().await;
     second.goes_on().await;
     let found = found(fleet).await;
@@ -169,7 +175,7 @@ async fn a_dropped_catalog_is_made_anew_while_clients_go_on(fleet: &mut Fleet) {
     let (first, second) = two_tenants_at_work(fleet).await;
     move_to(fleet, "second", "pg-3").await;
     drop_catalog(fleet).await;
-    restart_router(fleet).await;
+    restart(fleet, "router").await;
     let blind = [("TENANTRY_MAP_SNAPSHOT", "")];
     let refused = fleet.cli_in(&blind, &["map", "rebuild", "--apply"]).await;
     assert!(refused.hint().contains("--snapshot"), "{}", refused.stderr);

@@ -5,42 +5,61 @@
 
 use std::collections::VecDeque;
 
-/// Changes that are remembered: far more than a standby is behind its primary.
-pub(crate) const MARKS_MAX: i64 = 10_000;
+use serde::{Deserialize, Serialize};
 
-/// What a router remembers of the change log, over all its connections to the catalog.
-#[derive(Debug, Default)]
+/// Changes that are remembered: far more than a standby is behind its primary.
+pub const MARKS_MAX: usize = 10_000;
+
+/// What a router remembers of the change log, over all its connections to the catalog, and over its own restarts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Trail {
     /// Version and mark, in order and without a gap.
     marks: VecDeque<(i64, i64)>,
 }
 
 impl Trail {
-    /// Begins anew, with these.
-    pub(crate) fn begin(&mut self, marks: impl Iterator<Item = (i64, i64)>) {
-        self.marks.clear();
-        marks.for_each(|(version, mark)| self.go_on(version, mark));
+    /// One of these changes.
+    #[must_use]
+    pub fn of(marks: impl Iterator<Item = (i64, i64)>) -> Self {
+        let mut trail = Self::default();
+        marks.for_each(|(version, mark)| trail.go_on(version, mark));
+        trail
     }
 
     /// Adds the next one.
-    pub(crate) fn go_on(&mut self, version: i64, mark: i64) {
+    pub fn go_on(&mut self, version: i64, mark: i64) {
         if self.marks.back().is_some_and(|(last, _)| last + 1 != version) {
             self.marks.clear();
         }
         self.marks.push_back((version, mark));
-        if self.marks.len() as i64 > MARKS_MAX {
+        if self.marks.len() > MARKS_MAX {
             self.marks.pop_front();
         }
     }
 
     /// Whether the router has passed the change that has this version and mark.
-    pub(crate) fn passed(&self, version: i64, mark: Option<i64>) -> bool {
+    #[must_use]
+    pub fn passed(&self, version: i64, mark: Option<i64>) -> bool {
         mark.is_some() && self.mark(version) == mark
     }
 
     /// Whether the router has passed this version by another change.
-    pub(crate) fn contradicts(&self, version: i64, mark: i64) -> bool {
+    #[must_use]
+    pub fn contradicts(&self, version: i64, mark: i64) -> bool {
         self.mark(version).is_some_and(|known| known != mark)
+    }
+
+    /// The last change's mark.
+    #[must_use]
+    pub fn last_mark(&self) -> Option<i64> {
+        self.marks.back().map(|(_, mark)| *mark)
+    }
+
+    /// Whether the other one came to its end by another change than this one did.
+    #[must_use]
+    pub fn parts_from(&self, other: &Self) -> bool {
+        other.marks.back().is_some_and(|(version, mark)| self.contradicts(*version, *mark))
     }
 
     fn mark(&self, version: i64) -> Option<i64> {
@@ -58,7 +77,7 @@ mod tests {
     fn only_a_change_of_this_trail_was_passed() {
         let mut trail = Trail::default();
         assert!(!trail.passed(5, Some(50)) && !trail.contradicts(5, 50), "nothing is known yet");
-        trail.begin([(5, 50), (6, 60)].into_iter());
+        trail = Trail::of([(5, 50), (6, 60)].into_iter());
         trail.go_on(7, 70);
         assert!(trail.passed(5, Some(50)) && trail.passed(7, Some(70)));
         assert!(!trail.passed(6, Some(61)) && !trail.passed(6, None) && !trail.passed(4, Some(40)));
@@ -69,6 +88,6 @@ mod tests {
         for version in 10..20_000 {
             trail.go_on(version, version);
         }
-        assert!(trail.marks.len() as i64 == MARKS_MAX && trail.passed(19_999, Some(19_999)));
+        assert!(trail.marks.len() == MARKS_MAX && trail.passed(19_999, Some(19_999)));
     }
 }

@@ -171,26 +171,20 @@ impl Tenant {
             Ok(record) => record,
             Err(error) => {
                 tracing::debug!(tenant = %self.id, %error, "the registry does not say where the tenant is");
-                return Asked::Wait;
+                return self.look_elsewhere(place).await;
             }
         };
         match record {
             Record::Open(_) => Asked::Here,
             Record::Sealed(moved) => self.follow(&moved, place),
-            // A map that is older than the registry's memory of the tenant, and no catalog that would know.
-            Record::None if !shared.map.is_followed() => match registry::find(shared, &self.id).await {
-                Some((server, epoch)) => {
-                    let address = Some(server.address());
-                    self.follow(&Moved { server: server.name, address, epoch }, place)
-                }
-                None => Asked::Wait,
-            },
-            Record::None | Record::Arriving | Record::Closed => Asked::Wait,
+            // A map that is older than the registry's memory of the tenant, or a registry that was lost.
+            Record::None => self.look_elsewhere(place).await,
+            Record::Arriving | Record::Closed => Asked::Wait,
         }
     }
 
     /// Follows a tenant to where a registry says that it is.
-    fn follow(self: &Rc<Self>, moved: &Moved, place: &Rc<Place>) -> Asked {
+    pub(crate) fn follow(self: &Rc<Self>, moved: &Moved, place: &Rc<Place>) -> Asked {
         if self.worker.shared.map.follow(&self.id, moved) {
             tracing::info!(tenant = %self.id, server = %moved.server, epoch = %moved.epoch, "followed a move that the map did not tell");
         }

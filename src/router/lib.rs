@@ -35,6 +35,7 @@ mod registry;
 mod relay;
 mod reload;
 mod report;
+mod search;
 mod session;
 mod shared;
 mod snapshot;
@@ -160,6 +161,7 @@ fn share(
         tls: tls::Tls::new(&config)?,
         places: Arc::default(),
         failures: failures::Failures::default(),
+        searches: tokio::sync::Semaphore::new(search::SEARCHES_MAX),
         process,
         serving: AtomicBool::new(false),
         budgets: pool::Budgets::default(),

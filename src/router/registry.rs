@@ -4,7 +4,8 @@ use std::error::Error;
 use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::future;
+use futures_util::stream::{self, Stream, StreamExt as _};
 use shard_map::{Epoch, Server, ServerName, TenantId};
 use tokio::net::TcpStream;
 use tokio_postgres::config::SslMode;
@@ -63,27 +64,58 @@ pub(crate) async fn ask(server: &Server, shared: &Shared, tenant: &TenantId) -> 
 
 /// Asks the registries of all servers that map and configuration know where a tenant is open.
 pub(crate) async fn find(shared: &Shared, tenant: &TenantId) -> Option<(Server, Epoch)> {
-    let servers: Vec<_> = {
-        let map = shared.map.read();
-        let config = shared.config();
-        let declared = config.servers.iter().filter(|(name, _)| !map.servers.contains_key(*name));
-        let declared = declared.filter_map(|(name, address)| unknown_server(name, Some(address)));
-        map.servers.values().cloned().chain(declared).collect()
-    };
-    let questions = servers.into_iter().map(async |server| {
-        let record = ask(&server, shared, tenant).await;
-        (server, record)
-    });
-    let mut answers = pin!(stream::iter(questions).buffer_unordered(ASKED_AT_ONCE));
+    let mut answers = pin!(ask_all(shared, tenant, servers(shared)));
     while let Some((server, record)) = answers.next().await {
-        match record {
-            // It is open nowhere else.
-            Ok(Record::Open(epoch)) => return Some((server, epoch)),
-            Ok(_) => {}
-            Err(error) => tracing::debug!(%tenant, %error, "a registry does not answer"),
+        // It is open nowhere else.
+        if let Record::Open(epoch) = record {
+            return Some((server, epoch));
         }
     }
     None
+}
+
+/// Asks all servers but the one that the map names, and those that are down, where a tenant is by now. Of what they say, the
+/// highest epoch counts, if it is higher than the map's: a server may have come back as an older state of itself.
+pub(crate) async fn find_moved(shared: &Shared, tenant: &TenantId, not_at: &ServerName) -> Option<Moved> {
+    let mut servers = servers(shared);
+    servers.retain(|server| server.name != *not_at && !shared.breakers.is_down(&server.name));
+    let known = shared.map.read().tenants.get(tenant)?.epoch;
+    let answers: Vec<_> = ask_all(shared, tenant, servers).collect().await;
+    let moved = answers.into_iter().filter_map(|(server, record)| match record {
+        Record::Open(epoch) => Some(Moved { address: Some(server.address()), server: server.name, epoch }),
+        Record::Sealed(moved) => Some(moved),
+        _ => None,
+    });
+    newest(moved.collect(), known, not_at)
+}
+
+/// The highest epoch over the known one, if it is not where the tenant was thought to be.
+fn newest(moved: Vec<Moved>, known: Epoch, not_at: &ServerName) -> Option<Moved> {
+    let newest = moved.into_iter().max_by_key(|moved| moved.epoch)?;
+    (newest.epoch > known && newest.server != *not_at).then_some(newest)
+}
+
+/// The servers that map and configuration know.
+fn servers(shared: &Shared) -> Vec<Server> {
+    let map = shared.map.read();
+    let config = shared.config();
+    let declared = config.servers.iter().filter(|(name, _)| !map.servers.contains_key(*name));
+    let declared = declared.filter_map(|(name, address)| unknown_server(name, Some(address)));
+    map.servers.values().cloned().chain(declared).collect()
+}
+
+/// What these servers say, in the order in which they do. Those that do not answer are left out.
+fn ask_all(shared: &Shared, tenant: &TenantId, servers: Vec<Server>) -> impl Stream<Item = (Server, Record)> {
+    let questions = servers.into_iter().map(move |server| async move {
+        match ask(&server, shared, tenant).await {
+            Ok(record) => Some((server, record)),
+            Err(error) => {
+                tracing::debug!(%tenant, %error, "a registry does not answer");
+                None
+            }
+        }
+    });
+    stream::iter(questions).buffer_unordered(ASKED_AT_ONCE).filter_map(future::ready)
 }
 
 async fn query(
@@ -150,6 +182,20 @@ fn record(state: &str, epoch: Epoch, moved_to: Option<&str>, address: Option<Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_what_servers_say_the_highest_epoch_counts() {
+        let at = |server: &str, epoch| Moved {
+            server: ServerName::new(server).unwrap(),
+            address: None,
+            epoch: Epoch(epoch),
+        };
+        let here = ServerName::new("a").unwrap();
+        assert_eq!(newest(vec![at("b", 5), at("c", 6), at("b", 4)], Epoch(3), &here), Some(at("c", 6)));
+        assert_eq!(newest(vec![at("b", 3)], Epoch(3), &here), None, "the map knows as much");
+        assert_eq!(newest(vec![at("b", 5), at("a", 6)], Epoch(3), &here), None, "it came back");
+        assert_eq!(newest(Vec::new(), Epoch(3), &here), None);
+    }
 
     #[test]
     fn a_seal_says_where_to_go() {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use shard_map::{MasterKey, TenantId};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::admin::Console;
 use crate::config::RouterConfig;
@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) tls: Tls,
     pub(crate) places: Arc<Places>,
     pub(crate) failures: Failures,
+    /// Turns at looking for a tenant at other servers.
+    pub(crate) searches: Semaphore,
     pub(crate) budgets: Budgets,
     pub(crate) breakers: Breakers,
     /// Routers that live at present, this one included: a server's connections are divided among them.

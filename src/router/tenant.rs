@@ -17,6 +17,7 @@ use crate::gate::Holding;
 use crate::pool::waiters::Waiter;
 use crate::pool::{CancelTarget, Place, ServerConnection};
 use crate::prepared::StatementCache;
+use crate::search::Pacing;
 use crate::session::client::Client;
 use crate::state::{Params, Settings};
 use crate::stats::{Counters, Figure};
@@ -65,6 +66,8 @@ pub(crate) struct Tenant {
     pub(crate) waiting: RefCell<VecDeque<Waiter>>,
     /// Why the last attempt to connect failed.
     pub(crate) failure: RefCell<Option<ClientError>>,
+    /// When it may be looked for at other servers.
+    pub(crate) pacing: Pacing,
     /// When the last hold ended.
     pub(crate) held_until: Cell<Option<Instant>>,
     pub(crate) clients: RefCell<HashMap<u32, Rc<Client>>>,
@@ -95,6 +98,7 @@ impl Tenant {
             opening: Cell::new(0),
             waiting: RefCell::default(),
             failure: RefCell::default(),
+            pacing: Pacing::default(),
             held_until: Cell::new(None),
             clients: RefCell::default(),
             statements: RefCell::default(),
@@ -170,6 +174,7 @@ impl Tenant {
         *self.place.borrow_mut() = place;
         self.params.borrow_mut().clear();
         self.failure.replace(None);
+        self.pacing.reset();
         self.renew_connections();
         true
     }

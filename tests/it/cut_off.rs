@@ -9,12 +9,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use crate::harness::ledger::Ledger;
-use crate::harness::{Fleet, Router, Sql as _, connect, signal, trials, until};
+use crate::harness::{Fleet, Router, Sql as _, code, connect, leftovers, signal, trials, until};
 use crate::map_damage::catalog;
 use crate::moves::move_to;
 
 trials! {
     own a_router_that_is_cut_off_follows_two_moves_and_loses_nothing,
+    own a_router_that_is_cut_off_finds_what_moved_from_a_server_that_died_since,
     own a_router_that_missed_many_changes_catches_up_at_one_go,
     own a_damaged_snapshot_is_set_aside_and_never_costs_a_route,
 }
@@ -107,6 +108,46 @@ async fn a_router_that_is_cut_off_follows_two_moves_and_loses_nothing(fleet: &mu
     through_it.reckon(fleet).await;
 }
 
+/// Takes a server away for good: what starts it again finds nothing to start.
+fn lose_server(fleet: &Fleet, server: &str) {
+    let path = fleet.path().join(server);
+    std::fs::rename(path.join("data"), path.join("data.away")).unwrap();
+    leftovers(&path).into_keys().for_each(|pid| signal(pid, Signal::KILL));
+}
+
+async fn a_router_that_is_cut_off_finds_what_moved_from_a_server_that_died_since(fleet: &mut Fleet) {
+    for tenant in ["gone", "unread", "stayed"] {
+        fleet.create(tenant, &["--server", "pg-1"]).await;
+    }
+    let (router, way) = router_with_a_way(fleet).await;
+    knows(&router, fleet, "stayed").await;
+    let spared = fleet.create("spared", &["--server", "pg-2"]).await;
+    knows(&router, fleet, spared["id"].as_str().unwrap()).await;
+    let ledger = Ledger::start_as(fleet, &router.through(&fleet.config("spared")), 2).await;
+    way.cut().await;
+    for (tenant, server) in [("gone", "pg-2"), ("unread", "pg-3")] {
+        move_to(fleet, tenant, server).await;
+    }
+    let at = async |tenant: &str, server: &str| {
+        let config = router.through(&fleet.config(tenant));
+        let client = until("the tenant to be found", async || connect(&config).await.ok()).await;
+        client.run("CREATE TABLE seen (a int)").await;
+        let seen = fleet.direct(server, tenant).await;
+        assert_eq!(seen.number("SELECT count(*) FROM pg_tables WHERE tablename = 'seen'").await, 1);
+    };
+    // The server is there, and can't say what it knew.
+    fleet.direct("pg-1", "postgres").await.run("DROP DATABASE tenantry WITH (FORCE)").await;
+    at("unread", "pg-3").await;
+    lose_server(fleet, "pg-1");
+    at("gone", "pg-2").await;
+    says(&snapshot_of(fleet, &router), "\"id\":\"gone\",\"server\":\"pg-2\"").await;
+    let stayed = connect(&router.through(&fleet.config("stayed"))).await.err().expect("nobody else has it");
+    assert_eq!(code(&stayed), "57P03");
+    ledger.goes_on().await;
+    assert!(ledger.errors().is_empty(), "a client saw {:?}", ledger.errors());
+    ledger.reckon(fleet).await;
+}
+
 async fn a_router_that_missed_many_changes_catches_up_at_one_go(fleet: &mut Fleet) {
     // Nothing but notifications makes it look, and these come in one.
     let router = fleet.router(&["poll_interval=1h"]).await;
@@ -142,7 +183,7 @@ async fn a_damaged_snapshot_is_set_aside_and_never_costs_a_route(fleet: &mut Fle
     let mut flipped = sound.clone();
     flipped[sound.len() / 2] ^= 1;
     let future =
-        String::from_utf8(sound.clone()).unwrap().replace("tenantry-shard-map/1", "tenantry-shard-map/2");
+        String::from_utf8(sound.clone()).unwrap().replace("tenantry-shard-map/2", "tenantry-shard-map/3");
     for damaged in [sound[..sound.len() / 3].to_vec(), flipped, future.into_bytes(), Vec::new()] {
         std::fs::write(&snapshot, &damaged).unwrap();
         std::fs::write(&old, &before).unwrap();

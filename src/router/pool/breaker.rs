@@ -35,6 +35,8 @@ pub(crate) enum Trouble {
 #[derive(Debug, Default)]
 struct Health {
     failures: u32,
+    /// When the first of them was.
+    since: Option<Instant>,
     trouble: Option<Trouble>,
     /// While it is open: the last pause, and when the next probe may go.
     open: Option<(Duration, Instant)>,
@@ -45,6 +47,7 @@ impl Health {
     fn failed(&mut self, trouble: Trouble, is_probe: bool, now: Instant, jitter: f64) {
         self.trouble = Some(trouble);
         self.failures += 1;
+        self.since.get_or_insert(now);
         let pause = match self.open {
             // It was under way when the breaker opened, and tells nothing new.
             Some(_) if !is_probe => return,
@@ -108,6 +111,12 @@ impl Breaker {
     /// What was wrong at the last login, if anything was.
     pub(crate) fn trouble(&self) -> Option<Trouble> {
         self.health().trouble
+    }
+
+    /// How long it does not answer by now, if it does not.
+    pub(crate) fn down_for(&self) -> Option<Duration> {
+        let health = self.health();
+        health.since.filter(|_| health.trouble == Some(Trouble::Down)).map(|since| since.elapsed())
     }
 
     /// Waits until a login makes sense: the breaker is closed, or it is this one's turn to probe.
@@ -194,6 +203,12 @@ impl Breakers {
         let mut names: Vec<String> = open.map(|breaker| breaker.server.to_string()).collect();
         names.sort();
         names
+    }
+
+    /// Whether a server was tried and does not answer.
+    pub(crate) fn is_down(&self, server: &ServerName) -> bool {
+        let breakers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        breakers.get(server).is_some_and(|breaker| breaker.trouble() == Some(Trouble::Down))
     }
 }
 

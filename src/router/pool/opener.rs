@@ -38,6 +38,7 @@ pub(crate) async fn open(tenant: Rc<Tenant>) {
         biased;
         () = changed => None,
         opened = attempts(&tenant) => opened,
+        never = tenant.search() => match never {},
     };
     drop(opening);
     match opened {

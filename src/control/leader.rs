@@ -10,6 +10,10 @@ pub(crate) async fn lead(context: Arc<Context>, holder: String, stop: tokio_util
     let lasts = context.config.lease_duration;
     let mut renewed = Instant::now();
     loop {
+        if crate::failpoint::sleepwalks() {
+            tokio::time::sleep(lasts / 3).await;
+            continue;
+        }
         let asked = Instant::now();
         let term = match context.catalog.hold_lease(&holder, lasts).await {
             Ok(lease) => {

@@ -30,3 +30,4 @@ mod verify;
 pub(crate) use complete::finish_earlier;
 pub(crate) use driver::{Input, Verify, drive, is_due, servers_of};
 pub(crate) use guard::GUARD_SQLSTATE;
+pub(crate) use seal::record_and_rename;

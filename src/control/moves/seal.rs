@@ -108,6 +108,7 @@ pub(crate) async fn record_and_rename(
     name: &str,
     deadline: Instant,
 ) -> Result<()> {
+    crate::failpoint::stand(change.to).await;
     loop {
         let attempt = async {
             registry.run("BEGIN").await?;

@@ -3,11 +3,10 @@
 use serde_json::Value;
 use shard_map::TenantState;
 
-use super::{Place, Steps, close, record, remove};
+use super::{Place, Steps, close, record_and_rename, remove};
 use crate::context::Work;
 use crate::error::Result;
 use crate::moves;
-use crate::server::database;
 
 /// Puts a tenant's database aside, or drops it when `now` was asked for or its grace time is over.
 pub(crate) async fn delete(work: &Work) -> Result<()> {
@@ -16,11 +15,8 @@ pub(crate) async fn delete(work: &Work) -> Result<()> {
     let aside = id.deleted_database();
     let mut steps = Steps::of(work);
     close(work, &place, &mut steps, TenantState::Deleted).await?;
-    let put_aside = async {
-        database::rename(&place.registry, id.live_database(), &aside).await?;
-        record(work, &place, &[Some("open"), Some("suspended")], "leaving", &aside).await
-    };
-    steps.run("put_aside", put_aside).await?;
+    let (from, names) = ([Some("open"), Some("suspended")], (id.live_database(), &*aside));
+    steps.run("put_aside", record_and_rename(work, &place, &from, "leaving", names)).await?;
     if work.operation.input.get("now").and_then(Value::as_bool) == Some(true) {
         let drop_it = async {
             moves::finish_earlier(work, id, None).await?;

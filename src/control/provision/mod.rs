@@ -17,6 +17,7 @@ use shard_map::{Server, Tenant, TenantId, TenantState};
 
 use crate::context::Work;
 use crate::error::{Error, Result};
+use crate::moves;
 use crate::server::{Connection, database, registry, roles};
 
 pub(crate) use create::{create, undo_create};
@@ -58,16 +59,8 @@ fn tenant_of(work: &Work) -> Result<&TenantId> {
 /// Changes the tenant's record on its server; a record that is already so is fine.
 async fn record(work: &Work, place: &Place, from: &[Option<&str>], to: &str, database: &str) -> Result<()> {
     let tenant = &place.tenant;
-    let mut from = from.to_vec();
-    from.push(Some(to));
-    let change = registry::Change {
-        tenant: &tenant.id,
-        from: &from,
-        to,
-        database,
-        epoch: tenant.epoch,
-        moved_to: None,
-    };
+    let from = [from, &[Some(to)]].concat();
+    let change = change(tenant, &from, to, database);
     if registry::write(&place.registry, work.term, &change).await? {
         return Ok(());
     }
@@ -76,6 +69,29 @@ async fn record(work: &Work, place: &Place, from: &[Option<&str>], to: &str, dat
         "server {} has tenant {} on record as {found:?}",
         place.server.name, tenant.id
     )))
+}
+
+/// Changes the record and the database's name, in one transaction: a controller that leads no more does neither.
+async fn record_and_rename(
+    work: &Work,
+    place: &Place,
+    from: &[Option<&str>],
+    to: &str,
+    (name, new_name): (&str, &str),
+) -> Result<()> {
+    let from = [from, &[Some(to)]].concat();
+    let change = change(&place.tenant, &from, to, new_name);
+    let deadline = Instant::now() + database::TERMINATE_TIMEOUT;
+    moves::record_and_rename(work, &place.registry, &change, name, deadline).await
+}
+
+fn change<'a>(
+    tenant: &'a Tenant,
+    from: &'a [Option<&'a str>],
+    to: &'a str,
+    database: &'a str,
+) -> registry::Change<'a> {
+    registry::Change { tenant: &tenant.id, from, to, database, epoch: tenant.epoch, moved_to: None }
 }
 
 /// Lets the tenant's clients in: the server first, then the routers.

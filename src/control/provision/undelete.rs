@@ -1,9 +1,8 @@
 //! `undelete`: a deleted tenant is brought back while its grace time lasts.
 
-use super::{Place, Steps, open};
+use super::{Place, Steps, open, record_and_rename};
 use crate::context::Work;
 use crate::error::Result;
-use crate::server::database;
 
 /// Brings a deleted tenant back.
 pub(crate) async fn undelete(work: &Work) -> Result<()> {
@@ -11,8 +10,8 @@ pub(crate) async fn undelete(work: &Work) -> Result<()> {
     let id = &place.tenant.id;
     let aside = id.deleted_database();
     let mut steps = Steps::of(work);
-    let take_back = database::rename(&place.registry, &aside, id.live_database());
-    steps.run("take_back", take_back).await?;
+    let (from, names) = ([Some("leaving")], (&*aside, id.live_database()));
+    steps.run("take_back", record_and_rename(work, &place, &from, "open", names)).await?;
     steps.run("open", open(work, &place, &[Some("leaving")])).await?;
     work.set_state("done", None).await
 }

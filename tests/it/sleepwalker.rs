@@ -1,0 +1,92 @@
+//! A controller that hung right before a write, and goes on as if it still led, is refused by the servers themselves: it does not
+//! look at its lease, and what it is about to do would be possible but for its term.
+
+use std::path::Path;
+
+use crate::harness::ledger::Ledger;
+use crate::harness::{Fleet, Sql as _, trials, until};
+use crate::map_damage::{catalog, found};
+
+trials! {
+    own what_a_controller_does_that_leads_no_more_is_refused_by_the_servers,
+}
+
+/// Refusals by a registry that the fleet's own control plane met.
+fn refusals(fleet: &Fleet) -> usize {
+    let log = std::fs::read_to_string(fleet.path().join("log/control.log")).unwrap();
+    let refused =
+        |line: &&str| line.contains("TT001") && line.contains("left to the instance that leads now");
+    log.lines().filter(refused).count()
+}
+
+async fn exists(file: &Path) {
+    until("the control plane to stand where it was told to", async || file.exists().then_some(())).await;
+}
+
+async fn shows(fleet: &Fleet, args: &[&str], state: &str) {
+    until("what was under way to end", async || {
+        let shown = fleet.cli(args).await;
+        (shown.status == 0 && shown.json()["state"] == state).then_some(())
+    })
+    .await;
+}
+
+async fn what_a_controller_does_that_leads_no_more_is_refused_by_the_servers(fleet: &mut Fleet) {
+    fleet.create("guarded", &["--server", "pg-1"]).await;
+    let ledger = Ledger::start(fleet, "guarded", 3).await;
+    let catalog = catalog(fleet).await;
+    let holder = "SELECT holder FROM lease WHERE expires_at > now()";
+    let registry = fleet.direct("pg-1", "tenantry").await;
+    let seen = "
+        SELECT concat_ws(' ', t, (SELECT datconnlimit FROM pg_database WHERE datname = t.database))
+        FROM tenant t WHERE id = 'guarded'";
+    let (wish, reached) = (fleet.path().join("failpoint"), fleet.path().join("failpoint.reached"));
+    // Right before the fence, the seal, and the name being taken away: each of them would take the tenant from its clients.
+    for point in ["limit", "sealed", "leaving"] {
+        until("the fleet's own control plane to lead", async || {
+            catalog.column(holder).await.pop().filter(|holder| !holder.starts_with("control-2/"))
+        })
+        .await;
+        let led = catalog.number("SELECT term FROM lease").await;
+        std::fs::write(&wish, format!("stand {point}")).unwrap();
+        let mut operation = String::new();
+        if point == "leaving" {
+            fleet.cli(&["tenant", "delete", "guarded", "--yes", "--no-wait"]).await.ok();
+        } else {
+            let start = ["move", "start", "guarded", "--to", "pg-3", "--max-hold", "30s"];
+            operation = fleet.cli(&start).await.ok()["id"].as_i64().unwrap().to_string();
+        }
+        exists(&reached).await;
+        let second = fleet.second_control();
+        until("the other one to lead", async || {
+            (catalog.number("SELECT term FROM lease").await > led).then_some(())
+        })
+        .await;
+        // The other one ends it, so that the tenant is again what it was before.
+        if point == "leaving" {
+            shows(fleet, &["tenant", "show", "guarded"], "deleted").await;
+            until("the deletion to end", async || {
+                (fleet.cli(&["tenant", "undelete", "guarded", "--no-wait"]).await.status == 0).then_some(())
+            })
+            .await;
+            shows(fleet, &["tenant", "show", "guarded"], "open").await;
+        } else {
+            fleet.cli(&["move", "abort", &operation]).await.ok();
+            shows(fleet, &["move", "show", &operation], "aborted").await;
+        }
+        ledger.goes_on().await;
+        let (before, refused) = (registry.column(seen).await, refusals(fleet));
+        std::fs::write(&wish, "").unwrap();
+        until("its act to be refused", async || (refusals(fleet) > refused).then_some(())).await;
+        assert_eq!(registry.column(seen).await, before, "{point}");
+        ledger.goes_on().await;
+        std::fs::remove_file(&reached).unwrap();
+        drop(second);
+    }
+    until("the control plane to work", async || {
+        (fleet.cli(&["tenant", "create", "afterwards", "--wait"]).await.status == 0).then_some(())
+    })
+    .await;
+    assert_eq!(found(fleet).await, Vec::<String>::new());
+    ledger.reckon(fleet).await;
+}

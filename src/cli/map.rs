@@ -56,6 +56,9 @@ enum MapCommand {
         /// Carry it out
         #[arg(long)]
         apply: bool,
+        /// Take users that are lost from a router's snapshot or an exported map, however old, and nothing else
+        #[arg(long, value_name = "FILE")]
+        users_from: Option<PathBuf>,
         /// Go on although neither the catalog nor a file has users: nobody can log in until there are some
         #[arg(long)]
         without_users: bool,
@@ -121,8 +124,11 @@ pub(crate) async fn run(args: MapArgs) -> anyhow::Result<()> {
     let format = args.connection.output;
     match args.command {
         MapCommand::Verify(files) => verify(&worker, &files, format).await,
-        MapCommand::Rebuild { files, apply, without_users } => {
+        MapCommand::Rebuild { files, apply, users_from, without_users } => {
             let mut texts = files.read()?;
+            if let Some(path) = users_from {
+                (texts.sources.users, texts.users) = Texts::map(&path)?;
+            }
             texts.sources.without_users = without_users;
             change(&worker, "rebuild", &texts, (apply, format)).await
         }
@@ -164,34 +170,40 @@ pub(crate) fn read_config(config: &Path) -> anyhow::Result<(ControlConfig, contr
 struct Texts {
     declared: Option<String>,
     file: Option<String>,
+    users: Option<String>,
     sources: Sources,
 }
 
 impl Texts {
     fn read(declared: Option<&Path>, file: Option<&Path>) -> anyhow::Result<Self> {
-        let text = |path: &Path| {
-            std::fs::read_to_string(path)
-                .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
-        };
-        let mut texts = Self { declared: None, file: None, sources: Sources::default() };
+        let mut texts = Self { declared: None, file: None, users: None, sources: Sources::default() };
         if let Some(path) = declared {
-            let read = text(path)?;
+            let read = Self::text(path)?;
             let fleet = Fleet::parse(&read);
             let fleet = fleet.map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
             (texts.sources.declared, texts.declared) = (Some(fleet), Some(read));
         }
         if let Some(path) = file {
-            let read = text(path)?;
-            let map = MapFile::decode(read.as_bytes());
-            let map = map.map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
-            (texts.sources.file, texts.file) = (Some(map), Some(read));
+            (texts.sources.file, texts.file) = Self::map(path)?;
         }
         Ok(texts)
     }
 
+    fn text(path: &Path) -> anyhow::Result<String> {
+        let read = std::fs::read_to_string(path);
+        read.map_err(|error| Failure::usage(format!("{}: {error}", path.display())).into())
+    }
+
+    fn map(path: &Path) -> anyhow::Result<(Option<MapFile>, Option<String>)> {
+        let read = Self::text(path)?;
+        let map = MapFile::decode(read.as_bytes());
+        let map = map.map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+        Ok((Some(map), Some(read)))
+    }
+
     fn wish(&self, dry_run: bool) -> Value {
         json!({
-            "declared": self.declared, "file": self.file, "dry_run": dry_run,
+            "declared": self.declared, "file": self.file, "users": self.users, "dry_run": dry_run,
             "without_users": self.sources.without_users,
         })
     }

@@ -27,6 +27,7 @@ mod lifecycle;
 mod limits;
 mod logins;
 mod logs;
+mod lost_registry;
 #[cfg(feature = "failpoints")]
 mod map_crashes;
 mod map_damage;
@@ -48,6 +49,8 @@ mod restart;
 mod servers;
 mod sessions;
 mod shared_roles;
+#[cfg(feature = "failpoints")]
+mod sleepwalker;
 mod stock;
 #[cfg(feature = "failpoints")]
 mod stock_crashes;
@@ -90,6 +93,9 @@ fn main() -> std::process::ExitCode {
         cut_off::trials(),
         two_controllers::trials(),
         map_damage::trials(),
+        lost_registry::trials(),
+        #[cfg(feature = "failpoints")]
+        sleepwalker::trials(),
         map_files::trials(),
         #[cfg(feature = "failpoints")]
         map_crashes::trials(),

@@ -5,11 +5,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use serde_json::Value;
 
 use crate::harness::{Fleet, Sql as _, code, connect, trials, until};
-use crate::map_damage::{catalog, found};
+use crate::map_damage::{catalog, drop_catalog, found, has_in_snapshot, rebuild};
 use crate::moves::move_to;
 
 trials! {
     own an_export_brings_back_what_was_lost_and_nothing_older_than_the_servers,
+    own an_old_export_gives_a_lost_catalog_its_users_and_no_placement,
     own a_declared_fleet_is_applied_and_what_it_lacks_is_told,
     shared wrong_files_are_refused,
 }
@@ -50,6 +51,64 @@ async fn an_export_brings_back_what_was_lost_and_nothing_older_than_the_servers(
     let error = refused.error(4);
     assert!(error.contains("tenant kept") && error.contains("epoch would go back"), "{error}");
     assert_eq!(fleet.tenant("kept").await["server"], "pg-3");
+}
+
+async fn an_old_export_gives_a_lost_catalog_its_users_and_no_placement(fleet: &mut Fleet) {
+    fleet.create("kept", &["--server", "pg-1"]).await;
+    let login = fleet.user("service", "kept", &["--access", "app"]).await;
+    let path = fleet.path().join("export");
+    let file = path.to_str().unwrap();
+    fleet.cli(&["map", "export", file]).await.ok();
+    move_to(fleet, "kept", "pg-3").await;
+    let epoch = fleet.tenant("kept").await["epoch"].as_i64().unwrap();
+    let is_kept = async || {
+        let kept = until("the tenant to be shown", async || {
+            let shown = fleet.cli(&["tenant", "show", "kept"]).await;
+            (shown.status == 0).then(|| shown.json())
+        });
+        let kept = kept.await;
+        assert_eq!(
+            (&kept["server"], kept["epoch"].as_i64() >= Some(epoch)),
+            (&"pg-3".into(), true),
+            "{kept}"
+        );
+    };
+    drop_catalog(fleet).await;
+    // Nobody has a router's snapshot any more.
+    let blind = [("TENANTRY_MAP_SNAPSHOT", "")];
+    fleet.cli_in(&blind, &["map", "rebuild", "--snapshot", file, "--apply"]).await.ok();
+    is_kept().await;
+    until("the user to be known", async || connect(&login).await.ok()).await.run("SELECT 1").await;
+
+    // The same without any file, with a clock that is years behind what routers have, and new users meanwhile.
+    let far = "4102444800000";
+    catalog(fleet)
+        .await
+        .run(&format!(
+            "UPDATE map_version SET version = {far}; UPDATE tenant SET labels = '{{\"a\": \"b\"}}'"
+        ))
+        .await;
+    has_in_snapshot(fleet, "\"a\":\"b\"").await;
+    drop_catalog(fleet).await;
+    fleet.cli_in(&blind, &["map", "rebuild", "--without-users", "--apply"]).await.ok();
+    until("the router to tell that it is ahead", async || {
+        (found(fleet).await == ["version_behind "]).then_some(())
+    })
+    .await;
+    connect(&login).await.unwrap().run("SELECT 1").await;
+    until("a user to be made", async || {
+        (fleet.cli(&["user", "create", "later"]).await.status == 0).then_some(())
+    })
+    .await;
+    let outcome = fleet.cli_in(&blind, &["map", "rebuild", "--users-from", file, "--apply"]).await.ok();
+    let added = outcome["steps"].as_array().unwrap().iter().filter(|step| step["what"] == "user");
+    assert_eq!(added.count(), 2, "{outcome}");
+    is_kept().await;
+    let users = fleet.cli(&["user", "list"]).await.ok();
+    assert_eq!(users.as_array().unwrap().len(), 3, "{users}");
+    rebuild(fleet, "newcomer").await;
+    connect(&login).await.unwrap().run("SELECT 1").await;
+    assert_eq!(found(fleet).await, Vec::<String>::new());
 }
 
 async fn a_declared_fleet_is_applied_and_what_it_lacks_is_told(fleet: &mut Fleet) {

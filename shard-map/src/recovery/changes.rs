@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::view::{CatalogServer, CatalogView, OperationView, Seen, Survey};
+use super::view::{CatalogServer, CatalogView, OperationView, Record, Seen, Survey};
 use crate::ids::{Epoch, ServerName, TenantId};
 use crate::policy::PlacementPolicy;
 use crate::tenant::Tenant;
@@ -39,7 +39,7 @@ pub enum OperationChange {
     },
 }
 
-/// Changes of the catalog, written as a whole or not at all; and epochs of registries, which are raised before that.
+/// Changes of the catalog, written as a whole or not at all; and of registries, which are made before that.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     /// The fleet's id, as the servers have it.
@@ -56,6 +56,10 @@ pub struct Changes {
     pub tenants: Vec<Tenant>,
     /// Tenants that are no more.
     pub gone: Vec<TenantId>,
+    /// Servers whose registries are to be made anew, or made whole.
+    pub registries: Vec<ServerName>,
+    /// Records that registries have lost.
+    pub records: BTreeMap<ServerName, Vec<Record>>,
     /// Epochs that registries are to catch up with: they are behind the catalog, and no epoch goes back.
     pub epochs: BTreeMap<ServerName, Vec<(TenantId, Epoch)>>,
     /// Users as they shall be.
@@ -71,7 +75,7 @@ pub struct Changes {
 pub struct Step {
     /// `add`, `change`, `remove`, `end`.
     pub r#do: &'static str,
-    /// `server`, `tenant`, `record`, `user`, `operation`, `policy`, `fleet`, `term`, `version`, `numbers`.
+    /// `server`, `registry`, `tenant`, `record`, `user`, `operation`, `policy`, `fleet`, `term`, `version`, `numbers`.
     pub what: &'static str,
     /// Its name.
     pub name: String,
@@ -126,6 +130,16 @@ impl Changes {
         for id in &self.gone {
             steps.push(Step::new("remove", "tenant", id, "no server has it on record".to_owned()));
         }
+        for server in &self.registries {
+            steps.push(Step::new("add", "registry", server, "made anew; no tenant is touched".to_owned()));
+        }
+        for (server, records) in &self.records {
+            steps.extend(records.iter().map(|record| {
+                let (state, epoch) = (record.state.as_str(), record.epoch);
+                let detail = format!("{state} at epoch {epoch} in the registry of {server}");
+                Step::new("add", "record", &record.id, detail)
+            }));
+        }
         for (server, epochs) in &self.epochs {
             steps.extend(epochs.iter().map(|(id, epoch)| {
                 Step::new("change", "record", id, format!("epoch {epoch} in the registry of {server}"))
@@ -151,8 +165,23 @@ impl Changes {
         steps
     }
 
-    /// The registries as they are afterwards.
+    /// The registries as they are with what they had lost.
     pub(crate) fn apply_to_survey(&self, survey: &mut Survey) {
+        for (server, seen) in survey.iter_mut() {
+            if let Seen::Registry(registry) = seen {
+                if self.registries.contains(server) {
+                    registry.lacks = None;
+                    let prepared =
+                        registry.databases.iter().filter(|name| TenantId::of_stock(name).is_some());
+                    registry.stock.extend(prepared.cloned());
+                }
+                registry.records.extend(self.records.get(server).into_iter().flatten().cloned());
+            }
+        }
+    }
+
+    /// The registries as they are when they have caught up.
+    pub(crate) fn raise_epochs(&self, survey: &mut Survey) {
         for (server, epochs) in &self.epochs {
             let Some(Seen::Registry(registry)) = survey.get_mut(server) else { continue };
             let raised: BTreeMap<_, _> = epochs.iter().map(|(id, epoch)| (id, *epoch)).collect();

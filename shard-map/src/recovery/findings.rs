@@ -10,12 +10,14 @@ use crate::ids::{ServerName, TenantId};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// A server does not answer, or has no registry.
+    /// A server does not answer, or is not armed.
     UnreachableServer,
     /// Another Postgres cluster answers at a server's address.
     AnotherCluster,
     /// A server's registry belongs to another fleet.
     AnotherFleet,
+    /// A server is armed and has no registry any more, or not all of it.
+    LostRegistry,
     /// A server that the fleet has is not in the catalog.
     MissingServer,
     /// The catalog's term is lower than one that a registry has seen: every change is refused.
@@ -48,10 +50,11 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::UnreachableServer,
         Self::AnotherCluster,
         Self::AnotherFleet,
+        Self::LostRegistry,
         Self::MissingServer,
         Self::TermBehind,
         Self::VersionBehind,
@@ -75,6 +78,7 @@ impl Kind {
             Self::UnreachableServer => "unreachable_server",
             Self::AnotherCluster => "another_cluster",
             Self::AnotherFleet => "another_fleet",
+            Self::LostRegistry => "lost_registry",
             Self::MissingServer => "missing_server",
             Self::TermBehind => "term_behind",
             Self::VersionBehind => "version_behind",
@@ -174,6 +178,9 @@ impl Findings<'_> {
             {
                 let detail = format!("its registry is of fleet {theirs}, the catalog of {ours}");
                 self.add(Kind::AnotherFleet, Some(name), None, detail);
+            }
+            if let Some(lacks) = registry.lacks {
+                self.add(Kind::LostRegistry, Some(name), None, format!("it is armed, and has lost {lacks}"));
             }
             if registry.term > self.catalog.term {
                 let detail =

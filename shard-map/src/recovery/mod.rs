@@ -12,6 +12,7 @@ mod findings;
 mod import;
 mod moves;
 mod rebuild;
+mod records;
 mod view;
 
 pub use changes::{Changes, OperationChange, Step};

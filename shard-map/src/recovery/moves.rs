@@ -92,15 +92,23 @@ fn fits(operation: &OperationView, trace: &Trace<'_>, stand: &Stand, to: &Server
         Stand::InTransit => (step == "cutover", operation.to.as_ref() == Some(to)),
         Stand::Decided => (AFTER_DECISION.contains(&step), operation.to.as_ref() == Some(to)),
     };
-    let same = operation.kind == "move" && operation.tenant.as_ref() == Some(&trace.tenant);
-    same && operation.is_open() && operation.from.as_ref() == Some(trace.server) && at_its_step && same_target
+    is_of(operation, trace) && at_its_step && same_target
+}
+
+/// Whether it is an open move of this tenant from this server.
+fn is_of(operation: &OperationView, trace: &Trace<'_>) -> bool {
+    let of_tenant = operation.kind == "move" && operation.tenant.as_ref() == Some(&trace.tenant);
+    of_tenant && operation.is_open() && operation.from.as_ref() == Some(trace.server)
 }
 
 /// Moves on the servers that no operation of the catalog will see to.
 pub(crate) fn lost<'a>(catalog: &CatalogView, trusted: &Trusted<'a>) -> Vec<Trace<'a>> {
     let mut all = traces(trusted);
     all.retain(|trace| {
-        let Some((stand, to)) = stand(trusted, trace) else { return true };
+        // Its target can't be asked, or lost its record: nothing speaks against an operation that says that it is its.
+        let Some((stand, to)) = stand(trusted, trace) else {
+            return !catalog.operations.values().any(|operation| is_of(operation, trace));
+        };
         let is_its = |operation: &OperationView| fits(operation, trace, &stand, &to);
         match trace.number {
             Some(number) => !catalog.operations.get(&number).is_some_and(is_its),

@@ -1,6 +1,7 @@
 //! The catalog as it follows from the registries: what `map rebuild` changes.
 //!
-//! Placements, epochs and states come from the registries alone. Labels, key versions, users and limits, which
+//! Placements, epochs and states come from the registries alone; what these have lost is put back first, and then
+//! everything is decided as if it had been there. Labels, key versions, users and limits, which
 //! registries do not know, stay as the catalog has them, or come from a file if that is newer. Nothing is lowered, nothing
 //! is decided that the registries do not decide, and what can't be resolved is left as it is and said.
 
@@ -10,6 +11,7 @@ use super::changes::{Changes, OperationChange};
 use super::file::MapFile;
 use super::findings::{Finding, find};
 use super::moves;
+use super::records;
 use super::view::{CatalogServer, CatalogView, Home, Seen, Survey, Trusted};
 use crate::fleet::{DeclaredServer, Fleet};
 use crate::ids::{Epoch, ServerName, TenantId};
@@ -27,6 +29,8 @@ pub struct Sources {
     pub declared: Option<Fleet>,
     /// A router's snapshot, or an exported map.
     pub file: Option<MapFile>,
+    /// A map of any age, from which nothing is taken but users that nobody else has.
+    pub users: Option<MapFile>,
     /// The fleet has no users, or they are to be made anew: a map without any is meant.
     pub without_users: bool,
 }
@@ -98,12 +102,19 @@ pub fn rebuild(
     sources: &Sources,
 ) -> (Changes, Vec<Finding>, Vec<String>) {
     let fleet = fleet_of(catalog, survey);
-    let trusted = Trusted::new(catalog, survey, Some(fleet.as_deref().unwrap_or_default()));
+    let fleet_named = Some(fleet.as_deref().unwrap_or_default());
+    let seen = Trusted::new(catalog, survey, fleet_named);
+    let lacking = seen.registries.iter().filter(|(_, registry)| registry.lacks.is_some());
     let mut changes = Changes {
         fleet: fleet.clone().filter(|fleet| catalog.fleet.as_ref() != Some(fleet)),
-        servers: servers(catalog, survey, sources, &trusted),
+        servers: servers(catalog, survey, sources, &seen),
+        registries: lacking.map(|(name, _)| (*name).clone()).collect(),
+        records: records::lost(catalog, &seen, sources),
         ..Changes::default()
     };
+    let mut survey = survey.clone();
+    changes.apply_to_survey(&mut survey);
+    let trusted = Trusted::new(catalog, &survey, fleet_named);
     if trusted.term() > catalog.term {
         changes.term = Some(trusted.term());
     }
@@ -125,8 +136,7 @@ pub fn rebuild(
 
     let mut after = catalog.clone();
     changes.apply_to(&mut after);
-    let mut survey = survey.clone();
-    changes.apply_to_survey(&mut survey);
+    changes.raise_epochs(&mut survey);
     (changes, find(&after, &survey), notes)
 }
 
@@ -177,7 +187,9 @@ fn place(changes: &mut Changes, catalog: &CatalogView, sources: &Sources, truste
         let operation = running.get(id).copied();
         let Some(mut placed) = placement(row, id, trusted, operation) else {
             let unused = row.is_some() && trusted.is_whole && !trusted.has_database(id);
-            if unused && operation != Some("create") {
+            // Where a registry was lost, the database was most likely lost with it: its restore needs the row.
+            let lost = row.is_some_and(|row| changes.registries.contains(&row.server));
+            if unused && !lost && operation != Some("create") {
                 changes.gone.push(id.clone());
             }
             continue;
@@ -253,8 +265,22 @@ fn is_past(catalog: &CatalogView, trusted: &Trusted<'_>) -> bool {
 }
 
 fn people(changes: &mut Changes, catalog: &CatalogView, sources: &Sources, notes: &mut Vec<String>) {
-    let newer = sources.newer_file(catalog).is_some();
-    let Some(file) = &sources.file else { return };
+    if let Some(file) = &sources.file {
+        people_of(file, changes, catalog, sources.newer_file(catalog).is_some(), notes);
+    }
+    let added: BTreeSet<String> = changes.users.iter().map(|user| user.name.clone()).collect();
+    let lost = sources.users.iter().flat_map(|file| file.users.values());
+    let lost = lost.filter(|user| !catalog.users.contains_key(&user.name) && !added.contains(&user.name));
+    changes.users.extend(lost.cloned());
+}
+
+fn people_of(
+    file: &MapFile,
+    changes: &mut Changes,
+    catalog: &CatalogView,
+    newer: bool,
+    notes: &mut Vec<String>,
+) {
     let adds = |user: &&User| match catalog.users.get(&user.name) {
         None => newer || catalog.users.is_empty(),
         Some(known) => newer && known != *user,

@@ -129,6 +129,7 @@ fn rebuilt_with(
     let (mut after, mut survey) = (catalog.clone(), survey.clone());
     changes.apply_to(&mut after);
     changes.apply_to_survey(&mut survey);
+    changes.raise_epochs(&mut survey);
     let (again, left_again, _) = rebuild(&after, &survey, sources);
     assert_eq!(again, Changes::default(), "one rebuild is enough");
     assert_eq!(kinds(&left), kinds(&left_again));
@@ -150,12 +151,13 @@ fn a_sound_fleet_has_no_findings_and_needs_no_change() {
 #[test]
 fn each_difference_is_named() {
     type Damage = fn(&mut CatalogView, &mut Survey);
-    let damages: [(&str, Damage); 14] = [
+    let damages: [(&str, Damage); 15] = [
         ("unreachable_server", |_, survey| {
             survey.insert(name("s2"), Seen::Unreachable("no answer".to_owned()));
         }),
         ("another_cluster", |_, survey| registry(survey, "s3").system_identifier = 77),
         ("another_fleet", |_, survey| registry(survey, "s3").fleet = Some("g".to_owned())),
+        ("lost_registry", |_, survey| registry(survey, "s3").lacks = Some("its database")),
         ("term_behind", |_, survey| registry(survey, "s3").term = 5),
         ("version_behind", |catalog, _| catalog.routers_version = 101),
         ("two_claims", |_, survey| {
@@ -186,7 +188,7 @@ fn each_difference_is_named() {
 fn an_empty_catalog_is_made_anew_from_servers_and_a_file() {
     let (whole, survey) = sound();
     let file = MapFile::of(&whole);
-    let sources = Sources { declared: None, file: Some(file), without_users: false };
+    let sources = Sources { file: Some(file), ..Sources::default() };
     let (after, left) = rebuilt_with(&CatalogView::default(), &survey, &sources);
     assert_eq!(left, Vec::<&str>::new());
     assert_eq!(
@@ -207,7 +209,7 @@ fn an_empty_catalog_is_made_anew_from_servers_and_a_file() {
         "[[servers]]\nname='s1'\nhost='db'\nport=5401\n[[servers]]\nname='s2'\nhost='db'\nport=5402\n
          [[servers]]\nname='s3'\nhost='db'\nport=5403",
     );
-    let sources = Sources { declared: Some(declared.unwrap()), file: None, without_users: false };
+    let sources = Sources { declared: Some(declared.unwrap()), ..Sources::default() };
     let (changes, left, notes) = rebuild(&CatalogView::default(), &survey, &sources);
     assert_eq!((changes.tenants.len(), changes.servers.len(), left.len()), (3, 3, 0));
     assert!(notes.iter().any(|note| note.contains("3 tenants get no labels")), "{notes:?}");
@@ -334,6 +336,9 @@ fn a_sealed_copy_that_nobody_will_drop_is_put_on_record() {
     let (after, left) = rebuilt(&catalog, &survey);
     assert_eq!((left, after.operation_number), (vec![], 13), "12 was a move's");
     assert_eq!(after.operations[&13].state, "switched");
+    let mut away = survey.clone();
+    away.insert(name("s3"), Seen::Unreachable("no answer".to_owned()));
+    assert_eq!(kinds(&find(&after, &away)), ["unreachable_server"], "its target can't be asked");
     registry(&mut survey, "s1").databases.remove("a__sealed");
     assert_eq!(kinds(&find(&after, &survey)), ["stale_operation"], "the copy is gone by now");
     assert_eq!(find(&catalog, &survey), [], "and the record of it stays");
@@ -370,7 +375,7 @@ fn the_newer_of_file_and_catalog_counts_for_what_registries_do_not_know() {
     file.tenants.get_mut("a").unwrap().labels = [].into();
     file.tenants.get_mut("a").unwrap().server = name("s3");
     file.version = 99;
-    let with = |file: &MapFile| Sources { declared: None, file: Some(file.clone()), without_users: false };
+    let with = |file: &MapFile| Sources { file: Some(file.clone()), ..Sources::default() };
     assert_eq!(rebuilt_with(&catalog, &survey, &with(&file)).0, catalog, "the catalog is newer");
     file.version = 101;
     let (after, _) = rebuilt_with(&catalog, &survey, &with(&file));
@@ -394,6 +399,7 @@ fn a_file_is_read_back_and_an_altered_one_never() {
     }
     let snapshot = crate::snapshot::ShardMap {
         version: 100,
+        trail: crate::Trail::default(),
         tenants: file.tenants.clone().into_iter().collect(),
         servers: file.servers.clone().into_iter().collect(),
         users: file.users.clone().into_iter().collect(),
@@ -445,4 +451,155 @@ fn a_declaration_changes_what_it_names_and_reports_the_rest() {
     survey.insert(name("s3"), Seen::Unreachable("password authentication failed".to_owned()));
     let refused = declare(&catalog, &survey, &Fleet::parse(declared).unwrap()).unwrap_err();
     assert!(refused.to_string().contains("server s3: it is not armed"), "{refused}");
+}
+
+/// What a server's registry is when its database was dropped: nothing, but the server's own databases.
+fn lose_registry(survey: &mut Survey, of: &str) {
+    let seen = registry(survey, of);
+    *seen =
+        Registry { lacks: Some("its database"), records: Vec::new(), fleet: None, term: 0, ..seen.clone() };
+}
+
+#[test]
+fn a_lost_registry_is_made_anew_with_the_records_of_its_tenants() {
+    let (mut catalog, mut survey) = sound();
+    catalog.tenants.get_mut("b").unwrap().state = TenantState::Suspended;
+    catalog.tenants.insert(id("x"), Tenant { state: TenantState::Deleted, ..tenant("x", "s1", 6) });
+    // It lives on s2, and its last move left a copy on s1.
+    let source = registry(&mut survey, "s1");
+    source.databases.extend(["x__deleted".to_owned(), "c__sealed".to_owned()]);
+    catalog
+        .operations
+        .insert(3, OperationView { to: Some(name("s2")), ..move_operation(3, "c", "switched", "switched") });
+    lose_registry(&mut survey, "s1");
+    let named = kinds(&find(&catalog, &survey));
+    assert_eq!(named.iter().filter(|kind| **kind == "missing_record").count(), 3, "{named:?}");
+    assert!(named.contains(&"lost_registry"), "{named:?}");
+    let (changes, ..) = rebuild(&catalog, &survey, &Sources::default());
+    assert_eq!(changes.registries, [name("s1")]);
+    let expected = [
+        record("a", "a", 3, RecordState::Open),
+        record("b", "b", 5, RecordState::Suspended),
+        sealed("c", 7, "s2"),
+        record("x", "x__deleted", 6, RecordState::Leaving),
+    ];
+    assert_eq!(changes.records[&name("s1")], expected);
+    assert_eq!((&changes.tenants[..], &changes.gone[..], changes.version_above), (&[][..], &[][..], None));
+    let (after, left) = rebuilt(&catalog, &survey);
+    assert_eq!((after, left), (catalog.clone(), vec![]));
+    // A database that is gone as well: its row is what a restore needs.
+    registry(&mut survey, "s1").databases.remove("a");
+    let (changes, left, _) = rebuild(&catalog, &survey, &Sources::default());
+    assert_eq!((changes.gone, kinds(&left)), (vec![], vec!["missing_record"]));
+}
+
+#[test]
+fn a_lost_record_takes_the_highest_epoch_that_anybody_may_have_seen() {
+    let (mut catalog, mut survey) = sound();
+    registry(&mut survey, "s1").records.clear();
+    let mut file = MapFile::of(&catalog);
+    file.tenants.get_mut("a").unwrap().epoch = Epoch(8);
+    let sources = Sources { file: Some(file), ..Sources::default() };
+    let epochs = |catalog: &CatalogView, survey: &Survey| -> Vec<i64> {
+        let (changes, ..) = rebuild(catalog, survey, &sources);
+        changes.records.values().flatten().map(|record| record.epoch.0).collect()
+    };
+    assert_eq!(epochs(&catalog, &survey), [8, 5], "the file's, and the catalog's");
+    // Sealed at its source when it came here: the catalog was not told yet.
+    registry(&mut survey, "s2").records.push(sealed("b", 6, "s1"));
+    assert_eq!(epochs(&catalog, &survey), [8, 6]);
+    catalog.routers_version = 120;
+    assert_eq!(epochs(&catalog, &survey), [120, 120], "the catalog is older than the routers");
+    let (after, left) = rebuilt_with(&catalog, &survey, &sources);
+    assert_eq!((after.tenants["a"].epoch, left), (Epoch(120), vec![]));
+}
+
+#[test]
+fn a_lost_record_is_not_put_back_where_it_may_be_wrong() {
+    type Doubt = fn(&mut CatalogView, &mut Survey);
+    let doubts: [(&str, Doubt); 8] = [
+        ("it lives elsewhere", |_, survey| {
+            registry(survey, "s3").records.push(record("a", "a", 2, RecordState::Open));
+        }),
+        ("it is suspended elsewhere", |_, survey| {
+            registry(survey, "s3").records.push(record("a", "a", 2, RecordState::Suspended));
+        }),
+        ("it was sealed and sent elsewhere", |_, survey| {
+            registry(survey, "s2").records.push(sealed("a", 4, "s3"));
+        }),
+        ("a server can't be asked", |_, survey| {
+            survey.insert(name("s3"), Seen::Unreachable("no answer".to_owned()));
+        }),
+        ("the catalog has it elsewhere", |catalog, _| {
+            catalog.tenants.get_mut("a").unwrap().server = name("s2");
+        }),
+        ("it is deleted, and its database is not aside", |catalog, _| {
+            catalog.tenants.get_mut("a").unwrap().state = TenantState::Deleted;
+        }),
+        ("nobody knows of it", |catalog, _| drop(catalog.tenants.remove("a"))),
+        ("an operation is at work on it", |catalog, _| {
+            let delete =
+                OperationView { kind: "delete".to_owned(), ..move_operation(3, "a", "running", "drain") };
+            catalog.operations.insert(3, delete);
+        }),
+    ];
+    for (doubt, make) in doubts {
+        let (mut catalog, mut survey) = sound();
+        registry(&mut survey, "s1").records.retain(|record| record.id != id("a"));
+        make(&mut catalog, &mut survey);
+        let (changes, ..) = rebuild(&catalog, &survey, &Sources::default());
+        assert_eq!(changes.records, BTreeMap::new(), "{doubt}");
+    }
+    // Its copy is no claim: where it is sealed, it is never opened.
+    let (catalog, mut survey) = sound();
+    registry(&mut survey, "s1").records.retain(|record| record.id != id("a"));
+    registry(&mut survey, "s1").databases.remove("a");
+    registry(&mut survey, "s1").databases.insert("a__sealed".to_owned());
+    let (changes, ..) = rebuild(&catalog, &survey, &Sources::default());
+    assert_eq!(changes.records, BTreeMap::new());
+}
+
+#[test]
+fn a_move_goes_on_although_its_source_lost_its_registry() {
+    let (mut catalog, mut survey) = sound();
+    catalog.operations.insert(5, move_operation(5, "a", "running", "cutover"));
+    registry(&mut survey, "s3").records.push(record("a", "a__arriving", 4, RecordState::Arriving));
+    registry(&mut survey, "s3").databases.insert("a__arriving".to_owned());
+    for (here, expected) in
+        [("a", record("a", "a", 3, RecordState::Open)), ("a__sealed", sealed("a", 4, "s3"))]
+    {
+        let source = registry(&mut survey, "s1");
+        source.databases = BTreeSet::from([here.to_owned(), "b".to_owned()]);
+        source.moves = BTreeMap::from([(5, here.to_owned())]);
+        lose_registry(&mut survey, "s1");
+        let (changes, left, _) = rebuild(&catalog, &survey, &Sources::default());
+        assert_eq!((&changes.records[&name("s1")][0], left), (&expected, vec![]));
+        assert_eq!((changes.operations, changes.tenants), (vec![], vec![]));
+    }
+}
+
+#[test]
+fn users_of_an_old_file_come_back_beside_those_that_there_are() {
+    let (catalog, survey) = sound();
+    let mut old = MapFile { version: 1, ..MapFile::of(&catalog) };
+    let web = User { access: Access::Readonly, ..catalog.users["web"].clone() };
+    let lost = User { name: "lost".to_owned(), ..web.clone() };
+    old.users = [(web.name.clone(), web), (lost.name.clone(), lost.clone())].into();
+    old.tenants.get_mut("a").unwrap().server = name("s3");
+    let sources = Sources { users: Some(old), ..Sources::default() };
+    let (after, left) = rebuilt_with(&catalog, &survey, &sources);
+    assert_eq!((&after.users["lost"], left), (&lost, vec![]));
+    assert_eq!((&after.users["web"], &after.tenants), (&catalog.users["web"], &catalog.tenants));
+}
+
+#[test]
+fn the_version_is_over_all_that_is_known_whatever_the_clock_says() {
+    let (mut catalog, survey) = sound();
+    let above = |catalog: &CatalogView, sources: &Sources| rebuild(catalog, &survey, sources).0.version_above;
+    assert_eq!(above(&catalog, &Sources::default()), None);
+    catalog.routers_version = 4_102_444_800_000;
+    assert_eq!(above(&catalog, &Sources::default()), Some(4_102_444_800_000), "a router is ahead");
+    let file = MapFile { version: 4_102_444_900_000, ..MapFile::of(&catalog) };
+    let sources = Sources { file: Some(file), ..Sources::default() };
+    assert_eq!(above(&catalog, &sources), Some(4_102_444_900_000));
 }

@@ -105,6 +105,18 @@ pub enum RecordState {
 }
 
 impl RecordState {
+    /// The word for it in a registry.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Arriving => "arriving",
+            Self::Open => "open",
+            Self::Sealed => "sealed",
+            Self::Suspended => "suspended",
+            Self::Leaving => "leaving",
+        }
+    }
+
     /// What the catalog says of a tenant with this record; `None` if the record does not say that it lives here.
     pub(crate) fn tenant_state(self) -> Option<TenantState> {
         match self {
@@ -152,6 +164,8 @@ pub struct Registry {
     pub move_number: i64,
     /// Connections that it can give to routers.
     pub connections_max: u32,
+    /// What the server, which is armed, has lost of its registry, in words; records apart.
+    pub lacks: Option<&'static str>,
 }
 
 /// What came of looking at a server.
@@ -159,7 +173,7 @@ pub struct Registry {
 pub enum Seen {
     /// It answered.
     Registry(Box<Registry>),
-    /// It did not, or has no registry: why, in words.
+    /// It did not, or is not armed: why, in words.
     Unreachable(String),
 }
 

@@ -20,6 +20,8 @@ pub(super) struct Wish {
     declared: Option<String>,
     /// An exported map, or a router's snapshot.
     file: Option<String>,
+    /// One of any age, from which only users are taken.
+    users: Option<String>,
     #[serde(default)]
     dry_run: bool,
     #[serde(default)]
@@ -29,10 +31,12 @@ pub(super) struct Wish {
 impl Wish {
     fn sources(&self) -> Result<Sources, Refusal> {
         let declared = self.declared.as_deref().map(Fleet::parse).transpose();
-        let file = self.file.as_ref().map(|text| MapFile::decode(text.as_bytes())).transpose();
+        let decode =
+            |text: &Option<String>| text.as_ref().map(|text| MapFile::decode(text.as_bytes())).transpose();
         Ok(Sources {
             declared: declared.map_err(|e| Refusal::usage(&e))?,
-            file: file.map_err(|e| Refusal::usage(&e))?,
+            file: decode(&self.file).map_err(|e| Refusal::usage(&e))?,
+            users: decode(&self.users).map_err(|e| Refusal::usage(&e))?,
             without_users: self.without_users,
         })
     }

@@ -103,7 +103,7 @@ impl MapTools {
     /// # Errors
     /// [`Error::Refused`] when they do not; nothing is changed then.
     pub async fn import(&self, file: &MapFile, dry_run: bool) -> Result<Outcome> {
-        let sources = Sources { declared: None, file: Some(file.clone()), without_users: false };
+        let sources = Sources { file: Some(file.clone()), ..Sources::default() };
         let decide = |catalog: &CatalogView, survey: &_| {
             let changes = import(catalog, survey, file).map_err(|refused| refusal(&refused, IMPORT_HINT))?;
             Ok(Decision { changes, left: Vec::new(), notes: Vec::new() })
@@ -117,7 +117,7 @@ impl MapTools {
     /// # Errors
     /// [`Error::Refused`] when a server can't be what it is declared to be; nothing is changed then.
     pub async fn apply(&self, fleet: &Fleet, dry_run: bool) -> Result<Outcome> {
-        let sources = Sources { declared: Some(fleet.clone()), file: None, without_users: false };
+        let sources = Sources { declared: Some(fleet.clone()), ..Sources::default() };
         let decide = |catalog: &CatalogView, survey: &_| {
             let (changes, notes) =
                 declare(catalog, survey, fleet).map_err(|refused| refusal(&refused, APPLY_HINT))?;

@@ -3,8 +3,10 @@
 //! 1. The servers are fenced: every registry sees a term that is higher than any, so no controller can change them any
 //!    more, and what one had begun has ended. The catalog does not have this term yet: killed here, nothing can be
 //!    changed by anybody, and the repair is simply done again.
+//!    A registry that was lost is made first, empty, to be told.
 //! 2. The servers are read once more, the catalog is locked and read, and it is decided anew what is to be done.
-//! 3. Registries that are behind get the catalog's epochs; the catalog is written, with the term, in one transaction.
+//! 3. Registries get the records that they lost, and the catalog's epochs where they are behind; the catalog is written,
+//!    with the term, in one transaction.
 //!
 //! After that the lease is free, and whichever control plane takes it leads under a term that no server has passed.
 
@@ -15,6 +17,7 @@ use shard_map::{Server, ServerName};
 use super::{MapTools, Outcome, survey, verify};
 use crate::error::Result;
 use crate::failpoint;
+use crate::server::{arm, registry};
 
 /// What was decided.
 pub(super) struct Decision {
@@ -58,6 +61,8 @@ pub(super) async fn carry_out(
     let (seen, term) = match how.fenced {
         true => {
             let (term, known) = fence_of(&before, &decision.changes, &seen);
+            make_registries(tools, servers(&before), &decision.changes, term).await?;
+            failpoint::reach("map_registries");
             let mut fenced = survey::fence(&tools.connector, servers(&before), (term, &known)).await;
             failpoint::reach("map_fenced");
             forget_fence(&mut fenced, &seen, term);
@@ -68,6 +73,8 @@ pub(super) async fn carry_out(
     let opened = repair.open().await?;
     let before = opened.view(&verify::move_numbers(&seen)).await?;
     let decision = decide(&before, &seen)?;
+    write_records(tools, servers(&before), &decision.changes, term).await?;
+    failpoint::reach("map_records");
     raise_epochs(tools, servers(&before), &decision.changes, term).await?;
     failpoint::reach("map_raised");
     opened.write(&decision.changes, Writing { term, keep_sealed_s: tools.keep_sealed_s }).await?;
@@ -98,15 +105,44 @@ fn fence_of(catalog: &CatalogView, changes: &Changes, seen: &Survey) -> (i64, Ve
     (term + 1, known)
 }
 
-/// Puts the terms back that servers had seen before the fence: whether the catalog is behind them is decided by those.
+/// Puts the terms back that servers had seen before the fence: whether the catalog is behind them is decided by those. And
+/// what their registries had lost: its records are still to be put back.
 fn forget_fence(fenced: &mut Survey, before: &Survey, term: i64) {
     for (name, seen) in fenced {
         if let (Seen::Registry(now), Some(Seen::Registry(before))) = (seen, before.get(name))
             && now.term == term
         {
             now.term = before.term;
+            now.lacks = before.lacks;
         }
     }
+}
+
+async fn make_registries(tools: &MapTools, servers: Vec<Server>, changes: &Changes, term: i64) -> Result<()> {
+    for server in servers.into_iter().filter(|server| changes.registries.contains(&server.name)) {
+        let fleet = match &changes.fleet {
+            Some(fleet) => fleet.clone(),
+            None => tools.catalog.identity().await?.fleet,
+        };
+        arm::make_registry(&tools.connector, &server, (&fleet, term)).await?;
+    }
+    Ok(())
+}
+
+async fn write_records(
+    tools: &MapTools,
+    servers: Vec<Server>,
+    changes: &Changes,
+    term: Option<i64>,
+) -> Result<()> {
+    let Some(term) = term else { return Ok(()) };
+    for (name, records) in &changes.records {
+        let Some(server) = servers.iter().find(|server| server.name == *name) else { continue };
+        let address = |to: &ServerName| servers.iter().find(|s| s.name == *to).map(Server::address);
+        let registry = tools.connector.registry(server).await?;
+        registry::put_lost(&registry, term, records, address).await?;
+    }
+    Ok(())
 }
 
 async fn raise_epochs(

@@ -56,7 +56,9 @@ fn reason(error: Error) -> String {
     match error {
         Error::ServerUnreachable { message, .. } => message,
         Error::Statement { message, sqlstate, .. } => match sqlstate.as_str() {
-            "3D000" | "42P01" => "it has no registry".to_owned(),
+            "42P01" => {
+                "its registry lacks a table: drop its database, and a rebuild makes it anew".to_owned()
+            }
             _ => format!("{message} (SQLSTATE {sqlstate})"),
         },
         other => other.to_string(),
@@ -64,45 +66,69 @@ fn reason(error: Error) -> String {
 }
 
 async fn read(connector: &Connector, server: &Server, fence: Option<i64>) -> Result<Registry> {
-    let connection = connector.registry(server).await?;
+    let connection = match connector.registry(server).await {
+        Err(e) if e.sqlstate() == Some("3D000") => return read_without_registry(connector, server).await,
+        connected => connected?,
+    };
     if let Some(term) = fence {
         registry::raise_term(&connection, term).await?;
     }
     // One snapshot: a record and the name of its database change in one transaction.
     connection.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    let mut registry = head(&connection).await?;
+    let mut registry = look_around(&connection).await?;
+    const HEAD: &str = "SELECT (SELECT id FROM public.fleet), (SELECT term FROM public.controller_term)";
+    let head = one(connection.row(HEAD, &[]).await?)?;
+    registry.fleet = head.get(0);
+    registry.term = head.get::<_, Option<i64>>(1).unwrap_or(0);
+    registry.lacks = match (&registry.fleet, head.get::<_, Option<i64>>(1)) {
+        (None, _) => Some("the record of its fleet"),
+        (_, None) => Some("the record of the controllers' term, without which it refuses none"),
+        _ => None,
+    };
     registry.records = records(&connection).await?;
-    const DATABASES: &str = "
-        SELECT datname::text FROM pg_catalog.pg_database
-        WHERE datname <> ALL ('{postgres,template0,template1,tenantry}')";
-    registry.databases = connection.rows(DATABASES, &[]).await?.iter().map(|row| row.get(0)).collect();
     if registry::has_stock(&connection).await? {
         const STOCK: &str = "SELECT name FROM public.stock";
         registry.stock = connection.rows(STOCK, &[]).await?.iter().map(|row| row.get(0)).collect();
     }
-    registry.moves = moves(&connection).await?;
     connection.run("COMMIT").await?;
     Ok(registry)
 }
 
-async fn head(connection: &Connection) -> Result<Registry> {
+/// Reads a server that took the control plane's login, so it is armed, and has no registry.
+async fn read_without_registry(connector: &Connector, server: &Server) -> Result<Registry> {
+    let connection = connector.database(server, "postgres").await?;
+    Ok(Registry { lacks: Some("its registry, database tenantry"), ..look_around(&connection).await? })
+}
+
+/// What can be seen of a server from any of its databases.
+async fn look_around(connection: &Connection) -> Result<Registry> {
+    let mut registry = server_itself(connection).await?;
+    const DATABASES: &str = "
+        SELECT datname::text FROM pg_catalog.pg_database
+        WHERE datname <> ALL ('{postgres,template0,template1,tenantry}')";
+    registry.databases = connection.rows(DATABASES, &[]).await?.iter().map(|row| row.get(0)).collect();
+    registry.moves = moves(connection).await?;
+    Ok(registry)
+}
+
+fn one(row: Option<tokio_postgres::Row>) -> Result<tokio_postgres::Row> {
+    row.ok_or_else(|| Error::Failed("no answer to a plain query".into()))
+}
+
+async fn server_itself(connection: &Connection) -> Result<Registry> {
     // The last number in a name that a move gave to a role, a slot or a subscription.
-    const HEAD: &str = "
-        SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system()), (SELECT id FROM public.fleet),
-            (SELECT term FROM public.controller_term), current_setting('max_connections')::int,
+    const ITSELF: &str = "
+        SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system()), current_setting('max_connections')::int,
             coalesce((SELECT max(substring(name FROM '^tenantry_(?:move|reverse)_(\\d{1,18})$')::bigint) FROM (
                 SELECT rolname::text FROM pg_catalog.pg_roles
                 UNION ALL SELECT slot_name::text FROM pg_catalog.pg_replication_slots
                 UNION ALL SELECT subname::text FROM pg_catalog.pg_subscription) AS names (name)), 0)";
-    let row = connection.row(HEAD, &[]).await?;
-    let row = row.ok_or_else(|| Error::Failed("no answer to a plain query".into()))?;
-    let connections: i32 = row.get(3);
+    let row = one(connection.row(ITSELF, &[]).await?)?;
+    let connections: i32 = row.get(1);
     Ok(Registry {
         system_identifier: row.get(0),
-        fleet: row.get(1),
-        term: row.get::<_, Option<i64>>(2).unwrap_or(0),
         connections_max: u32::try_from((connections - CONNECTIONS_RESERVED).max(1)).unwrap_or(1),
-        move_number: row.get(4),
+        move_number: row.get(2),
         ..Registry::default()
     })
 }

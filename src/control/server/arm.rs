@@ -67,27 +67,45 @@ pub(crate) async fn arm(
 
     let control = "SUPERUSER REPLICATION";
     roles::put_login(&admin, CONTROL_ROLE, control, &key.control_password(&server.name)).await?;
+    // From here on as the control plane itself: this also shows that its derived password works.
+    make_registry(&Connector::new(key.clone()), server, (&identity.fleet, term)).await?;
+    let connections_max = u32::try_from((connections - CONNECTIONS_RESERVED).max(1)).unwrap_or(1);
+    Ok(Armed { system_identifier, connections_max })
+}
+
+/// Makes a server's registry, as the control plane itself; of one that is there, what it lacks. Tenants' records apart:
+/// those are for who knows them. Prepared databases that are on no record are put on it, to be dropped.
+pub(crate) async fn make_registry(
+    connector: &Connector,
+    server: &Server,
+    (fleet, term): (&str, i64),
+) -> Result<()> {
+    let control = connector.database(server, "postgres").await?;
     let reader = "NOSUPERUSER CONNECTION LIMIT 20";
-    roles::put_login(&admin, REGISTRY_READER_ROLE, reader, &key.registry_reader_password(&server.name))
-        .await?;
-    database::create(&admin, REGISTRY_DATABASE, -1).await?;
-    admin
+    let password = connector.key().registry_reader_password(&server.name);
+    roles::put_login(&control, REGISTRY_READER_ROLE, reader, &password).await?;
+    database::create(&control, REGISTRY_DATABASE, -1).await?;
+    control
         .run(&format!(
             "ALTER DATABASE {db} OWNER TO {CONTROL_ROLE}; REVOKE ALL ON DATABASE {db} FROM PUBLIC;
              GRANT CONNECT ON DATABASE {db} TO {REGISTRY_READER_ROLE}",
             db = ident(REGISTRY_DATABASE)
         ))
         .await?;
-
-    // From here on as the control plane itself: this also shows that its derived password works.
-    let mut connection = Connector::new(key.clone()).registry(server).await?;
+    let mut connection = connector.registry(server).await?;
     registry::migrate(&mut connection).await?;
     connection.run(&format!("GRANT SELECT ON public.tenant TO {REGISTRY_READER_ROLE}")).await?;
     let ours = "INSERT INTO public.fleet (id) VALUES ($1) ON CONFLICT DO NOTHING";
-    connection.rows(ours, &[&identity.fleet]).await?;
-    registry::raise_term(&connection, term).await?;
-    let connections_max = u32::try_from((connections - CONNECTIONS_RESERVED).max(1)).unwrap_or(1);
-    Ok(Armed { system_identifier, connections_max })
+    connection.rows(ours, &[&fleet]).await?;
+    // Nothing is lost with them, and how far they were is not known any more.
+    const STOCK: &str = "
+        INSERT INTO public.stock (name, state, term)
+        SELECT datname, 'dropping', $1 FROM pg_catalog.pg_database WHERE datname ~ '^s[0-9a-f]{16}__stock$'
+        ON CONFLICT DO NOTHING";
+    connection.rows(STOCK, &[&term]).await?;
+    let seen = "INSERT INTO public.controller_term (term) VALUES (0) ON CONFLICT DO NOTHING";
+    connection.rows(seen, &[]).await?;
+    registry::raise_term(&connection, term).await
 }
 
 /// Refuses a server that another fleet works with, before anything of it is touched.

@@ -38,6 +38,10 @@ impl Connector {
         Self { key, warm: Arc::default() }
     }
 
+    pub(crate) fn key(&self) -> &MasterKey {
+        &self.key
+    }
+
     /// The configuration with which to reach a database of a server.
     pub(crate) fn config(&self, server: &Server, database: &str) -> Config {
         let mut config = Config::new();

@@ -1,6 +1,7 @@
 //! A server's registry: what is open there. Writes carry the controller's term; SQL refuses a lower one.
 
-use shard_map::{Epoch, TenantId};
+use serde_json::{Value, json};
+use shard_map::{Epoch, ServerName, TenantId};
 
 use super::Connection;
 use crate::error::{Error, Result};
@@ -67,6 +68,30 @@ pub(crate) async fn write(registry: &Connection, term: i64, change: &Change<'_>)
     let params: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
         [&term, &tenant, &change.from, &change.to, &change.database, &change.epoch.0, &to_name, &to_address];
     Ok(!registry.rows(SQL, &params).await?.is_empty())
+}
+
+/// Writes records that a registry lost. One that is there by now stays, and is an error.
+pub(crate) async fn put_lost(
+    registry: &Connection,
+    term: i64,
+    records: &[shard_map::recovery::Record],
+    address: impl Fn(&ServerName) -> Option<String>,
+) -> Result<()> {
+    let rows = records.iter().map(|record| {
+        json!({
+            "id": record.id, "state": record.state, "database": record.database, "epoch": record.epoch,
+            "moved_to": record.moved_to, "address": record.moved_to.as_ref().and_then(&address),
+        })
+    });
+    const SQL: &str = "
+        SELECT count(*) FROM jsonb_to_recordset($2) AS r (id text, state text, database text, epoch bigint,
+            moved_to text, address text)
+        CROSS JOIN LATERAL public.write_tenant($1, r.id, '{NULL}', r.state, r.database, r.epoch, r.moved_to, r.address)";
+    let written: i64 = registry.value(SQL, &[&term, &Value::Array(rows.collect())]).await?;
+    if usize::try_from(written).ok() == Some(records.len()) {
+        return Ok(());
+    }
+    Err(Error::Failed("a registry has records that it did not have a moment ago: try again".into()))
 }
 
 /// Takes a tenant off the record if it is in one of these states.

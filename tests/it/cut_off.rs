@@ -141,7 +141,7 @@ async fn a_router_that_is_cut_off_finds_what_moved_from_a_server_that_died_since
     lose_server(fleet, "pg-1");
     at("gone", "pg-2").await;
     says(&snapshot_of(fleet, &router), "\"id\":\"gone\",\"server\":\"pg-2\"").await;
-    let stayed = connect(&router.through(&fleet.config("stayed"))).await.err().expect("nobody else has it");
+    let stayed = connect(&router.through(&fleet.config("stayed"))).await.expect_err("nobody else has it");
     assert_eq!(code(&stayed), "57P03");
     ledger.goes_on().await;
     assert!(ledger.errors().is_empty(), "a client saw {:?}", ledger.errors());

@@ -87,6 +87,8 @@ mod tests {
             labels: [].into(),
             key_version: 1,
             schema_version: None,
+            quota: None,
+            read_only: false,
         }));
         map
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::ServerName;
 use crate::labels::Labels;
-use crate::policy::Capacity;
+use crate::policy::{Capacity, Quota};
 
 /// What a server is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -62,6 +62,9 @@ pub struct Server {
     /// What it can bear, where that is not what its class can.
     #[serde(default, skip_serializing_if = "Capacity::is_empty")]
     pub capacity: Capacity,
+    /// What each of its tenants gets that has no quota of its own: its class's.
+    #[serde(default, skip_serializing_if = "Quota::is_empty")]
+    pub quota: Quota,
 }
 
 impl Server {

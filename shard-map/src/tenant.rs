@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, ServerName, TenantId};
 use crate::labels::Labels;
+use crate::policy::Quota;
+use crate::server::Server;
 
 /// What the map says about a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -53,9 +55,27 @@ pub struct Tenant {
     /// Version of its schema, as the last migration left it.
     #[serde(default)]
     pub schema_version: Option<i32>,
+    /// Its own quota. Boxed, since most of a large map's tenants have none.
+    #[serde(default, deserialize_with = "read_quota", skip_serializing_if = "Option::is_none")]
+    pub quota: Option<Box<Quota>>,
+    /// Over its size: it is read, and not written to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
+}
+
+/// An empty one is none.
+fn read_quota<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<Quota>>, D::Error> {
+    let quota = Quota::deserialize(deserializer)?;
+    Ok((!quota.is_empty()).then(|| Box::new(quota)))
 }
 
 impl Tenant {
+    /// What it may use on this server: its own quota, and where that says nothing, the server's class's.
+    #[must_use]
+    pub fn quota_on(&self, server: &Server) -> Quota {
+        self.quota.as_deref().copied().unwrap_or_default().or(&server.quota)
+    }
+
     /// Whether it may be taken off the map: only what was deleted, or never served, is.
     #[must_use]
     pub fn may_vanish(&self) -> bool {

@@ -38,4 +38,4 @@ pub use recovery::{Opened, Repair, Writing};
 pub use routers::{Report, Reporter, RouterRow};
 pub use servers::{Identity, ServerRow};
 pub use tenants::TenantRow;
-pub use uses::ServerUse;
+pub use uses::{ServerUse, SizeRow, TenantUse};

@@ -171,6 +171,17 @@ impl Catalog {
         self.json("operation_open", SQL, &[]).await
     }
 
+    /// Servers that a move goes on between.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn moving_servers(&self) -> Result<Vec<ServerName>> {
+        const SQL: &str = "
+            SELECT DISTINCT to_jsonb(server) FROM operation, unnest(ARRAY[input->>'from', input->>'to']) server
+            WHERE kind = 'move' AND state = 'running' AND server IS NOT NULL";
+        self.json("operation_moving_servers", SQL, &[]).await
+    }
+
     /// The operation that is changing a tenant, if one is.
     ///
     /// # Errors

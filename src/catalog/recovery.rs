@@ -190,13 +190,16 @@ impl Opened<'_> {
                 max_connections = excluded.max_connections, labels = excluded.labels, state = excluded.state,
                 capacity = excluded.capacity, system_identifier = excluded.system_identifier";
         const TENANTS: &str = "
-            INSERT INTO tenant (id, server, epoch, state, labels, key_version, schema_version, deleted_at)
-            SELECT t.*, CASE WHEN t.state = 'deleted' THEN now() END
+            INSERT INTO tenant (id, server, epoch, state, labels, key_version, schema_version, quota, read_only,
+                deleted_at)
+            SELECT t.id, t.server, t.epoch, t.state, t.labels, t.key_version, t.schema_version,
+                coalesce(t.quota, '{}'), coalesce(t.read_only, false), CASE WHEN t.state = 'deleted' THEN now() END
             FROM jsonb_to_recordset($1) AS t (id text, server text, epoch bigint, state text, labels jsonb,
-                key_version int, schema_version int)
+                key_version int, schema_version int, quota jsonb, read_only boolean)
             ON CONFLICT (id) DO UPDATE SET server = excluded.server, epoch = excluded.epoch,
                 state = excluded.state, labels = excluded.labels, key_version = excluded.key_version,
-                schema_version = excluded.schema_version,
+                schema_version = excluded.schema_version, quota = excluded.quota,
+                read_only = excluded.read_only,
                 deleted_at = CASE WHEN excluded.state = 'deleted' THEN coalesce(tenant.deleted_at, now()) END
             WHERE tenant.epoch <= excluded.epoch";
         const USERS: &str = "

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use shard_map::bytes::Bytes;
+use shard_map::policy::Quota;
 use shard_map::{ServerName, TenantId};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::query::{Catalog, Params};
 
 /// What one server bears.
@@ -15,6 +17,34 @@ pub struct ServerUse {
     pub bytes: Option<i64>,
     /// Sessions at work at once, on average since it was measured before, in thousandths; none at the first look.
     pub active_sessions_milli: Option<i64>,
+}
+
+/// What one tenant uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantUse {
+    /// Of its database.
+    pub bytes: u64,
+    /// When that was measured (RFC 3339).
+    pub measured_at: String,
+    /// Until when an operator lets it write although it is over its size, if one does.
+    pub writable_until: Option<String>,
+}
+
+/// A tenant's size beside its quota.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct SizeRow {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Where it lives.
+    pub server: ServerName,
+    /// What was measured.
+    pub bytes: Option<u64>,
+    /// Its quota; none if it has none any more.
+    pub size: Option<Bytes>,
+    /// What the map says.
+    pub read_only: bool,
+    /// An operator lets it write.
+    pub is_let: bool,
 }
 
 impl Catalog {
@@ -59,12 +89,68 @@ impl Catalog {
         self.execute("use_forget_tenants", TENANTS, &[]).await.map(drop)
     }
 
-    /// Bytes of a tenant's database, if they were measured.
+    /// What was measured of a tenant, if it was.
     ///
     /// # Errors
     /// When the catalog can't be reached.
-    pub async fn tenant_bytes(&self, id: &TenantId) -> Result<Option<i64>> {
-        const SQL: &str = "SELECT bytes FROM tenant_use WHERE tenant = $1";
-        Ok(self.row("use_tenant", SQL, &[&id.as_str()]).await?.map(|row| row.get(0)))
+    pub async fn tenant_use(&self, id: &TenantId) -> Result<Option<TenantUse>> {
+        const SQL: &str = "
+            SELECT to_jsonb(u) || jsonb_build_object('writable_until',
+                CASE WHEN u.writable_until > now() THEN u.writable_until END)
+            FROM tenant_use u WHERE tenant = $1";
+        Ok(self.json("use_tenant", SQL, &[&id.as_str()]).await?.into_iter().next())
+    }
+
+    /// Tenants whose map entry says other than their size about whether they may be written to, or that are near or over
+    /// their size: open ones, by id. Their sizes are their own, or else those of their servers' classes.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn sizes_to_see_to(&self) -> Result<Vec<SizeRow>> {
+        const SQL: &str = "
+            SELECT jsonb_build_object('tenant', t.id, 'server', t.server, 'bytes', u.bytes, 'size',
+                coalesce(t.quota->'size', s.quota->'size'), 'read_only', t.read_only,
+                'is_let', coalesce(u.writable_until > now(), false))
+            FROM tenant t JOIN server s ON s.name = t.server LEFT JOIN tenant_use u ON u.tenant = t.id
+            WHERE t.state = 'open' AND (t.read_only OR coalesce(t.quota->'size', s.quota->'size') IS NOT NULL)
+            ORDER BY t.id";
+        self.json("use_sizes", SQL, &[]).await
+    }
+
+    /// Says in the map whether a tenant may be written to.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn set_read_only(&self, id: &TenantId, read_only: bool, term: i64) -> Result<()> {
+        const SQL: &str = "
+            UPDATE tenant SET read_only = $2 WHERE id = $1 AND read_only <> $2
+                AND EXISTS (SELECT FROM lease WHERE term = $3)";
+        self.execute("tenant_read_only", SQL, &[&id.as_str(), &read_only, &term]).await.map(drop)
+    }
+
+    /// Lets a tenant write for a while although it is over its size.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn let_write(&self, id: &TenantId, time: std::time::Duration) -> Result<()> {
+        const SQL: &str = "
+            WITH let AS (
+                INSERT INTO tenant_use (tenant, bytes, writable_until)
+                SELECT id, 0, now() + $2 * interval '1 second' FROM tenant WHERE id = $1
+                ON CONFLICT (tenant) DO UPDATE SET writable_until = excluded.writable_until)
+            UPDATE tenant SET read_only = false WHERE id = $1 AND read_only";
+        self.execute("use_let_write", SQL, &[&id.as_str(), &time.as_secs_f64()]).await.map(drop)
+    }
+
+    /// Gives a tenant these quotas of its own, in place of all that it had.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached, or there is no such tenant.
+    pub async fn set_quota(&self, id: &TenantId, quota: &Quota) -> Result<()> {
+        const SQL: &str = "UPDATE tenant SET quota = $2 WHERE id = $1";
+        match self.execute("tenant_quota", SQL, &[&id.as_str(), &serde_json::json!(quota)]).await? {
+            0 => Err(Error::NotFound(format!("tenant {id} does not exist"))),
+            _ => Ok(()),
+        }
     }
 }

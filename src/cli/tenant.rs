@@ -49,6 +49,18 @@ enum TenantCommand {
         /// The tenant
         id: TenantId,
     },
+    /// Give it quotas of its own, or time to make room
+    #[command(after_help = "Example:\n  tenantry tenant set acme --quota connections=50 --quota size=10GB")]
+    Set {
+        /// The tenant
+        id: TenantId,
+        /// connections, statement-timeout or size; without a value, its class's counts again
+        #[arg(long = "quota", value_name = "KEY=VALUE", value_parser = values::quota)]
+        quotas: Vec<(String, Value)>,
+        /// Let it write for so long although it is over its size: to delete what is not needed
+        #[arg(long, value_name = "TIME", value_parser = values::duration)]
+        writable_for: Option<Duration>,
+    },
     /// Refuse its clients until it is resumed; its data stays
     #[command(after_help = "Example:\n  tenantry tenant suspend acme")]
     Suspend(Change),
@@ -85,6 +97,9 @@ struct Create {
     /// A label; may be given more than once. It goes to a server with the same label, if servers have one of its key
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = values::label)]
     labels: Vec<(String, String)>,
+    /// A quota of its own: connections=50, statement-timeout=30s or size=10GB; may be given more than once
+    #[arg(long = "quota", value_name = "KEY=VALUE", value_parser = values::quota)]
+    quotas: Vec<(String, Value)>,
     /// Only say which server it would go to, and why
     #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
@@ -142,6 +157,13 @@ pub(crate) async fn run(args: TenantArgs) -> anyhow::Result<()> {
         TenantCommand::Show { id } => {
             Ok(output::object(format, &api.get(&["v1", "tenants", id.as_str()]).await?)?)
         }
+        TenantCommand::Set { id, quotas, writable_for } => {
+            let mut body = json!({ "quota": values::object(&quotas) });
+            if let Some(time) = writable_for {
+                body["writable_for_ms"] = values::milliseconds(time).into();
+            }
+            Ok(output::object(format, &api.put(&["v1", "tenants", id.as_str(), "quota"], &body).await?)?)
+        }
         TenantCommand::Suspend(change) => {
             let answer = api.post(&["v1", "tenants", change.id.as_str(), "suspend"], &json!({})).await?;
             finish(&api, format, (&change.id, change.waits()), &answer).await
@@ -171,6 +193,9 @@ async fn run_create(api: &Api, format: Format, create: &Create) -> anyhow::Resul
     }
     if let Some(class) = create.class {
         body["class"] = class.as_str().into();
+    }
+    if !create.quotas.is_empty() {
+        body["quota"] = values::object(&create.quotas);
     }
     if create.dry_run {
         body["dry_run"] = true.into();

@@ -19,6 +19,27 @@ pub(crate) fn labels(pairs: &[(String, String)]) -> Value {
     Value::Object(pairs.iter().map(|(k, v)| (k.clone(), Value::String(v.clone()))).collect::<Map<_, _>>())
 }
 
+/// Keys and values as a JSON object.
+pub(crate) fn object(pairs: &[(String, Value)]) -> Value {
+    Value::Object(pairs.iter().cloned().collect())
+}
+
+/// Reads one quota: `connections=50`, `statement-timeout=30s`, `size=10GB`. Without a value, the class's counts again.
+pub(crate) fn quota(text: &str) -> Result<(String, Value), String> {
+    let invalid = || {
+        "write connections=50, statement-timeout=30s or size=10GB; without a value for the class's".to_owned()
+    };
+    let (key, value) = text.split_once('=').ok_or_else(invalid)?;
+    let value = match key {
+        "connections" | "statement-timeout" | "size" if value.is_empty() => Value::Null,
+        "connections" => value.parse::<u32>().map_err(|_| invalid())?.into(),
+        "statement-timeout" => duration(value).map(|_| value.into())?,
+        "size" => value.parse::<shard_map::bytes::Bytes>().map_err(|e| e.to_string())?.to_string().into(),
+        _ => return Err(invalid()),
+    };
+    Ok((key.replace('-', "_"), value))
+}
+
 /// A user name as the router accepts it.
 pub(crate) fn user_name(text: &str) -> Result<String, String> {
     shard_map::fleet::check_user_name(text).map(|()| text.to_owned()).map_err(str::to_owned)

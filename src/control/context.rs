@@ -36,6 +36,8 @@ pub(crate) struct Context {
     pub(crate) nudge: Notify,
     /// Wakes who fills the stock.
     pub(crate) stock_nudge: Notify,
+    /// Wakes who measures what servers and tenants use.
+    pub(crate) measure_nudge: Notify,
     /// Told whenever an operation that this instance drove has ended.
     pub(crate) ended: Notify,
     /// The term under which this instance leads; none while it does not.

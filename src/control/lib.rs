@@ -18,6 +18,7 @@ mod measure;
 mod metrics;
 mod moves;
 mod provision;
+mod quotas;
 mod reconciler;
 mod server;
 mod stock;
@@ -73,6 +74,7 @@ pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<
         metrics,
         nudge: Notify::new(),
         stock_nudge: Notify::new(),
+        measure_nudge: Notify::new(),
         ended: Notify::new(),
         term: watch::Sender::new(None),
         turns: turns::Turns::default(),

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::error::Result;
+use crate::quotas;
 use crate::server::Connection;
 
 /// How long a new leader waits before its first look: it has to take up what others left first.
@@ -47,22 +48,28 @@ struct Size {
 /// Measures, for as long as this instance leads, until `stop`.
 pub(crate) async fn measure(context: Arc<Context>, stop: CancellationToken) {
     let mut known: HashMap<ServerName, Known> = HashMap::new();
+    let mut told = quotas::Told::default();
     let mut wait = FIRST_LOOK_AFTER;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait.min(context.config.measure_interval)) => {}
+            () = context.measure_nudge.notified() => {}
         }
         wait = context.config.measure_interval;
         let term = *context.term.borrow();
         match term {
             None => {
                 known.clear();
+                told = quotas::Told::default();
                 wait = FIRST_LOOK_AFTER;
             }
             Some(term) => {
                 if let Err(error) = pass(&context, term, &mut known).await {
                     tracing::warn!(%error, "what servers use could not be measured");
+                }
+                if let Err(error) = quotas::see_to(&context, term, &mut told).await {
+                    tracing::warn!(%error, "sizes could not be compared with quotas");
                 }
             }
         }

@@ -22,6 +22,7 @@ pub(crate) struct Metrics {
     pub(crate) cutovers: IntCounterVec,
     pub(crate) hold_seconds: Histogram,
     pub(crate) requests: IntCounterVec,
+    pub(crate) sizes: IntGaugeVec,
     pub(crate) stock: IntGaugeVec,
     leading: IntGauge,
     catalog_up: IntGauge,
@@ -61,6 +62,11 @@ impl Metrics {
                 "Requests to the API, by status.",
                 &["status"],
             )?,
+            sizes: gauges(
+                "tenantry_control_tenant_sizes",
+                "Tenants near and over the size that their quota allows, at the last look.",
+                &["state"],
+            )?,
             stock: gauges(
                 "tenantry_control_stock",
                 "Prepared databases that wait for a tenant, by server.",
@@ -89,6 +95,7 @@ impl Metrics {
         registry.register(Box::new(self.cutovers.clone()))?;
         registry.register(Box::new(self.hold_seconds.clone()))?;
         registry.register(Box::new(self.requests.clone()))?;
+        registry.register(Box::new(self.sizes.clone()))?;
         registry.register(Box::new(self.stock.clone()))?;
         registry.register(Box::new(self.leading.clone()))?;
         registry.register(Box::new(self.catalog_up.clone()))?;

@@ -5,7 +5,7 @@
 //! the next one, finds what another left half made, and brings it to its end or drops it.
 //!
 //! Of a server it asks little: one database at a time, a pause as long as the last one took, and nothing while the server
-//! is busy or a migration run goes on. What it does not do: promise that there is one. Whoever finds none makes his own.
+//! is busy, or a move or a migration run goes on there. What it does not do: promise that there is one. Whoever finds none makes his own.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -99,9 +99,6 @@ pub(crate) async fn keep(context: Arc<Context>, stop: CancellationToken) {
 
 async fn pass(context: &Context, term: i64, resting: &Resting) -> Result<()> {
     let catalog = &context.catalog;
-    if catalog.is_migrating().await? {
-        return Ok(());
-    }
     let policy = context.policy().await?;
     let count = policy.stock_per_server.unwrap_or(context.config.stock_per_server) as usize;
     let schema = catalog.fleet_schema_mark().await?.map(|mark| mark.schema);
@@ -146,7 +143,7 @@ async fn fill(
         let items = stock::list(&connection).await?;
         gauge.set(items.iter().filter(|item| item.state == State::Ready).count() as i64);
         let Some(deed) = next(&items, wanted) else { break };
-        if is_busy(&connection, server, policy).await? {
+        if gives_way(context, server).await? || is_busy(&connection, server, policy).await? {
             break;
         }
         let begun = Instant::now();
@@ -160,13 +157,18 @@ async fn fill(
             }
         }
         tokio::time::sleep(begun.elapsed().clamp(PAUSE_MIN, PAUSE_MAX)).await;
-        // The schema may have changed meanwhile, or the lead: the next pass knows.
-        if context.catalog.is_migrating().await? || *context.term.borrow() != Some(term) {
+        if *context.term.borrow() != Some(term) {
             break;
         }
     }
     context.connector.keep_warm(server, connection);
     Ok(())
+}
+
+/// Whether a migration run goes on, or a move to or from the server. What is made meanwhile would soon be old, or in the way.
+async fn gives_way(context: &Context, server: &Server) -> Result<bool> {
+    let catalog = &context.catalog;
+    Ok(catalog.is_migrating().await? || catalog.moving_servers().await?.contains(&server.name))
 }
 
 /// Whether the server has enough to do: half of what it gives to routers is at work, or more than its operator allows.
@@ -220,6 +222,8 @@ async fn prepare(
         labels: [].into(),
         key_version: 1,
         schema_version: None,
+        quota: None,
+        read_only: false,
     };
     roles::put_tenant_roles(connection, &context.key, id, nobody.key_version).await?;
     failpoint::reach("stock_roles");

@@ -68,6 +68,8 @@ pub(crate) enum ClientError {
         "terminating connection because it was idle in a transaction for longer than idle_transaction_timeout = {0:?}"
     )]
     IdleTransaction(Duration),
+    #[error("database \"{0}\" is larger than its quota allows and can only be read")]
+    OverSize(String),
     /// The operator's doing.
     #[error("database \"{0}\" is suspended")]
     Suspended(String),
@@ -130,6 +132,7 @@ impl ClientError {
             | Self::ServerLogin(_) => "57P03",
             Self::SharedRole => "42501",
             Self::NoDescriptor => "53000",
+            Self::OverSize(_) => "53100",
             Self::ServerLost => "08006",
             Self::CommitUnknown => "08007",
             Self::Setting { code, .. } => code,
@@ -148,6 +151,7 @@ impl ClientError {
             Self::QueueFull => "queue_max",
             Self::LoginTimeout(_) => "login_timeout",
             Self::QueryTimeout(_) => "query_timeout",
+            Self::OverSize(_) => "size",
             Self::TransactionTimeout(_) => "transaction_timeout",
             Self::IdleTransaction(_) => "idle_transaction_timeout",
             _ => return None,
@@ -190,6 +194,9 @@ impl ClientError {
                 "A user's password is set by `tenantry user passwd`, a setting with SET in the session; DROP SCHEMA drops what is in one.",
             ),
             Self::WorkerFull(_) => Some("A router with fewer workers takes more clients on each."),
+            Self::OverSize(_) => {
+                Some("Ask the operator for more room, or for time to delete what is not needed.")
+            }
             Self::CommitUnknown => Some("Whether the transaction was committed is not known."),
             _ => None,
         }

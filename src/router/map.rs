@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use shard_map::policy::Capacity;
+use shard_map::policy::{Capacity, Quota};
 use shard_map::{Entry, Server, ServerClass, ServerName, ServerState, ShardMap, Tenant, TenantId};
 
 use crate::config::split_address;
@@ -102,6 +102,7 @@ pub(crate) fn unknown_server(name: &ServerName, address: Option<&str>) -> Option
         labels: [].into(),
         state: ServerState::default(),
         capacity: Capacity::default(),
+        quota: Quota::default(),
     })
 }
 
@@ -120,6 +121,8 @@ mod tests {
             labels: [].into(),
             key_version: 1,
             schema_version: None,
+            quota: None,
+            read_only: false,
         }
     }
 

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
 use shard_map::labels::Labels;
+use shard_map::policy::Quota;
 use shard_map::{Access, Refusal, Route, TenantId};
 use tokio::sync::Notify;
 use wire::scram::SaltedKeys;
@@ -53,6 +54,10 @@ pub(crate) struct Tenant {
     /// Grows when the place changes: a connection of an earlier one is not used again.
     pub(crate) generation: Cell<u64>,
     /// Version of the schema, as the map has it.
+    /// What it may use, as the map has it.
+    pub(crate) quota: Cell<Quota>,
+    /// Over its size.
+    pub(crate) read_only: Cell<bool>,
     schema_version: Cell<Option<i32>>,
     /// Grows when the schema changes, or a plan was found to be invalid: statements are prepared anew, each before its next use.
     pub(crate) plans: Cell<u64>,
@@ -91,6 +96,8 @@ impl Tenant {
             paused: Cell::new(None),
             generation: Cell::new(0),
             schema_version: Cell::new(None),
+            quota: Cell::default(),
+            read_only: Cell::new(false),
             plans: Cell::new(0),
             changed: Notify::new(),
             idle: RefCell::default(),
@@ -125,6 +132,12 @@ impl Tenant {
             if self.schema_version.replace(schema_version) != schema_version {
                 self.plans.set(self.plans.get() + 1);
             }
+            let quota = map.tenants.get(&self.id).zip(server.as_ref());
+            let quota = quota.map(|(tenant, (server, _))| tenant.quota_on(server)).unwrap_or_default();
+            self.quota.set(quota);
+            let shortest = [quota.statement_timeout, self.worker.statement_timeout_min.get()];
+            self.worker.statement_timeout_min.set(shortest.into_iter().flatten().min());
+            self.read_only.set(map.tenants.get(&self.id).is_some_and(|tenant| tenant.read_only));
             self.weight.set(map.tenants.get(&self.id).map_or(1, |tenant| weight(&tenant.labels)));
             let place = server.map(|(server, key_version)| {
                 let metrics = self.worker.metrics.server(&shared.metrics, server.name.as_str());
@@ -150,6 +163,18 @@ impl Tenant {
             // A limit may be another: for those who wait, and nobody else.
             self.settle();
         }
+    }
+
+    /// The access that a client with this one has at present: while the tenant is over its size, its clients log in to the
+    /// server as the role that only reads, so that it is Postgres which refuses to write.
+    pub(crate) fn granted(&self, access: Access) -> Access {
+        if self.read_only.get() { Access::Readonly } else { access }
+    }
+
+    /// Server connections that it may have here: its quota, within the configuration's limit.
+    pub(crate) fn connections_max(&self) -> usize {
+        let most = self.worker.shared.config().connections_per_tenant_max;
+        self.quota.get().connections.map_or(most, |quota| most.min(quota as usize))
     }
 
     /// Lets everybody look again who waits for the gate or relies on it.

@@ -53,6 +53,12 @@ impl TimeLimits {
         }
     }
 
+    /// With a tenant's own limit for statements, if that is the stricter one.
+    fn within(self, statement_timeout: Option<Duration>) -> Self {
+        let query = [self.query, statement_timeout].into_iter().flatten().min();
+        Self { query, ..self }
+    }
+
     fn pause(&self) -> Option<Duration> {
         let all = [self.query, self.transaction, self.idle_transaction];
         let shortest = all.into_iter().flatten().min()?;
@@ -79,9 +85,10 @@ impl Worker {
     pub(crate) async fn watch_time_limits(self: Rc<Self>) {
         loop {
             let limits = TimeLimits::of(&self.shared.config());
-            // A reload may bring the first limit.
-            tokio::time::sleep(limits.pause().unwrap_or(LOOK_MAX)).await;
-            if limits.pause().is_some() {
+            // A reload may bring the first limit, or a tenant's quota.
+            let pause = |worker: &Self| limits.within(worker.statement_timeout_min.get()).pause();
+            tokio::time::sleep(pause(&self).unwrap_or(LOOK_MAX)).await;
+            if pause(&self).is_some() {
                 self.enforce(limits);
             }
         }
@@ -89,14 +96,19 @@ impl Worker {
 
     fn enforce(&self, limits: TimeLimits) {
         let now = Instant::now();
-        for client in self.clients.borrow().values() {
-            match client.doing().and_then(|doing| limits.exceeded(doing, now)) {
-                None => {}
-                Some(Over::Query(limit)) => self.cancel_overdue(client, limit),
-                Some(Over::Uncancelled(limit)) => client.end(End::QueryTimeout(limit)),
-                Some(Over::Transaction(limit)) => client.end(End::TransactionTimeout(limit)),
-                Some(Over::IdleTransaction(limit)) => client.end(End::IdleTransaction(limit)),
-            }
+        for tenant in self.tenants.borrow().values() {
+            let limits = limits.within(tenant.quota.get().statement_timeout);
+            tenant.clients.borrow().values().for_each(|client| self.hold_to(client, limits, now));
+        }
+    }
+
+    fn hold_to(&self, client: &Client, limits: TimeLimits, now: Instant) {
+        match client.doing().and_then(|doing| limits.exceeded(doing, now)) {
+            None => {}
+            Some(Over::Query(limit)) => self.cancel_overdue(client, limit),
+            Some(Over::Uncancelled(limit)) => client.end(End::QueryTimeout(limit)),
+            Some(Over::Transaction(limit)) => client.end(End::TransactionTimeout(limit)),
+            Some(Over::IdleTransaction(limit)) => client.end(End::IdleTransaction(limit)),
         }
     }
 

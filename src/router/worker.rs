@@ -94,6 +94,8 @@ pub(crate) struct Worker {
     evict_rest: steward::Rest,
     /// Turns in which handshakes of TLS are computed: one at a time.
     pub(crate) handshakes: Rc<Semaphore>,
+    /// The shortest time that a quota of its tenants has set to statements.
+    pub(crate) statement_timeout_min: Cell<Option<Duration>>,
     tasks: TaskTracker,
     /// Those that are waited for.
     last: TaskTracker,
@@ -121,6 +123,7 @@ impl Worker {
             locked_out: LockedOut::default(),
             evict_rest: steward::Rest::default(),
             handshakes: Rc::new(Semaphore::new(1)),
+            statement_timeout_min: Cell::default(),
             tasks: TaskTracker::new(),
             last: TaskTracker::new(),
         })

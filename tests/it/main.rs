@@ -43,6 +43,7 @@ mod outage;
 mod pooling;
 mod prepared;
 mod provisioning;
+mod quotas;
 mod recovery;
 mod reload;
 mod restart;
@@ -62,6 +63,7 @@ mod users;
 fn main() -> std::process::ExitCode {
     harness::run(vec![
         provisioning::trials(),
+        quotas::trials(),
         stock::trials(),
         lifecycle::trials(),
         limits::trials(),

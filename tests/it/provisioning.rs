@@ -125,7 +125,7 @@ async fn tenants_go_where_the_declared_policy_lets_them(fleet: &mut Fleet) {
         std::fs::write(&path, text).unwrap();
         fleet.cli(&["map", "apply", path.to_str().unwrap()]).await.ok();
     };
-    apply("[placement]\nanti_affinity = ['group']\n[placement.shared]\ncapacity = { tenants_max = 2 }\n")
+    apply("[placement]\nanti_affinity = ['group']\n[placement.shared]\ncapacity = { tenants_max = 2 }\nquota = { connections = 7 }\n")
         .await;
     let grouped = |name: &'static str, more: &'static [&'static str]| {
         [&["tenant", "create", name, "--label", "group=acme"][..], more].concat()
@@ -141,6 +141,7 @@ async fn tenants_go_where_the_declared_policy_lets_them(fleet: &mut Fleet) {
     fleet.cli(&["tenant", "show", "first"]).await.error(3);
 
     assert_eq!(fleet.cli(&grouped("first", &["--wait"])).await.ok()["server"], planned["server"]);
+    assert_eq!(fleet.tenant("first").await["quota"]["connections"], 7, "by its server's class");
     let second = fleet.cli(&grouped("second", &["--dry-run"])).await.ok();
     assert!(verdict(&second, "pg-1")["reason"].as_str().unwrap().contains("group=acme"), "{second}");
     assert_eq!(fleet.cli(&grouped("second", &["--wait"])).await.ok()["server"], "pg-2");

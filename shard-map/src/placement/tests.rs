@@ -11,6 +11,7 @@ fn candidate(name: &str, class: ServerClass, tenants: u32, max_connections: u32)
         labels: [("region".to_owned(), "eu".to_owned())].into(),
         state: ServerState::Active,
         capacity: Capacity::default(),
+        quota: Quota::default(),
     };
     Candidate { server, usage: Usage { tenants, ..Usage::default() }, kin: Vec::new() }
 }

@@ -262,6 +262,9 @@ fn tenant_step(catalog: &CatalogView, tenant: &Tenant) -> Step {
     if before.schema_version != tenant.schema_version {
         parts.push("schema version of the file".to_owned());
     }
+    if before.quota != tenant.quota {
+        parts.push("quota of the file".to_owned());
+    }
     Step::new("change", "tenant", &tenant.id, parts.join(", "))
 }
 

@@ -91,6 +91,7 @@ pub(crate) fn declared_server(declared: &DeclaredServer, known: Option<&Server>)
         labels: declared.labels.clone(),
         state: known.map(|known| known.state).unwrap_or_default(),
         capacity: declared.capacity,
+        quota: known.map(|known| known.quota).unwrap_or_default(),
     }
 }
 
@@ -200,6 +201,7 @@ fn place(changes: &mut Changes, catalog: &CatalogView, sources: &Sources, truste
             placed.labels = source.labels.clone();
             placed.key_version = source.key_version;
             placed.schema_version = source.schema_version;
+            placed.quota.clone_from(&source.quota);
         }
         if let Home::At(server, record) = trusted.home(id)
             && record.epoch < placed.epoch
@@ -227,6 +229,9 @@ fn placement(
         labels: row.map(|row| row.labels.clone()).unwrap_or_default(),
         key_version: row.map_or(FIRST_KEY_VERSION, |row| row.key_version),
         schema_version: row.and_then(|row| row.schema_version),
+        quota: row.and_then(|row| row.quota.clone()),
+        // Found out anew when its size is measured.
+        read_only: row.is_some_and(|row| row.read_only),
     };
     let highest = |epoch: Epoch| row.map_or(epoch, |row| row.epoch.max(epoch));
     match trusted.home(id) {

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::fleet::Fleet;
 use crate::ids::{Epoch, ServerName, TenantId};
-use crate::policy::Capacity;
+use crate::policy::{Capacity, Quota};
 use crate::server::{Server, ServerClass, ServerState};
 use crate::tenant::{Tenant, TenantState};
 use crate::user::{Access, PoolMode, User};
@@ -27,6 +27,7 @@ fn server(of: &str) -> CatalogServer {
         labels: [].into(),
         state: ServerState::Active,
         capacity: Capacity::default(),
+        quota: Quota::default(),
     };
     CatalogServer { server, system_identifier: number }
 }
@@ -40,6 +41,8 @@ fn tenant(of: &str, on: &str, epoch: i64) -> Tenant {
         labels: [("plan".to_owned(), "gold".to_owned())].into(),
         key_version: 2,
         schema_version: Some(7),
+        quota: None,
+        read_only: false,
     }
 }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::ids::Epoch;
-use crate::policy::Capacity;
+use crate::policy::{Capacity, Quota};
 use crate::server::{ServerClass, ServerState};
 use crate::tenant::TenantState;
 
@@ -13,6 +13,8 @@ fn tenant(id: &str, epoch: i64) -> Tenant {
         labels: [("plan".to_owned(), "gold".to_owned())].into(),
         key_version: 1,
         schema_version: None,
+        quota: None,
+        read_only: false,
     }
 }
 
@@ -29,6 +31,7 @@ fn small_map() -> ShardMap {
         labels: [].into(),
         state: ServerState::Active,
         capacity: Capacity::default(),
+        quota: Quota::default(),
     }));
     map
 }

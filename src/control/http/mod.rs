@@ -50,6 +50,7 @@ fn routes(context: Arc<Context>, token: String) -> Router {
         .route("/servers/{name}", get(servers::show))
         .route("/tenants", get(tenants::list).post(tenants::create))
         .route("/tenants/{id}", get(tenants::show).delete(tenants::delete))
+        .route("/tenants/{id}/quota", put(tenants::set_quota))
         .route("/tenants/{id}/suspend", post(tenants::suspend))
         .route("/tenants/{id}/resume", post(tenants::resume))
         .route("/tenants/{id}/undelete", post(tenants::undelete))

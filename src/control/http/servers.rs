@@ -65,6 +65,7 @@ pub(super) async fn add(State(context): Shared, Body(add): Body<Add>) -> Answer<
         labels: add.labels.or(before.map(|server| server.labels.clone())).unwrap_or_default(),
         state: before.map(|server| server.state).unwrap_or_default(),
         capacity: before.map(|server| server.capacity).unwrap_or_default(),
+        quota: before.map(|server| server.quota).unwrap_or_default(),
     };
     if let Some(other) = known.iter().find(|k| k.address() == server.address() && k.name != server.name) {
         let what = format!("the server at {} is already in the map as {}", server.address(), other.name);

@@ -16,6 +16,7 @@ use shard_map::{Selector, ServerClass, ServerName, TenantId, TenantState};
 use super::Shared;
 use super::answer::{Answer, Body, Refusal, parse};
 use crate::context::Context;
+use crate::quotas;
 
 /// Longest time for which a request waits for what it asked for.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -46,9 +47,67 @@ pub(super) async fn list(State(context): Shared, Query(filter): Query<Filter>) -
 
 pub(super) async fn show(State(context): Shared, Path(id): Path<String>) -> Answer<Value> {
     let id: TenantId = parse(&id)?;
-    let mut shown = shown(&context.catalog.tenant(&id).await?);
+    let row = context.catalog.tenant(&id).await?;
+    let mut shown = shown(&row);
     shown["operation"] = json!(context.catalog.running_operation(&id).await?);
+    add_quota(&context, &row, &mut shown).await?;
     Ok(Json(shown))
+}
+
+/// What it may use, where each of that is from, and what it uses.
+async fn add_quota(context: &Context, row: &TenantRow, shown: &mut Value) -> Result<(), Refusal> {
+    let server = context.server(&row.tenant.server).await?;
+    let quota = row.tenant.quota_on(&server);
+    let used = context.catalog.tenant_use(&row.tenant.id).await?;
+    let standing = used.as_ref().zip(quota.size).map(|(used, size)| quotas::standing(used.bytes, size));
+    shown["quota"] = json!(quota);
+    shown["own_quota"] = json!(row.tenant.quota.as_deref().copied().unwrap_or_default());
+    shown["read_only"] = json!(row.tenant.read_only);
+    shown["bytes"] = json!(used.as_ref().map(|used| used.bytes));
+    shown["size_state"] = json!(standing.map(quotas::Standing::as_str));
+    shown["writable_until"] = json!(used.and_then(|used| used.writable_until));
+    Ok(())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SetQuota {
+    /// By key; null: the class's counts again. What is not named stays.
+    #[serde(default)]
+    quota: serde_json::Map<String, Value>,
+    /// Lets it write for so long although it is over its size.
+    writable_for_ms: Option<u64>,
+}
+
+pub(super) async fn set_quota(
+    State(context): Shared,
+    Path(id): Path<String>,
+    Body(set): Body<SetQuota>,
+) -> Answer<Value> {
+    let id: TenantId = parse(&id)?;
+    let before = context.catalog.tenant(&id).await?.tenant.quota.unwrap_or_default();
+    if !set.quota.is_empty() {
+        context.catalog.set_quota(&id, &merged(*before, set.quota)?).await?;
+    }
+    if let Some(time) = set.writable_for_ms {
+        context.catalog.let_write(&id, Duration::from_millis(time)).await?;
+    }
+    context.measure_nudge.notify_one();
+    show(State(context), Path(id.to_string())).await
+}
+
+/// A quota with some of its keys changed.
+fn merged(before: Quota, changes: serde_json::Map<String, Value>) -> Result<Quota, Refusal> {
+    let mut quota = json!(before);
+    for (key, value) in changes {
+        quota[key] = value;
+    }
+    if let Some(keys) = quota.as_object_mut() {
+        keys.retain(|_, value| !value.is_null());
+    }
+    let quota: Quota = serde_json::from_value(quota).map_err(|e| Refusal::usage(&format!("quota: {e}")))?;
+    quota.check().map_err(|(key, message)| Refusal::usage(&format!("quota: {key}: {message}")))?;
+    Ok(quota)
 }
 
 #[derive(Deserialize)]
@@ -59,6 +118,8 @@ pub(super) struct Create {
     class: Option<ServerClass>,
     #[serde(default)]
     labels: Labels,
+    #[serde(default)]
+    quota: serde_json::Map<String, Value>,
     /// Only say where it would go, and why.
     #[serde(default)]
     dry_run: bool,
@@ -76,7 +137,7 @@ pub(super) async fn create(
         server: create.server.as_deref().map(parse).transpose()?,
         class: create.class,
         labels: create.labels,
-        quota: Quota::default(),
+        quota: merged(Quota::default(), create.quota)?,
     };
     let policy = context.policy().await?;
     if create.dry_run {

@@ -36,16 +36,17 @@ pub(crate) async fn create(work: &Work) -> Result<()> {
 async fn from_stock(work: &Work) -> Result<bool> {
     let context = &work.context;
     let tenant = context.catalog.tenant(tenant_of(work)?).await?.tenant;
-    if is_claimed(work).await? {
-        // An earlier try has begun to make one.
-        return Ok(false);
-    }
     let verifiers = {
         let (key, tenant) = (context.key.clone(), tenant.clone());
         tokio::task::spawn_blocking(move || stock::verifiers(&key, &tenant.id, tenant.key_version))
     };
-    let server = context.server(&tenant.server).await?;
-    let mark = context.catalog.fleet_schema_mark().await?;
+    let mark = async { Ok(context.catalog.fleet_schema_mark().await?) };
+    let looked_up = tokio::try_join!(is_claimed(work), context.server(&tenant.server), mark);
+    let (is_claimed, server, mark) = looked_up?;
+    if is_claimed {
+        // An earlier try has begun to make one.
+        return Ok(false);
+    }
     let (schema, version) = mark.map_or((None, None), |mark| (Some(mark.schema), mark.version));
     let registry = context.connector.warm_registry(&server).await?;
     if !registry::has_stock(&registry).await? {

@@ -94,6 +94,8 @@ async fn discover(id: &TenantId, shared: &Shared) -> Result<(), ClientError> {
         labels: [].into(),
         key_version: 1,
         schema_version: None,
+        quota: None,
+        read_only: false,
     };
     shared.map.discover(server, tenant);
     Ok(())

@@ -156,7 +156,7 @@ impl Tenant {
     }
 
     fn start_openers(self: &Rc<Self>) {
-        let most = self.worker.shared.config().connections_per_tenant_max;
+        let most = self.connections_max();
         let wanted = self.waiting.borrow().len();
         if wanted == 0 {
             return;

@@ -127,13 +127,14 @@ impl Session {
     }
 
     async fn get_connection(&mut self) -> Result<Box<ServerConnection>, Over> {
-        if let Some(connection) = self.tenant.take_idle(self.access) {
+        let access = self.tenant.granted(self.access);
+        if let Some(connection) = self.tenant.take_idle(access) {
             self.tenant.worker.metrics.pool_hits.inc();
             return Ok(connection);
         }
         let metrics = &self.tenant.worker.shared.metrics;
         metrics.pool_misses.inc();
-        let mut granted = self.tenant.enqueue(self.access)?;
+        let mut granted = self.tenant.enqueue(access)?;
         let queued = Queued::new(metrics.clients_queued.clone());
         let since = Instant::now();
         self.me.waiting.set(Some(since));

@@ -16,6 +16,8 @@ use crate::session::expect::Expect;
 const NO_SUCH_STATEMENT: &str = "26000";
 /// SQLSTATE of a statement that was cancelled.
 const QUERY_CANCELED: &str = "57014";
+/// What Postgres says to who may only read: insufficient privilege, read-only transaction.
+const REFUSED_WRITES: [&str; 2] = ["42501", "25006"];
 
 impl Session {
     /// What the client is told in the place of a server's error with this SQLSTATE.
@@ -26,6 +28,9 @@ impl Session {
                 return Some(ClientError::SharedRole);
             }
             _ => {}
+        }
+        if self.tenant.read_only.get() && REFUSED_WRITES.contains(&code) {
+            return Some(ClientError::OverSize(self.tenant.id.to_string()));
         }
         let limit = self.me.overdue.get().filter(|_| code == QUERY_CANCELED)?;
         Some(ClientError::QueryTimeout(limit))

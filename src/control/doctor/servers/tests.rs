@@ -11,6 +11,7 @@ fn row() -> ServerRow {
             class: ServerClass::Shared,
             max_connections: 90,
             capacity: Default::default(),
+            quota: Default::default(),
             labels: BTreeMap::new().into(),
             state: ServerState::Active,
         },

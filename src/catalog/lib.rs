@@ -31,7 +31,7 @@ pub use health::{
 pub use holds::HoldAck;
 pub use lease::Lease;
 pub use map_checks::MapCheck;
-pub use migration_runs::{NewTarget, SchemaMark, Target, TargetState};
+pub use migration_runs::{NewTarget, RunProgress, SchemaMark, Target, TargetState, TurnEnd};
 pub use operations::{Kind, Operation, Step};
 pub use query::Catalog;
 pub use recovery::{Opened, Repair, Writing};

@@ -6,7 +6,7 @@ use shard_map::TenantId;
 
 use crate::error::{Error, Result};
 use crate::operations::{Kind, Operation, insert_operation};
-use crate::query::Catalog;
+use crate::query::{Catalog, Params};
 
 /// A tenant that a new run is to cover.
 #[derive(Debug, Clone)]
@@ -64,12 +64,56 @@ pub struct Target {
     pub error: Option<String>,
 }
 
+/// How a tenant's turn ended.
+#[derive(Debug, Clone)]
+pub struct TurnEnd {
+    /// Whose turn it was.
+    pub tenant: TenantId,
+    /// How far it is now.
+    pub state: TargetState,
+    /// Why it failed, or why its turn is put off.
+    pub error: Option<String>,
+    /// The version of its schema now; `None` leaves what is on record.
+    pub version: Option<i32>,
+    /// What the last try took, in milliseconds.
+    pub took_ms: Option<i64>,
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct RunProgress {
+    /// Tenants in all.
+    pub total: u64,
+    /// At the run's version.
+    pub done: u64,
+    /// Set aside.
+    pub failed: u64,
+    /// Whose turn has not ended.
+    pub pending: u64,
+    /// Deleted meanwhile.
+    pub gone: u64,
+    /// The lowest wave with a tenant whose turn has not ended.
+    pub wave: Option<i32>,
+    /// The last wave.
+    pub last_wave: Option<i32>,
+    /// Tenants done for each second of the last minute; none when too few to tell.
+    pub rate: Option<f64>,
+}
+
+impl RunProgress {
+    /// Tenants by the word for how far they are.
+    #[must_use]
+    pub fn by_state(&self) -> [(&'static str, u64); 4] {
+        [("done", self.done), ("failed", self.failed), ("pending", self.pending), ("gone", self.gone)]
+    }
+}
+
 impl Catalog {
-    /// Starts a run over these tenants.
+    /// Starts a run over these tenants. `found` is what is known of it already.
     ///
     /// # Errors
     /// [`Error::Conflict`] when another run is under way.
-    pub async fn start_run(&self, input: &Value, targets: &[NewTarget]) -> Result<i64> {
+    pub async fn start_run(&self, input: &Value, found: &Value, targets: &[NewTarget]) -> Result<i64> {
         let mut client = self.client().await?;
         let error = |e: tokio_postgres::Error| Error::from_query("run_start", &e);
         let transaction = client.transaction().await.map_err(error)?;
@@ -79,8 +123,32 @@ impl Catalog {
         const SQL: &str = "
             INSERT INTO migration_target (run, tenant, wave) SELECT $1, * FROM unnest($2::text[], $3::int[])";
         transaction.execute(SQL, &[&run, &tenants, &waves]).await.map_err(error)?;
+        const FOUND: &str = "UPDATE operation SET data = data || $2 WHERE id = $1";
+        transaction.execute(FOUND, &[&run, found]).await.map_err(error)?;
         transaction.commit().await.map_err(error)?;
         Ok(run)
+    }
+
+    /// The newest runs, newest first, without the text of their migrations, which is large.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn runs(&self, count_max: i64) -> Result<Vec<Operation>> {
+        const SQL: &str = "
+            SELECT to_jsonb(o) || jsonb_build_object('input', o.input - 'files') FROM (
+                SELECT * FROM operation WHERE kind = 'migrate' ORDER BY id DESC LIMIT $1) AS o";
+        self.json("run_list", SQL, &[&count_max]).await
+    }
+
+    /// One run, without the text of its migrations.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn run(&self, id: i64) -> Result<Option<Operation>> {
+        const SQL: &str = "
+            SELECT to_jsonb(o) || jsonb_build_object('input', o.input - 'files')
+            FROM operation o WHERE id = $1 AND kind = 'migrate'";
+        Ok(self.json("run_show", SQL, &[&id]).await?.into_iter().next())
     }
 
     /// A run's tenants, by wave and id.
@@ -92,34 +160,139 @@ impl Catalog {
         self.json("run_targets", SQL, &[&run]).await
     }
 
-    /// Records how a tenant fared.
+    /// How far a run is.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn run_progress(&self, run: i64) -> Result<RunProgress> {
+        const SQL: &str = "
+            SELECT jsonb_build_object('total', count(*), 'done', count(*) FILTER (WHERE state = 'done'),
+                'failed', count(*) FILTER (WHERE state = 'failed'),
+                'pending', count(*) FILTER (WHERE state = 'pending'),
+                'gone', count(*) FILTER (WHERE state = 'gone'),
+                'wave', min(wave) FILTER (WHERE state = 'pending'), 'last_wave', max(wave),
+                'rate', (count(*) FILTER (WHERE lately) - 1)
+                    / nullif(extract(epoch FROM now() - min(ended_at) FILTER (WHERE lately)), 0))
+            FROM (SELECT *, state = 'done' AND ended_at > now() - interval '1 minute' AS lately
+                FROM migration_target WHERE run = $1) AS target";
+        Ok(self.json("run_progress", SQL, &[&run]).await?.into_iter().next().unwrap_or_default())
+    }
+
+    /// A run's tenants that failed, or whose turn was put off for a reason, by id.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn run_troubles(&self, run: i64) -> Result<Vec<Target>> {
+        const SQL: &str = "
+            SELECT to_jsonb(t) FROM migration_target t
+            WHERE run = $1 AND error IS NOT NULL AND state IN ('failed', 'pending') ORDER BY tenant";
+        self.json("run_troubles", SQL, &[&run]).await
+    }
+
+    /// What a tenant's turn took in the last runs, in milliseconds; none when there was none.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn usual_turn_ms(&self) -> Result<Option<f64>> {
+        const SQL: &str = "
+            SELECT avg(took_ms)::float8 FROM (
+                SELECT took_ms FROM migration_target WHERE state = 'done' AND took_ms IS NOT NULL
+                ORDER BY run DESC LIMIT 1000) AS lately";
+        Ok(self.row("run_usual", SQL, &[]).await?.and_then(|row| row.get(0)))
+    }
+
+    /// Texts of a version's file in earlier runs, with their names, newest first.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn earlier_files(&self, version: i32) -> Result<Vec<(String, String)>> {
+        const SQL: &str = "
+            SELECT file->>'name', file->>'sql' FROM operation, jsonb_array_elements(input->'files') AS file
+            WHERE kind = 'migrate' AND file->>'name' ~ ('^V0*' || $1::int || '__') ORDER BY id DESC LIMIT 100";
+        let rows = self.rows("run_earlier_files", SQL, &[&version]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Records how a tenant's turn ended, and the version of its schema, which routers are told.
     ///
     /// # Errors
     /// [`Error::LeaseLost`] when `term` is not the leader's.
-    pub async fn set_target(&self, run: i64, target: &Target, term: i64) -> Result<()> {
+    pub async fn end_turn(&self, run: i64, end: &TurnEnd, term: i64) -> Result<()> {
         const SQL: &str = "
-            UPDATE migration_target SET state = $3, error = $4, ended_at = now()
-            WHERE run = $1 AND tenant = $2 AND EXISTS (SELECT FROM lease WHERE term = $5)";
-        let (tenant, state) = (target.tenant.as_str(), target.state.as_str());
-        match self.execute("run_target", SQL, &[&run, &tenant, &state, &target.error, &term]).await? {
+            WITH leader AS (SELECT FROM lease WHERE term = $7),
+            versioned AS (
+                UPDATE tenant SET schema_version = $5
+                WHERE id = $2 AND $5 IS NOT NULL AND schema_version IS DISTINCT FROM $5
+                    AND EXISTS (SELECT FROM leader))
+            UPDATE migration_target SET state = $3, error = $4, tries = tries + 1, took_ms = coalesce($6, took_ms),
+                ended_at = now()
+            WHERE run = $1 AND tenant = $2 AND EXISTS (SELECT FROM leader)";
+        let (tenant, state) = (end.tenant.as_str(), end.state.as_str());
+        let params: Params<'_> = &[&run, &tenant, &state, &end.error, &end.version, &end.took_ms, &term];
+        match self.execute("run_turn", SQL, params).await? {
             0 => Err(Error::LeaseLost),
             _ => Ok(()),
         }
     }
 
-    /// Adds tenants that a run does not cover yet, such as were created while it went on. Returns how many;
-    /// none without the leader's term.
+    /// Keeps something about a run that is under way, for its status. Not at all without the leader's term.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn note_run(&self, run: i64, found: &Value, term: i64) -> Result<()> {
+        const SQL: &str = "
+            UPDATE operation SET data = data || $2
+            WHERE id = $1 AND state = 'running' AND EXISTS (SELECT FROM lease WHERE term = $3)";
+        self.execute("run_note", SQL, &[&run, found, &term]).await.map(drop)
+    }
+
+    /// Adds tenants that a run does not cover yet, such as were created while it went on, and those that were gone and
+    /// are back. Returns how many; none without the leader's term.
     ///
     /// # Errors
     /// When the catalog can't be reached.
     pub async fn add_targets(&self, run: i64, tenants: &[TenantId], term: i64) -> Result<u64> {
         const SQL: &str = "
-            INSERT INTO migration_target (run, tenant, wave)
+            INSERT INTO migration_target AS t (run, tenant, wave)
             SELECT $1, tenant, (SELECT coalesce(max(wave), 0) FROM migration_target WHERE run = $1)
             FROM unnest($2::text[]) AS tenant WHERE EXISTS (SELECT FROM lease WHERE term = $3)
-            ON CONFLICT DO NOTHING";
+            ON CONFLICT (run, tenant) DO UPDATE SET state = 'pending', error = NULL WHERE t.state = 'gone'";
         let tenants: Vec<&str> = tenants.iter().map(TenantId::as_str).collect();
         self.execute("run_add_targets", SQL, &[&run, &tenants, &term]).await
+    }
+
+    /// Ends a run of the whole fleet as done, unless a tenant came meanwhile that it does not cover: whether it ended.
+    ///
+    /// A tenant that is made after this has the run's schema from its beginning.
+    ///
+    /// # Errors
+    /// [`Error::LeaseLost`] when `term` is not the leader's.
+    pub async fn end_fleet_run(&self, run: i64, term: i64) -> Result<bool> {
+        const SQL: &str = "
+            SELECT EXISTS (SELECT FROM lease WHERE term = $2),
+                EXISTS (SELECT FROM tenant WHERE state <> 'deleted' AND NOT EXISTS (
+                    SELECT FROM migration_target m WHERE run = $1 AND m.tenant = tenant.id AND m.state <> 'gone'))
+            FROM map_version";
+        const END: &str = "
+            WITH closed AS (
+                UPDATE operation_step SET ended_at = clock_timestamp(), result = 'done'
+                WHERE operation = $1 AND ended_at IS NULL)
+            UPDATE operation SET state = 'done', updated_at = now() WHERE id = $1";
+        let mut client = self.client().await?;
+        let error = |e: tokio_postgres::Error| Error::from_query("run_end", &e);
+        let transaction = client.transaction().await.map_err(error)?;
+        // The lock first, in a statement of its own: whoever had it is seen by the next one.
+        transaction.execute("SELECT FROM map_version FOR UPDATE", &[]).await.map_err(error)?;
+        let row = transaction.query_one(SQL, &[&run, &term]).await.map_err(error)?;
+        if !row.get::<_, bool>(0) {
+            return Err(Error::LeaseLost);
+        }
+        if row.get::<_, bool>(1) {
+            return Ok(false);
+        }
+        transaction.execute(END, &[&run]).await.map_err(error)?;
+        transaction.commit().await.map_err(error)?;
+        Ok(true)
     }
 
     /// Takes a run up again that failed or was aborted: the tenants that failed have another turn.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use serde_json::Value;
 
 use crate::cli::failure::{Exit, Failure};
@@ -100,6 +100,17 @@ impl Api {
         self.send(Method::POST, self.url(segments, &[]), Some(body)).await
     }
 
+    /// The same for what takes longer than other requests.
+    pub(crate) async fn post_within(
+        &self,
+        segments: &[&str],
+        body: &Value,
+        timeout: Duration,
+    ) -> anyhow::Result<Value> {
+        let request = self.http.post(self.url(segments, &[])).timeout(timeout);
+        self.finished(self.answer(request, Some(body)).await?)
+    }
+
     pub(crate) async fn put(&self, segments: &[&str], body: &Value) -> anyhow::Result<Value> {
         self.send(Method::PUT, self.url(segments, &[]), Some(body)).await
     }
@@ -138,7 +149,10 @@ impl Api {
     }
 
     async fn send(&self, method: Method, url: Url, body: Option<&Value>) -> anyhow::Result<Value> {
-        let (status, bytes) = self.exchange(method, url, body).await?;
+        self.finished(self.exchange(method, url, body).await?)
+    }
+
+    fn finished(&self, (status, bytes): (StatusCode, Vec<u8>)) -> anyhow::Result<Value> {
         if !status.is_success() {
             return Err(refusal(status, &bytes, self.token.is_some()).into());
         }
@@ -154,7 +168,14 @@ impl Api {
         url: Url,
         body: Option<&Value>,
     ) -> Result<(StatusCode, Vec<u8>), Failure> {
-        let mut request = self.http.request(method, url);
+        self.answer(self.http.request(method, url), body).await
+    }
+
+    async fn answer(
+        &self,
+        mut request: RequestBuilder,
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, Vec<u8>), Failure> {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }

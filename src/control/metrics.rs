@@ -6,7 +6,7 @@ use std::time::Duration;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
-use shard_map::Selector;
+use shard_map::{Selector, TenantState};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
@@ -30,6 +30,10 @@ pub(crate) struct Metrics {
     operations: IntGaugeVec,
     routers: IntGauge,
     pub(crate) map_findings: IntGaugeVec,
+    schema_tenants: IntGaugeVec,
+    schema_skew: IntGauge,
+    lanes: IntGaugeVec,
+    targets: IntGaugeVec,
 }
 
 impl Metrics {
@@ -82,6 +86,25 @@ impl Metrics {
                 "Differences between the catalog and the servers at the last look, by kind.",
                 &["kind"],
             )?,
+            schema_tenants: gauges(
+                "tenantry_schema_tenants",
+                "Tenants by the version of their schema; `none` for those that no migration ran at.",
+                &["version"],
+            )?,
+            schema_skew: IntGauge::new(
+                "tenantry_schema_skew",
+                "Versions between the oldest and the newest schema in the fleet; 0 when all are alike.",
+            )?,
+            lanes: gauges(
+                "tenantry_migration_slots",
+                "Tenants that the run under way may migrate at once, by server; 0 while it is paused there.",
+                &["server"],
+            )?,
+            targets: gauges(
+                "tenantry_migration_tenants",
+                "Tenants of the newest migration run, by how far they are.",
+                &["state"],
+            )?,
             registry,
         };
         metrics.register()?;
@@ -102,7 +125,35 @@ impl Metrics {
         registry.register(Box::new(self.tenants.clone()))?;
         registry.register(Box::new(self.operations.clone()))?;
         registry.register(Box::new(self.map_findings.clone()))?;
+        registry.register(Box::new(self.schema_tenants.clone()))?;
+        registry.register(Box::new(self.schema_skew.clone()))?;
+        registry.register(Box::new(self.lanes.clone()))?;
+        registry.register(Box::new(self.targets.clone()))?;
         registry.register(Box::new(self.routers.clone()))
+    }
+
+    /// How many tenants a run may migrate at once on a server.
+    pub(crate) fn set_lane(&self, server: &str, slots: usize) {
+        self.lanes.with_label_values(&[server]).set(i64::try_from(slots).unwrap_or(i64::MAX));
+    }
+
+    /// No run is at this server any more.
+    pub(crate) fn forget_lane(&self, server: &str) {
+        // An error says that it was never there.
+        drop(self.lanes.remove_label_values(&[server]));
+    }
+
+    /// Versions of all tenants' schemas.
+    fn set_schema_versions(&self, versions: impl Iterator<Item = Option<i32>>) {
+        self.schema_tenants.reset();
+        let mut known: Vec<i64> = Vec::new();
+        for version in versions {
+            let label = version.map_or_else(|| "none".to_owned(), |version| version.to_string());
+            self.schema_tenants.with_label_values(&[&label]).inc();
+            known.push(version.map_or(0, i64::from));
+        }
+        let (oldest, newest) = (known.iter().min().copied(), known.iter().max().copied());
+        self.schema_skew.set(newest.unwrap_or(0) - oldest.unwrap_or(0));
     }
 
     /// All metrics in Prometheus's text format.
@@ -132,12 +183,20 @@ async fn read(context: &Context) -> catalog::Result<()> {
     context.doctor.remember(context.catalog.servers().await?);
     // What is no longer there must not keep its last figure.
     metrics.tenants.reset();
+    let served = tenants.iter().filter(|row| row.tenant.state != TenantState::Deleted);
+    metrics.set_schema_versions(served.map(|row| row.schema_version));
     for row in tenants {
         metrics.tenants.with_label_values(&[row.tenant.server.as_str(), row.tenant.state.as_str()]).inc();
     }
     metrics.operations.reset();
     for (kind, state, count) in operations {
         metrics.operations.with_label_values(&[kind.as_str(), state.as_str()]).set(count);
+    }
+    if let Some(run) = context.catalog.runs(1).await?.first() {
+        let progress = context.catalog.run_progress(run.id).await?;
+        for (state, count) in progress.by_state() {
+            metrics.targets.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
     metrics.routers.set(i64::try_from(routers.len()).unwrap_or(i64::MAX));
     Ok(())

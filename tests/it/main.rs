@@ -34,6 +34,7 @@ mod map_damage;
 mod map_files;
 mod metrics;
 mod migrations;
+mod migrations_disturbed;
 mod migrations_refused;
 mod moves;
 mod moves_refused;
@@ -86,6 +87,7 @@ fn main() -> std::process::ExitCode {
         openings::trials(),
         outage::trials(),
         migrations::trials(),
+        migrations_disturbed::trials(),
         migrations_refused::trials(),
         moves::trials(),
         moves_refused::trials(),

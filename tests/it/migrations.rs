@@ -11,10 +11,12 @@ use crate::harness::{Fleet, Sql as _, connect, trials, until};
 trials! {
     own a_full_run_reaches_every_tenant_and_those_made_later,
     shared a_run_reaches_the_tenants_of_its_selector_only,
-    shared a_plan_tells_what_is_pending_and_changes_nothing,
+    shared a_plan_tells_what_is_pending_and_what_differs_and_changes_nothing,
     shared a_tenant_that_fails_is_listed_and_catches_up_when_the_run_is_resumed,
     shared a_failing_canary_keeps_the_others_untouched,
     shared a_migration_with_an_error_leaves_nothing_of_itself,
+    shared an_index_that_a_failure_left_invalid_is_found_and_rebuilt,
+    shared a_file_has_limits_and_settings_of_its_own,
     shared a_migration_gives_way_to_the_application_and_tries_again,
     shared an_aborted_run_begins_no_further_tenant_and_can_be_resumed,
 }
@@ -113,18 +115,43 @@ async fn a_run_reaches_the_tenants_of_its_selector_only(fleet: &Fleet) {
     assert_eq!(fleet.tenant("other-1").await["schema_version"], Value::Null);
 }
 
-async fn a_plan_tells_what_is_pending_and_changes_nothing(fleet: &Fleet) {
+async fn a_plan_tells_what_is_pending_and_what_differs_and_changes_nothing(fleet: &Fleet) {
     let _turn = turn().await;
-    let selector = tenants(fleet, "planned", &["planned-1"]).await;
+    let names = ["planned-1", "planned-2", "planned-3"];
+    let selector = tenants(fleet, "planned", &names).await;
     let files = Files::new(&[FIRST]);
-    fleet.cli(&["migrate", "run", "--dir", files.path(), "--selector", &selector]).await.ok();
+    let run = ["migrate", "run", "--dir", files.path(), "--selector", &selector];
+    fleet.cli(&run).await.ok();
+    let [_, other, drifted] = [0, 1, 2].map(|index| fleet.connect(names[index]));
+    let (other, drifted) = (other.await, drifted.await);
+    other.run("CREATE TABLE made_by_hand (a int)").await;
+    drifted.run("UPDATE refinery_schema_history SET checksum = '17'").await;
     files.add(SECOND.0, SECOND.1);
-    let plan = fleet.cli(&["migrate", "plan", "--dir", files.path(), "--selector", &selector]).await.ok();
-    let tenant = &plan["tenants"][0];
-    assert_eq!((&tenant["tenant"], &tenant["schema_version"]), (&"planned-1".into(), &1.into()));
-    let pending = tenant["pending"].as_array().unwrap();
+    let plan = ["migrate", "plan", "--dir", files.path(), "--selector", &selector];
+    let plan = fleet.cli(&plan).await.ok();
+    let tenants = plan["tenants"].as_array().unwrap();
+    let of = |key: &str| tenants.iter().map(|tenant| tenant[key].clone()).collect::<Vec<_>>();
+    assert_eq!(of("tenant"), names);
+    assert_eq!(
+        (of("schema_version"), of("wave")),
+        ([1, 1, 1].map(Value::from).into(), [0, 2, 3].map(Value::from).into())
+    );
+    let pending = tenants[0]["pending"].as_array().unwrap();
     assert!(pending.len() == 1 && pending[0].as_str().unwrap().contains("second"), "{plan}");
+    assert_eq!(of("schema_differs"), [false, true, false].map(Value::from));
+    let drift = tenants[2]["drift"][0].as_str().unwrap();
+    assert!(drift.contains("V1__first.sql") && drift.contains("different"), "{drift}");
+    assert_eq!((&plan["refused"], &plan["versions"]["1"]), (&Value::Null, &3.into()), "{plan}");
+    assert!(
+        plan["estimate_s"].as_f64().unwrap() > 0.0 && plan["trial"].as_str().unwrap().starts_with("made")
+    );
     assert_eq!(columns(fleet, "planned-1").await, ["a"]);
+    let copies = "SELECT count(*) FROM pg_database WHERE datname LIKE 'tenantry\\_try\\_%'";
+    let server = fleet.tenant("planned-1").await["server"].as_str().unwrap().to_owned();
+    assert_eq!(fleet.direct(&server, "postgres").await.number(copies).await, 0);
+    // The one that drifted is set aside; the others go on.
+    let failed = fleet.cli(&[&run[..], &["--max-failures", "1"]].concat()).await.exits(1).json();
+    assert_eq!((failed_tenants(&failed), &failed["done"]), (vec!["planned-3"], &2.into()), "{failed}");
 }
 
 async fn a_tenant_that_fails_is_listed_and_catches_up_when_the_run_is_resumed(fleet: &Fleet) {
@@ -168,8 +195,9 @@ async fn a_tenant_that_fails_is_listed_and_catches_up_when_the_run_is_resumed(fl
 async fn a_failing_canary_keeps_the_others_untouched(fleet: &Fleet) {
     let _turn = turn().await;
     let selector = tenants(fleet, "birds", &["bird-1", "bird-2", "bird-3"]).await;
-    let files = Files::new(&[("V1__wrong.sql", "CREATE TABLE t (a nothing_such)")]);
-    let args = ["migrate", "run", "--dir", files.path(), "--selector", &selector, "--canary", "1"];
+    let wrong = "DO $$ BEGIN IF current_database() LIKE 'bird-%' THEN RAISE 'wrong'; END IF; END $$";
+    let files = Files::new(&[("V1__wrong.sql", wrong)]);
+    let args = ["migrate", "run", "--dir", files.path(), "--selector", &selector, "--max-failures", "9"];
     let output = fleet.cli(&args).await.exits(1);
     let run = output.json();
     assert_eq!((&run["failed"], &run["pending"], &run["done"]), (&1.into(), &2.into(), &0.into()), "{run}");
@@ -178,15 +206,67 @@ async fn a_failing_canary_keeps_the_others_untouched(fleet: &Fleet) {
 async fn a_migration_with_an_error_leaves_nothing_of_itself(fleet: &Fleet) {
     let _turn = turn().await;
     let selector = tenants(fleet, "broken", &["broken-1"]).await;
-    let broken = "CREATE TABLE half (n int); SELECT * FROM nothing_such; CREATE TABLE whole (n int)";
+    let broken = "CREATE TABLE half (n int); SELECT 1 / count(*) FROM t; CREATE TABLE whole (n int)";
     let files = Files::new(&[FIRST, ("V2__broken.sql", broken)]);
     let args = ["migrate", "run", "--dir", files.path(), "--selector", &selector];
     let run = fleet.cli(&args).await.exits(1).json();
     let why = run["failures"][0]["error"].as_str().unwrap();
-    assert!(why.contains("nothing_such") && why.contains("42P01"), "{why}");
+    assert!(why.contains("V2__broken.sql") && why.contains("22012"), "{why}");
     let client = fleet.connect("broken-1").await;
     assert_eq!(client.fails("SELECT * FROM half").await, "42P01");
     assert_eq!(columns(fleet, "broken-1").await, ["a"], "what came before it stays");
+}
+
+async fn an_index_that_a_failure_left_invalid_is_found_and_rebuilt(fleet: &Fleet) {
+    let _turn = turn().await;
+    let selector = tenants(fleet, "indexed", &["indexed-1", "indexed-2"]).await;
+    let files = Files::new(&[FIRST]);
+    let run = ["migrate", "run", "--dir", files.path(), "--selector", &selector];
+    fleet.cli(&run).await.ok();
+    let owner = fleet.connect("indexed-2").await;
+    owner.run("INSERT INTO t VALUES (1), (1)").await;
+    let index = "-- tenantry: no-transaction\n\
+                 CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS one_a ON t (a);\nVACUUM t";
+    files.add("V2__index.sql", index);
+    let failed = fleet.cli(&[&run[..], &["--max-failures", "1"]].concat()).await.exits(1).json();
+    assert_eq!(failed_tenants(&failed), ["indexed-2"]);
+    let why = failed["failures"][0]["error"].as_str().unwrap();
+    assert!(why.contains("V2__index.sql:2") && why.contains("23505"), "{why}");
+    let plan = fleet.cli(&["migrate", "plan", "--dir", files.path(), "--selector", &selector]).await.ok();
+    assert_eq!(plan["tenants"][1]["invalid_indexes"], serde_json::json!(["public.one_a"]));
+    owner.run("DELETE FROM t").await;
+    fleet.cli(&["migrate", "resume", &failed["id"].to_string()]).await.ok();
+    for name in ["indexed-1", "indexed-2"] {
+        let valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'one_a'::regclass";
+        assert_eq!(fleet.connect(name).await.column(valid).await, ["t"]);
+        assert_eq!(fleet.tenant(name).await["schema_version"], 2);
+    }
+}
+
+async fn a_file_has_limits_and_settings_of_its_own(fleet: &Fleet) {
+    let _turn = turn().await;
+    let selector = tenants(fleet, "marked", &["marked-1"]).await;
+    let seen = "SELECT current_setting('lock_timeout') AS l, current_setting('statement_timeout') AS s, \
+                current_setting('work_mem') AS w";
+    let files = Files::new(&[
+        ("V1__t.sql", &format!("CREATE TABLE seen AS {seen}")),
+        (
+            "V2__own.sql",
+            &format!(
+                "-- tenantry: lock_timeout=7s\n-- tenantry: statement_timeout=9s\n\
+                 -- tenantry: set work_mem = '5MB'\nINSERT INTO seen {seen}"
+            ),
+        ),
+        ("V3__after.sql", &format!("INSERT INTO seen {seen}")),
+    ]);
+    let run = ["migrate", "run", "--dir", files.path(), "--selector", &selector];
+    fleet.cli(&[&run[..], &["--lock-timeout", "3s", "--statement-timeout", "4s"]].concat()).await.ok();
+    let all = "SELECT l || ' ' || s || ' ' || w FROM seen";
+    assert_eq!(fleet.connect("marked-1").await.column(all).await, ["3s 4s 4MB", "7s 9s 5MB", "3s 4s 4MB"]);
+    files.add("V4__slow.sql", "-- tenantry: statement_timeout=50ms\nSELECT pg_sleep(60) FROM seen");
+    let failed = fleet.cli(&run).await.exits(1).json();
+    let why = failed["failures"][0]["error"].as_str().unwrap();
+    assert!(why.contains("V4__slow.sql") && why.contains("57014"), "{why}");
 }
 
 async fn a_migration_gives_way_to_the_application_and_tries_again(fleet: &Fleet) {

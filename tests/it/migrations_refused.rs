@@ -4,6 +4,7 @@ use crate::harness::{Fleet, Sql as _, trials, until};
 use crate::migrations::{Files, turn};
 
 trials! {
+    shared files_that_cannot_run_are_refused_with_their_line,
     shared directories_that_contradict_themselves_are_refused,
     shared a_file_that_was_changed_after_it_ran_is_refused,
     shared a_second_run_at_once_is_refused,
@@ -32,18 +33,44 @@ async fn directories_that_contradict_themselves_are_refused(fleet: &Fleet) {
     assert_eq!(fleet.connect("untouched").await.fails("SELECT * FROM t").await, "42P01");
 }
 
+async fn files_that_cannot_run_are_refused_with_their_line(fleet: &Fleet) {
+    let _turn = turn().await;
+    fleet.create("careful", &["--label", "group=careful"]).await;
+    let files = Files::new(&[("V1__t.sql", "CREATE TABLE t (n int)")]);
+    let args = ["migrate", "run", "--dir", files.path(), "--selector", "group=careful"];
+    fleet.cli(&args).await.ok();
+    let second = "V2__more.sql";
+    for (sql, place, what) in [
+        ("ALTER TABLE t ADD a int;\n\nALTER TABEL t ADD b int;", "V2__more.sql:3: ", "syntax error"),
+        ("ALTER TABLE t ADD a int;\nALTER TABLE t ADD b nonsense;", "V2__more.sql:2: ", "nonsense"),
+        ("ALTER TABLE t ADD a int;\nALTER TABLE gone ADD b int;", "V2__more.sql:2: ", "gone"),
+        ("ALTER TABLE t ADD a int;\nCOMMIT;", "V2__more.sql:2: ", "COMMIT"),
+        ("CREATE INDEX CONCURRENTLY i ON t (n)", "V2__more.sql:1: ", "no-transaction"),
+        ("-- tenantry: nonsense\nSELECT 1", "V2__more.sql:1: ", "unknown"),
+    ] {
+        files.add(second, sql);
+        let error = fleet.cli(&args).await.error(2);
+        assert!(error.contains(place) && error.contains(what), "{sql}: {error}");
+    }
+    files.add(second, "ALTER TABLE t ADD a int");
+    files.add("V4__gap.sql", "SELECT 1");
+    let error = fleet.cli(&args).await.error(2);
+    assert!(error.contains("V4__gap.sql:1: version 3 is missing"), "{error}");
+    let client = fleet.connect("careful").await;
+    assert_eq!(client.fails("SELECT a FROM t").await, "42703", "nothing of it ran");
+    assert_eq!(fleet.tenant("careful").await["schema_version"], 1);
+}
+
 async fn a_file_that_was_changed_after_it_ran_is_refused(fleet: &Fleet) {
     let _turn = turn().await;
     fleet.create("changed", &["--label", "group=changed"]).await;
-    let files = Files::new(&[("V1__t.sql", "CREATE TABLE t (n int)")]);
+    let files = Files::new(&[("V1__t.sql", "-- The table.\nCREATE TABLE t (n int)")]);
     let args = ["migrate", "run", "--dir", files.path(), "--selector", "group=changed"];
     fleet.cli(&args).await.ok();
-    files.add("V1__t.sql", "CREATE TABLE t (n bigint)");
+    files.add("V1__t.sql", "-- The table.\nCREATE TABLE t (n bigint)");
     files.add("V2__more.sql", "ALTER TABLE t ADD more int");
-    let output = fleet.cli(&args).await.exits(1);
-    let run = output.json();
-    let why = run["failures"][0]["error"].as_str().unwrap();
-    assert!(why.contains("V1__t") && why.contains("different"), "{why}");
+    let why = fleet.cli(&args).await.error(2);
+    assert!(why.contains("V1__t.sql:2: ") && why.contains("different"), "{why}");
     let client = fleet.connect("changed").await;
     assert_eq!(client.fails("SELECT more FROM t").await, "42703", "nothing behind it ran");
 }

@@ -1,9 +1,19 @@
 //! Schema over the fleet: refinery's migrations, run in every tenant's database as its owner role, in waves, a bounded
 //! number at once on each server.
 
+mod alone;
+pub(crate) mod examine;
 pub(crate) mod files;
+mod history;
+mod lanes;
+mod plan;
 pub(crate) mod run;
-mod tenant;
+mod script;
+pub(crate) mod survey;
+pub(crate) mod tenant;
+mod throttle;
+mod trial;
+mod turn;
 pub(crate) mod waves;
 
 use shard_map::{Server, Tenant};
@@ -21,6 +31,7 @@ pub(crate) async fn apply_fleet_schema(
     let Some(run) = context.catalog.fleet_schema().await? else { return Ok(None) };
     let input: Input = serde_json::from_value(run.input)
         .map_err(|e| Error::Failed(format!("migration run {} can't be read: {e}", run.id)))?;
-    let migrations = Migrations::check(&input.files)?;
-    tenant::migrate(context, (server, tenant), &migrations, input.lock_timeout_ms).await.map(Some)
+    let migrations = Migrations::read(&input.files)?;
+    let reached = tenant::migrate(context, (server, tenant), &migrations, input.limits()).await;
+    reached.outcome.map(|()| reached.version)
 }

@@ -1,174 +1,194 @@
-//! A migration run: wave after wave; in a wave, every server works on a bounded number of tenants at once.
+//! A migration run: wave after wave; in a wave, every server works on a bounded number of tenants at once, fewer when it
+//! suffers.
 //!
-//! A tenant that fails is set aside with its error and the others go on. A tenant that is being moved keeps its turn
-//! for later: the move's guard refuses schema changes, and says so with an SQLSTATE of its own.
+//! A tenant that fails is set aside with its error and the others go on. A tenant that something else is done to keeps
+//! its turn for later. Nothing is kept in memory that a successor would need: each tenant's own history says what ran
+//! there, and the catalog who had a turn.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use catalog::{Target, TargetState};
-use shard_map::{ServerName, TenantState};
-use tokio::sync::Semaphore;
+use catalog::{Target, TargetState, TurnEnd};
+use shard_map::{Selector, ServerName, TenantId, TenantState};
 use tokio::task::JoinSet;
 
 use super::files::{Input, Migrations};
-use super::tenant::migrate;
-use crate::context::{Context, Work, back_off};
+use super::lanes::Lanes;
+use super::turn::{self, Run};
+use super::waves::CANARIES;
+use crate::context::Work;
 use crate::error::{Error, Result};
-use crate::moves::GUARD_SQLSTATE;
 
-/// Tries when a server or the catalog did not answer, for each tenant.
-const TRIES: u32 = 8;
-/// How long a run waits before it looks again after a tenant that is being moved.
+/// How long a run waits before it looks again after a tenant that something else is done to.
 const PUT_OFF: Duration = Duration::from_secs(1);
+/// How often the wish to abort is looked for.
+const ABORT_POLL: Duration = Duration::from_millis(300);
 
 /// Drives a run to its end.
 pub(crate) async fn drive(work: &Work) -> Result<()> {
-    let run = work.operation.id;
-    let operation = work.context.catalog.operation(run).await?;
+    let id = work.operation.id;
+    let operation = work.context.catalog.operation(id).await?;
     let input: Input = serde_json::from_value(operation.input)
-        .map_err(|e| Error::Failed(format!("migration run {run} can't be read: {e}")))?;
-    let migrations = Arc::new(input.check()?);
-    let mut slots = Slots { per_server: input.per_server, servers: HashMap::new() };
+        .map_err(|e| Error::Failed(format!("migration run {id} can't be read: {e}")))?;
+    let run = Arc::new(Run {
+        context: work.context.clone(),
+        id,
+        term: work.term,
+        migrations: Migrations::read(&input.files)?,
+        limits: input.limits(),
+        lanes: Lanes::new(work.context.clone(), id, work.term, input.per_server),
+        stop: AtomicBool::new(false),
+        failed: AtomicUsize::new(0),
+        failed_max: AtomicUsize::new(input.max_failures),
+    });
+    tokio::select! {
+        outcome = waves(work, &run, &input) => outcome,
+        error = heed_abort(work, &run) => Err(error),
+    }
+}
+
+/// Lets nobody begin any more once the run is to be aborted. Ends only with an error.
+async fn heed_abort(work: &Work, run: &Run) -> Error {
+    loop {
+        match work.abort_requested().await {
+            Ok(true) => run.stop.store(true, Relaxed),
+            Err(error) if !error.is_transient() => return error,
+            _ => {}
+        }
+        tokio::time::sleep(ABORT_POLL).await;
+    }
+}
+
+async fn waves(work: &Work, run: &Arc<Run>, input: &Input) -> Result<()> {
     let mut wave_begun = None;
     loop {
         if work.abort_requested().await? {
             return work.set_state("aborted", None).await;
         }
-        let targets = work.context.catalog.run_targets(run).await?;
-        let failed = targets.iter().filter(|target| target.state == TargetState::Failed).count();
-        if failed > input.max_failures {
-            let why = format!(
-                "failed tenants: {failed}, allowed: {}; no further one was begun",
-                input.max_failures
-            );
+        let targets = work.context.catalog.run_targets(run.id).await?;
+        if let Some(why) = too_many(&targets, input.max_failures) {
             return work.set_state("failed", Some(&why)).await;
         }
         let Some(wave) = targets.iter().filter(|t| t.state == TargetState::Pending).map(|t| t.wave).min()
         else {
-            if add_newcomers(work, &input).await? > 0 {
-                continue;
+            if end(work, run, input, &targets).await? {
+                return Ok(());
             }
-            return match failed {
-                0 => work.set_state("done", None).await,
-                _ => work.set_state("failed", Some(&format!("failed tenants: {failed}"))).await,
-            };
+            continue;
         };
-        if wave_begun.replace(wave) == Some(wave) {
+        let failed = targets.iter().filter(|target| target.state == TargetState::Failed).count();
+        let failed_max = if wave == CANARIES { 0 } else { input.max_failures };
+        run.failed.store(failed, Relaxed);
+        run.failed_max.store(failed_max, Relaxed);
+        let pending = targets.into_iter().filter(|t| t.state == TargetState::Pending && t.wave == wave);
+        let pending = places(work, run, pending.map(|target| target.tenant).collect()).await?;
+        if wave_begun == Some(wave) {
             // Whoever is still pending in a wave that was gone through was put off.
             tokio::time::sleep(PUT_OFF).await;
         } else {
+            all_are_well(run, &pending).await;
             work.begin(&format!("wave_{wave}"), "done").await?;
+            wave_begun = Some(wave);
         }
-        let pending = targets.into_iter().filter(|t| t.state == TargetState::Pending && t.wave == wave);
-        run_wave(work, pending.collect(), &migrations, &mut slots, &input).await?;
+        run_wave(run, pending).await?;
     }
 }
 
-/// Covers tenants that were created while the run went on: they were made with the schema before it.
+/// Why no further tenant is to be begun, if so.
+fn too_many(targets: &[Target], failures_max: usize) -> Option<String> {
+    let failed = |target: &&Target| target.state == TargetState::Failed;
+    if targets.iter().filter(failed).any(|target| target.wave == CANARIES) {
+        return Some("a canary failed; no further tenant was begun".to_owned());
+    }
+    let failed = targets.iter().filter(failed).count();
+    (failed > failures_max)
+        .then(|| format!("failed tenants: {failed}, allowed: {failures_max}; no further one was begun"))
+}
+
+/// Ends the run, when nobody's turn is left; whether it ended.
+async fn end(work: &Work, run: &Run, input: &Input, targets: &[Target]) -> Result<bool> {
+    if add_newcomers(work, input).await? > 0 {
+        return Ok(false);
+    }
+    let failed = targets.iter().filter(|target| target.state == TargetState::Failed).count();
+    if failed > 0 {
+        work.set_state("failed", Some(&format!("failed tenants: {failed}"))).await?;
+        return Ok(true);
+    }
+    if input.selector.is_all() {
+        return Ok(work.context.catalog.end_fleet_run(run.id, work.term).await?);
+    }
+    work.set_state("done", None).await?;
+    Ok(true)
+}
+
+/// Covers tenants that were made or brought back while the run went on: they have the schema before it.
 async fn add_newcomers(work: &Work, input: &Input) -> Result<u64> {
     let rows = work.context.catalog.tenants(None, &input.selector).await?.into_iter();
     let there = rows.filter(|row| row.tenant.state != TenantState::Deleted).map(|row| row.tenant.id);
     Ok(work.context.catalog.add_targets(work.operation.id, &there.collect::<Vec<_>>(), work.term).await?)
 }
 
-/// How many tenants of each server are worked on.
-struct Slots {
-    per_server: usize,
-    servers: HashMap<ServerName, Arc<Semaphore>>,
+/// Where the tenants are. Those that are no longer anywhere have had their turn.
+async fn places(work: &Work, run: &Run, tenants: Vec<TenantId>) -> Result<Vec<(TenantId, ServerName)>> {
+    let rows = work.context.catalog.tenants(None, &Selector::default()).await?.into_iter();
+    let mut places: HashMap<_, _> = rows.map(|row| (row.tenant.id, row.tenant.server)).collect();
+    let mut found = Vec::with_capacity(tenants.len());
+    for tenant in tenants {
+        if let Some(server) = places.remove(&tenant) {
+            found.push((tenant, server));
+            continue;
+        }
+        let end = TurnEnd { tenant, state: TargetState::Gone, error: None, version: None, took_ms: None };
+        work.context.catalog.end_turn(run.id, &end, work.term).await?;
+    }
+    Ok(found)
 }
 
-impl Slots {
-    fn of(&mut self, server: &ServerName) -> Arc<Semaphore> {
-        let per_server = self.per_server;
-        self.servers.entry(server.clone()).or_insert_with(|| Arc::new(Semaphore::new(per_server))).clone()
+/// A wave begins when every server that it comes to is well.
+async fn all_are_well(run: &Run, pending: &[(TenantId, ServerName)]) {
+    let mut servers: Vec<&ServerName> = pending.iter().map(|(_, server)| server).collect();
+    servers.sort_unstable();
+    servers.dedup();
+    for server in servers {
+        run.lanes.of(server).is_well().await;
     }
 }
 
-async fn run_wave(
-    work: &Work,
-    targets: Vec<Target>,
-    migrations: &Arc<Migrations>,
-    slots: &mut Slots,
-    input: &Input,
-) -> Result<()> {
-    let (run, term) = (work.operation.id, work.term);
-    let places: HashMap<_, _> = (work.context.catalog.tenants(None, &input.selector).await?.into_iter())
-        .map(|row| (row.tenant.id, row.tenant.server))
-        .collect();
-    let failures = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let mut tasks: JoinSet<Result<()>> = JoinSet::new();
-    for target in targets {
-        let slot = places.get(&target.tenant).map(|server| slots.of(server));
-        let (context, migrations, failures) = (work.context.clone(), migrations.clone(), failures.clone());
-        let (lock_timeout_ms, failures_max) = (input.lock_timeout_ms, input.max_failures);
-        tasks.spawn(async move {
-            let _permit = match &slot {
-                Some(slot) => slot.acquire().await.ok(),
-                None => None,
-            };
-            use std::sync::atomic::Ordering::Relaxed;
-            if failures.load(Relaxed) > failures_max || context.catalog.abort_requested(run).await? {
-                return Ok(());
-            }
-            let (state, error) = run_target(&context, &target, &migrations, lock_timeout_ms, term).await;
-            if state == TargetState::Failed {
-                failures.fetch_add(1, Relaxed);
-                tracing::warn!(run, tenant = %target.tenant, error, "migration failed");
-            }
-            Ok(context.catalog.set_target(run, &Target { state, error, ..target }, term).await?)
-        });
+async fn run_wave(run: &Arc<Run>, pending: Vec<(TenantId, ServerName)>) -> Result<()> {
+    let mut turns: JoinSet<Result<()>> = JoinSet::new();
+    for (tenant, server) in pending {
+        turns.spawn(turn::take(run.clone(), tenant, server));
     }
-    while let Some(ended) = tasks.join_next().await {
+    while let Some(ended) = turns.join_next().await {
         ended.map_err(|e| Error::Failed(e.to_string()))??;
     }
     Ok(())
 }
 
-/// Migrates one tenant and says how it fared.
-async fn run_target(
-    context: &Arc<Context>,
-    target: &Target,
-    migrations: &Migrations,
-    lock_timeout_ms: u64,
-    term: i64,
-) -> (TargetState, Option<String>) {
-    let mut tries = 0;
-    loop {
-        match try_target(context, target, migrations, lock_timeout_ms, term).await {
-            Ok(state) => return (state, None),
-            Err(e) if e.sqlstate() == Some(GUARD_SQLSTATE) => {
-                return (
-                    TargetState::Pending,
-                    Some("it is being moved; its turn comes after that".to_owned()),
-                );
-            }
-            // 3D000: it was moved after its place was looked up.
-            Err(e) if tries < TRIES && (e.is_transient() || e.sqlstate() == Some("3D000")) => tries += 1,
-            Err(e) => return (TargetState::Failed, Some(e.to_string())),
-        }
-        back_off(tries).await;
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-async fn try_target(
-    context: &Arc<Context>,
-    target: &Target,
-    migrations: &Migrations,
-    lock_timeout_ms: u64,
-    term: i64,
-) -> Result<TargetState> {
-    let tenant = match context.catalog.tenant(&target.tenant).await {
-        Ok(row) if row.tenant.state != TenantState::Deleted => row.tenant,
-        Ok(_) | Err(catalog::Error::NotFound(_)) => return Ok(TargetState::Gone),
-        Err(e) => return Err(e.into()),
-    };
-    if tenant.state == TenantState::Creating {
-        return Ok(TargetState::Pending);
+    fn targets(states: &[(i32, TargetState)]) -> Vec<Target> {
+        let target = |(index, (wave, state)): (usize, &(i32, TargetState))| Target {
+            tenant: TenantId::new(&format!("t{index}")).unwrap(),
+            wave: *wave,
+            state: *state,
+            error: None,
+        };
+        states.iter().enumerate().map(target).collect()
     }
-    let server = context.server(&tenant.server).await?;
-    let version = migrate(context, (&server, &tenant), migrations, lock_timeout_ms).await?;
-    context.catalog.set_schema_version(&tenant.id, Some(version), term).await?;
-    Ok(TargetState::Done)
+
+    #[test]
+    fn failures_stop_a_run_beyond_what_is_allowed_and_a_canary_s_at_once() {
+        use TargetState::{Done, Failed, Pending};
+        assert_eq!(too_many(&targets(&[(0, Done), (1, Failed), (2, Failed), (2, Pending)]), 2), None);
+        assert!(
+            too_many(&targets(&[(1, Failed), (2, Failed), (2, Failed)]), 2).unwrap().contains("allowed: 2")
+        );
+        assert!(too_many(&targets(&[(0, Failed), (1, Pending)]), 9).unwrap().contains("canary"));
+    }
 }

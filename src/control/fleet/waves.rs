@@ -3,6 +3,9 @@
 use catalog::NewTarget;
 use shard_map::TenantId;
 
+/// The wave of the canaries.
+pub(crate) const CANARIES: i32 = 0;
+
 /// Divides the tenants. Those given first are the canaries.
 pub(crate) fn divide(tenants: Vec<TenantId>, canary: u32, shares_percent: &[u32]) -> Vec<NewTarget> {
     let count = tenants.len();

@@ -2,54 +2,48 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use catalog::{Kind, Operation, Target, TargetState};
+use catalog::{Operation, RunProgress, Target, TargetState};
 use serde_json::{Value, json};
-use shard_map::TenantState;
 
 use super::Shared;
 use super::answer::{Answer, Body, Refusal};
 use crate::context::Context;
 use crate::error::Error;
+use crate::fleet::examine::examine;
 use crate::fleet::files::Input;
+use crate::fleet::survey::Look;
 use crate::fleet::waves;
 
 /// Runs that a list shows.
 const LIST_MAX: i64 = 100;
 
 pub(super) async fn run(State(context): Shared, Body(input): Body<Input>) -> Answer<Value> {
-    input.check()?;
-    let tenants = context.catalog.tenants(None, &input.selector).await?.into_iter();
-    let tenants: Vec<_> =
-        tenants.filter(|row| row.tenant.state != TenantState::Deleted).map(|row| row.tenant.id).collect();
-    if tenants.is_empty() && !input.selector.is_all() {
-        return Err(Error::NotFound(format!("no tenant matches {}", input.selector)).into());
+    if let Some(run) = context.catalog.runs(1).await?.first().filter(|run| run.state == "running") {
+        let why = format!("another migration run is under way ({}): wait for its end, or abort it", run.id);
+        return Err(catalog::Error::Conflict(why).into());
     }
+    let examined = examine(&context, &input, Look::History).await?;
+    if let Some(refusal) = examined.refusal {
+        return Err(Error::Usage(refusal).into());
+    }
+    let tenants = examined.tenants.into_iter().map(|tenant| tenant.id).collect();
     let targets = waves::divide(tenants, input.canary, &input.waves);
-    let run = context.catalog.start_run(&json!(input), &targets).await?;
+    let found = json!({ "version": examined.migrations.version(), "trial": examined.trial });
+    let run = context.catalog.start_run(&json!(input), &found, &targets).await?;
     context.nudge.notify_one();
     find(&context, run).await
 }
 
 pub(super) async fn plan(State(context): Shared, Body(input): Body<Input>) -> Answer<Value> {
-    let migrations = input.check()?;
-    let rows = context.catalog.tenants(None, &input.selector).await?;
-    let tenants = rows.iter().filter(|row| row.tenant.state != TenantState::Deleted).map(|row| {
-        let at = row.schema_version.unwrap_or(0);
-        let pending = migrations.list.iter().filter(|m| i64::from(m.version()) > i64::from(at));
-        json!({
-            "tenant": row.tenant.id, "server": row.tenant.server, "schema_version": row.schema_version,
-            "pending": pending.map(ToString::to_string).collect::<Vec<_>>(),
-        })
-    });
-    let tenants: Vec<Value> = tenants.collect();
-    Ok(Json(json!({ "version": migrations.version(), "tenants": tenants })))
+    let examined = examine(&context, &input, Look::Schema).await?;
+    Ok(Json(json!(examined.plan(&context, &input).await?)))
 }
 
 pub(super) async fn list(State(context): Shared) -> Answer<Vec<Value>> {
     let mut runs = Vec::new();
-    for operation in context.catalog.operations(Kind::Migrate, LIST_MAX).await? {
-        let targets = context.catalog.run_targets(operation.id).await?;
-        runs.push(shown(&operation, &targets));
+    for operation in context.catalog.runs(LIST_MAX).await? {
+        let progress = context.catalog.run_progress(operation.id).await?;
+        runs.push(shown(&operation, &progress, &[]));
     }
     Ok(Json(runs))
 }
@@ -78,29 +72,36 @@ pub(super) async fn abort(State(context): Shared, Path(run): Path<i64>) -> Answe
 }
 
 async fn find(context: &Context, run: i64) -> Answer<Value> {
-    let missing = || Refusal::not_found(&format!("migration run {run} does not exist"));
-    let operation = match context.catalog.operation(run).await {
-        Ok(operation) if operation.kind == Kind::Migrate => operation,
-        Ok(_) | Err(catalog::Error::NotFound(_)) => return Err(missing()),
-        Err(e) => return Err(e.into()),
+    let Some(operation) = context.catalog.run(run).await? else {
+        return Err(Refusal::not_found(&format!("migration run {run} does not exist")));
     };
-    Ok(Json(shown(&operation, &context.catalog.run_targets(run).await?)))
+    let progress = context.catalog.run_progress(run).await?;
+    Ok(Json(shown(&operation, &progress, &context.catalog.run_troubles(run).await?)))
 }
 
-fn shown(operation: &Operation, targets: &[Target]) -> Value {
-    let count = |state| targets.iter().filter(|target| target.state == state).count();
-    let failures = targets.iter().filter(|target| target.state == TargetState::Failed);
-    let waiting = targets.iter().filter(|t| t.state == TargetState::Pending && t.error.is_some());
-    let version = serde_json::from_value::<Input>(operation.input.clone())
-        .ok()
-        .and_then(|input| input.check().ok())
-        .map(|migrations| migrations.version());
+fn shown(operation: &Operation, progress: &RunProgress, troubles: &[Target]) -> Value {
+    let of = |state, key: &str| {
+        let there = troubles.iter().filter(|target| target.state == state);
+        there.map(|t| json!({ "tenant": t.tenant, key: t.error })).collect::<Vec<_>>()
+    };
+    let running = operation.state == "running";
+    let rate = progress.rate.filter(|rate| running && *rate > 0.0);
     json!({
-        "id": operation.id, "state": operation.state, "step": operation.step, "version": version,
-        "total": targets.len(), "done": count(TargetState::Done), "failed": count(TargetState::Failed),
-        "pending": count(TargetState::Pending), "gone": count(TargetState::Gone), "error": operation.error,
-        "failures": failures.map(|t| json!({ "tenant": t.tenant, "error": t.error })).collect::<Vec<_>>(),
-        "waiting": waiting.map(|t| json!({ "tenant": t.tenant, "reason": t.error })).collect::<Vec<_>>(),
+        "id": operation.id, "state": operation.state, "step": operation.step,
+        "version": operation.data.get("version"), "trial": operation.data.get("trial"), "wave": progress.wave, "last_wave": progress.last_wave,
+        "total": progress.total, "done": progress.done, "failed": progress.failed, "pending": progress.pending,
+        "gone": progress.gone, "error": operation.error,
+        "rate": rate.map(|rate| (rate * 10.0).round() / 10.0),
+        "eta_s": rate.map(|rate| (progress.pending as f64 / rate).ceil()),
+        "servers": if running { servers(&operation.data) } else { json!({}) },
+        "failures": of(TargetState::Failed, "error"), "waiting": of(TargetState::Pending, "reason"),
         "created_at": operation.created_at, "updated_at": operation.updated_at,
     })
+}
+
+/// How fast the run goes at each server, and why not faster.
+fn servers(data: &Value) -> Value {
+    let lanes = data.as_object().into_iter().flatten();
+    let lanes = lanes.filter_map(|(key, lane)| Some((key.strip_prefix("lane:")?.to_owned(), lane.clone())));
+    Value::Object(lanes.collect())
 }

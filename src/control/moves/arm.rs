@@ -6,6 +6,7 @@ use super::driver::Move;
 use super::identity::{self, Changed};
 use super::{complete, guard, undo};
 use crate::error::{Error, Result};
+use crate::fleet::tenant;
 use crate::server::walsender::Walsender;
 use crate::server::{ident, registry, roles, tables};
 
@@ -18,6 +19,8 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     registry::raise_term(&the_move.target_registry().await?, work.term).await?;
 
     let source = the_move.source_database().await?;
+    // A migration of this tenant ends first; the next one finds the guard, and waits for the move's end.
+    tenant::keep_migrations_off(&source).await?;
     // The identity first: a table that is published without one refuses the application's updates. What is about
     // to be changed is recorded before it is. Then once more: until the guard is up, tables may appear.
     let mut changed = identities_recorded(the_move).await?;
@@ -32,6 +35,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
             identity::set(&source, &missing).await?;
         }
     }
+    tenant::let_migrations_on(&source).await?;
     let forward = &the_move.names.forward;
     source
         .run(&format!(

@@ -29,5 +29,6 @@ mod verify;
 
 pub(crate) use complete::finish_earlier;
 pub(crate) use driver::{Input, Verify, drive, is_due, servers_of};
-pub(crate) use guard::GUARD_SQLSTATE;
+pub(crate) use guard::{GUARD_SQLSTATE, take_down as take_guard_down};
+pub(crate) use programs::Programs;
 pub(crate) use seal::record_and_rename;

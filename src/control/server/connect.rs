@@ -65,7 +65,17 @@ impl Connector {
 
     /// Connects to a tenant's database as its owner role, for what must not have more rights than that.
     pub(crate) async fn as_owner(&self, server: &Server, tenant: &Tenant) -> Result<Connection> {
-        let mut config = self.config(server, tenant.id.live_database());
+        self.as_owner_in(server, tenant, tenant.id.live_database()).await
+    }
+
+    /// The same in another database, such as a copy of its schema.
+    pub(crate) async fn as_owner_in(
+        &self,
+        server: &Server,
+        tenant: &Tenant,
+        database: &str,
+    ) -> Result<Connection> {
+        let mut config = self.config(server, database);
         config.user(Access::Owner.role(&tenant.id)).password(self.key.tenant_password(
             &tenant.id,
             Access::Owner,
@@ -135,6 +145,15 @@ impl Connection {
 
     pub(crate) fn error(&self, error: &tokio_postgres::Error) -> Error {
         Error::on_server(self.server.as_str(), error)
+    }
+
+    /// A refusal of this control plane's own, told as a server tells its errors.
+    pub(crate) fn refused(&self, message: &str, sqlstate: &str) -> Error {
+        Error::Statement {
+            server: self.server.to_string(),
+            message: message.to_owned(),
+            sqlstate: sqlstate.to_owned(),
+        }
     }
 
     /// The driver's client, for COPY and transactions.

@@ -90,17 +90,32 @@ pub(crate) async fn sequences(connection: &Connection) -> Result<Vec<String>> {
 ///
 /// Made of the catalogs that DDL writes, in a fixed order. Statistics, sizes and file numbers are left out.
 pub(crate) async fn fingerprint(connection: &Connection) -> Result<String> {
-    let sql = format!(
+    connection
+        .value(&definitions("a.attnum, a.attisdropped", "true", "c.relowner::regrole, c.relacl"), &[])
+        .await
+}
+
+/// The same of what two tenants' schemas have in common when the same migrations made them: without the places of
+/// columns, which a move changes, and without roles, which are each tenant's own.
+pub(crate) async fn shape(connection: &Connection) -> Result<String> {
+    let sql = definitions("a.attcollation", "NOT a.attisdropped", "c.relpersistence")
+        .replace(", p.proacl", "")
+        .replace(", n.nspowner::regrole, n.nspacl", "");
+    connection.value(&sql, &[]).await
+}
+
+fn definitions(column: &str, columns: &str, relation: &str) -> String {
+    format!(
         "SELECT md5(string_agg(line, E'\\n' ORDER BY line)) FROM (
-            SELECT concat_ws('|', 'column', c.oid::regclass, c.relkind, a.attnum, a.attname,
-                format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated, a.attidentity, a.attisdropped,
+            SELECT concat_ws('|', 'column', c.oid::regclass, c.relkind, {column}, a.attname,
+                format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated, a.attidentity,
                 pg_get_expr(d.adbin, d.adrelid)) AS line
             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
             JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
             LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
-            WHERE c.relkind IN ('r', 'p', 'v', 'm', 'c', 'f') AND {IS_TENANTS}
+            WHERE c.relkind IN ('r', 'p', 'v', 'm', 'c', 'f') AND {columns} AND {IS_TENANTS}
             UNION ALL
-            SELECT concat_ws('|', 'relation', c.oid::regclass, c.relkind, c.relowner::regrole, c.relacl,
+            SELECT concat_ws('|', 'relation', c.oid::regclass, c.relkind, {relation},
                 c.reloptions, pg_get_partkeydef(c.oid), pg_get_expr(c.relpartbound, c.oid))
             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
             WHERE c.relkind <> 't' AND c.relpersistence <> 't' AND {IS_TENANTS}
@@ -126,6 +141,5 @@ pub(crate) async fn fingerprint(connection: &Connection) -> Result<String> {
             SELECT concat_ws('|', 'schema', n.nspname, n.nspowner::regrole, n.nspacl) FROM pg_catalog.pg_namespace n
             WHERE n.nspname !~ '^pg_' AND n.nspname <> 'tenantry'
         ) AS definitions"
-    );
-    connection.value(&sql, &[]).await
+    )
 }

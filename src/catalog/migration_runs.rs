@@ -221,10 +221,10 @@ impl Catalog {
         const SQL: &str = "
             WITH leader AS (SELECT FROM lease WHERE term = $7),
             versioned AS (
-                UPDATE tenant SET schema_version = $5
-                WHERE id = $2 AND $5 IS NOT NULL AND schema_version IS DISTINCT FROM $5
+                UPDATE tenant SET schema_version = $5::int
+                WHERE id = $2 AND $5::int IS NOT NULL AND schema_version IS DISTINCT FROM $5::int
                     AND EXISTS (SELECT FROM leader))
-            UPDATE migration_target SET state = $3, error = $4, tries = tries + 1, took_ms = coalesce($6, took_ms),
+            UPDATE migration_target SET state = $3, error = $4, tries = tries + 1, took_ms = coalesce($6::bigint, took_ms),
                 ended_at = now()
             WHERE run = $1 AND tenant = $2 AND EXISTS (SELECT FROM leader)";
         let (tenant, state) = (end.tenant.as_str(), end.state.as_str());

@@ -96,19 +96,23 @@ async fn a_run_is_exact_whatever_happens_in_it(fleet: &mut Fleet) {
         (&"done".into(), &20.into(), &0.into()),
         "{done}"
     );
-    for name in &names {
-        let owner = fleet.connect(name).await;
-        let valid = "SELECT count(*) FROM pg_index WHERE indexrelid = 't_b'::regclass AND indisvalid";
-        assert_eq!(owner.number(valid).await, 1, "{name}");
-        assert_eq!(owner.number("SELECT count(*) FROM refinery_schema_history").await, 3);
-        assert_eq!(fleet.tenant(name).await["schema_version"], 3);
-    }
+    are_at_the_third_version(fleet, &names).await;
     until("the metrics to be read", async || {
         let metrics = fleet.control_metrics().await;
         let told = metrics.get("tenantry_schema_tenants{version=\"3\"}") == 20.0;
         (told && metrics.get("tenantry_schema_skew") == 0.0).then_some(())
     })
     .await;
+}
+
+async fn are_at_the_third_version(fleet: &Fleet, names: &[String]) {
+    for name in names {
+        let owner = fleet.connect(name).await;
+        let valid = "SELECT count(*) FROM pg_index WHERE indexrelid = 't_b'::regclass AND indisvalid";
+        assert_eq!(owner.number(valid).await, 1, "{name}");
+        assert_eq!(owner.number("SELECT count(*) FROM refinery_schema_history").await, 3);
+        assert_eq!(fleet.tenant(name).await["schema_version"], 3);
+    }
 }
 
 async fn tenants_that_change_during_a_run_end_at_its_version(fleet: &mut Fleet) {

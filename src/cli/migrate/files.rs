@@ -59,6 +59,7 @@ fn version_of(name: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::failure::Exit;
 
     #[test]
     fn names_carry_the_version() {

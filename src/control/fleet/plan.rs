@@ -120,9 +120,14 @@ pub(crate) fn contradiction(surveyed: &Surveyed, migrations: &Migrations) -> Opt
         .map(|found| (found.applied.as_slice(), history::drift(&found.applied, migrations)))
         .collect();
     let mut kinds: Vec<&Drift> = Vec::new();
-    for drift in histories.iter().flat_map(|(_, drift)| drift) {
-        if !kinds.contains(&drift) {
-            kinds.push(drift);
+    for (_, found) in &histories {
+        // What ran there and is nowhere else says nothing about files before it.
+        let ahead = found.iter().any(|drift| matches!(drift, Drift::Unknown { .. }));
+        let telling = found.iter().filter(|drift| !ahead || !matches!(drift, Drift::Missing { .. }));
+        for drift in telling {
+            if !kinds.contains(&drift) {
+                kinds.push(drift);
+            }
         }
     }
     let ran = |applied: &[Applied], file: &str| {

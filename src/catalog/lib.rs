@@ -10,6 +10,7 @@ mod health;
 mod holds;
 mod housekeeping;
 mod lease;
+mod lifecycle;
 mod map_checks;
 mod migration_runs;
 mod operations;
@@ -30,6 +31,7 @@ pub use health::{
 };
 pub use holds::HoldAck;
 pub use lease::Lease;
+pub use lifecycle::Expired;
 pub use map_checks::MapCheck;
 pub use migration_runs::{NewTarget, RunProgress, SchemaMark, Target, TargetState, TurnEnd};
 pub use operations::{Kind, Operation, Step};

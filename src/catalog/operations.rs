@@ -23,6 +23,10 @@ pub enum Kind {
     Delete,
     /// Brings a deleted tenant back.
     Undelete,
+    /// Copies a tenant into a new one.
+    Clone,
+    /// Gives a tenant another id.
+    Rename,
     /// Runs migrations over many tenants.
     Migrate,
     /// Moves a tenant to another server.
@@ -39,6 +43,8 @@ impl Kind {
             Self::Resume => "resume",
             Self::Delete => "delete",
             Self::Undelete => "undelete",
+            Self::Clone => "clone",
+            Self::Rename => "rename",
             Self::Migrate => "migrate",
             Self::Move => "move",
         }

@@ -7,6 +7,7 @@ use shard_map::{Server, ServerName, TenantId};
 use tokio_postgres::Transaction;
 
 use crate::error::{Error, Result};
+use crate::lifecycle::check_source;
 use crate::operations::{Kind, insert_operation};
 use crate::query::{Catalog, Params, from_json, limited};
 
@@ -23,20 +24,24 @@ struct Row {
 }
 
 impl Catalog {
-    /// Chooses a server for a new tenant, records the tenant as being made, and starts the operation that makes it.
-    /// Returns the operation's number, and the choice.
+    /// Chooses a server for a new tenant, records the tenant as being made, and starts the operation that makes it: empty,
+    /// or as a copy of `source`. Returns the operation's number, and the choice.
     ///
     /// # Errors
-    /// [`Error::Conflict`] when the tenant exists or no server can take it; [`Error::NotFound`] when the named one is
-    /// not there.
+    /// [`Error::Conflict`] when the tenant exists, or no server can take it, or its source can't be copied now;
+    /// [`Error::NotFound`] when the named server or the source is not there.
     pub async fn create_tenant(
         &self,
         id: &TenantId,
         wish: &Wish,
         policy: &PlacementPolicy,
+        source: Option<&TenantId>,
     ) -> Result<(i64, Decision)> {
         let mut client = self.client().await?;
         let transaction = limited("tenant_create", client.transaction()).await?;
+        if let Some(source) = source {
+            check_source(&transaction, source).await?;
+        }
         // Two placements at once would both see the same server as the emptiest; the version's row lock is taken by
         // the insert below anyway.
         limited("tenant_create", transaction.execute("SELECT FROM map_version FOR UPDATE", &[])).await?;
@@ -52,8 +57,13 @@ impl Catalog {
         if limited("tenant_create", transaction.execute(SQL, params)).await? == 0 {
             return Err(exists(id));
         }
-        let input = serde_json::json!({ "why": decision.why });
-        let operation = insert_operation(&transaction, Kind::Create, Some(id), &input).await?;
+        let mut input = serde_json::json!({ "why": decision.why });
+        let mut kind = Kind::Create;
+        if let Some(source) = source {
+            kind = Kind::Clone;
+            input["source"] = serde_json::json!(source);
+        }
+        let operation = insert_operation(&transaction, kind, Some(id), &input).await?;
         limited("tenant_create", transaction.commit()).await?;
         Ok((operation, decision))
     }

@@ -288,7 +288,8 @@ async fn view(transaction: &Transaction<'_>, numbers: &[i64]) -> Result<CatalogV
                 (SELECT max(id) FROM operation)) FROM operation_id_seq)";
     const OPERATIONS: &str = "
         SELECT jsonb_build_object('id', id, 'kind', kind, 'tenant', tenant, 'state', state, 'step', step,
-            'from', CASE WHEN kind = 'move' THEN input->'from' END, 'to', CASE WHEN kind = 'move' THEN input->'to' END)
+            'from', CASE WHEN kind = 'move' THEN input->'from' END, 'to', CASE WHEN kind = 'move' THEN input->'to' END,
+            'becomes', CASE WHEN kind = 'rename' THEN input->'to' END)
         FROM operation WHERE state IN ('running', 'switched') OR id = ANY ($1)";
     let ready = limited("recovery_ready", transaction.query_one(READY, &[])).await?;
     if !ready.get::<_, bool>(0) {

@@ -142,21 +142,6 @@ impl Catalog {
             None => Err(Error::LeaseLost),
         }
     }
-
-    /// Deleted tenants whose grace time is over.
-    ///
-    /// # Errors
-    /// When the catalog can't be reached.
-    pub async fn expired_tenants(&self, grace: std::time::Duration) -> Result<Vec<TenantId>> {
-        const SQL: &str = "
-            SELECT to_jsonb(id) FROM tenant
-            WHERE state = 'deleted' AND deleted_at < now() - $1 * interval '1 second'
-                -- One that can't be removed for now is tried again, not all the time.
-                AND NOT EXISTS (SELECT FROM operation o WHERE o.tenant = tenant.id AND o.kind = 'delete'
-                    AND o.state = 'failed' AND o.updated_at > now() - interval '10 minutes')
-            ORDER BY deleted_at LIMIT 100";
-        self.json("tenant_expired", SQL, &[&grace.as_secs_f64()]).await
-    }
 }
 
 /// Locks a tenant's row in the caller's transaction.

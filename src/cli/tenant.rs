@@ -75,6 +75,9 @@ enum TenantCommand {
         /// Drop its database at once: no way back
         #[arg(long)]
         now: bool,
+        /// Keep a last dump in the control plane's deleted_dump_dir when it is dropped
+        #[arg(long)]
+        dump: bool,
         /// Do not ask
         #[arg(long)]
         yes: bool,
@@ -82,6 +85,28 @@ enum TenantCommand {
     /// Bring a deleted tenant back
     #[command(after_help = "Example:\n  tenantry tenant undelete acme")]
     Undelete(Change),
+    /// Copy a tenant, as it is at one moment, into a new one; it goes on serving
+    #[command(after_help = "Example:\n  tenantry tenant clone acme acme-staging --server pg-2 --wait")]
+    Clone {
+        /// The tenant to copy
+        source: TenantId,
+        #[command(flatten)]
+        create: Create,
+    },
+    /// Give it another id; clients that ask for the old one are refused from then on
+    #[command(after_help = "Example:\n  tenantry tenant rename acme acme-inc --wait")]
+    Rename {
+        /// The tenant
+        id: TenantId,
+        /// Its new id
+        to: TenantId,
+        /// Return when it serves under its new id
+        #[arg(long)]
+        wait: bool,
+        /// How long to wait
+        #[arg(long, value_name = "TIME", default_value = "5m", value_parser = values::duration)]
+        timeout: Duration,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -137,7 +162,14 @@ pub(crate) async fn run(args: TenantArgs) -> anyhow::Result<()> {
     let api = Api::new(&args.connection)?;
     let format = args.connection.output;
     match args.command {
-        TenantCommand::Create(create) => run_create(&api, format, &create).await,
+        TenantCommand::Create(create) => run_create(&api, format, &["v1", "tenants"], &create).await,
+        TenantCommand::Clone { source, create } => {
+            run_create(&api, format, &["v1", "tenants", source.as_str(), "clone"], &create).await
+        }
+        TenantCommand::Rename { id, to, wait, timeout } => {
+            let answer = api.post(&["v1", "tenants", id.as_str(), "rename"], &json!({ "to": to })).await?;
+            finish(&api, format, (&to, wait.then_some(timeout)), &answer).await
+        }
         TenantCommand::List { server, selector } => {
             let selector = selector.map(|selector| selector.to_string());
             let mut query = Vec::new();
@@ -176,17 +208,19 @@ pub(crate) async fn run(args: TenantArgs) -> anyhow::Result<()> {
             let answer = api.post(&["v1", "tenants", change.id.as_str(), "undelete"], &json!({})).await?;
             finish(&api, format, (&change.id, change.waits()), &answer).await
         }
-        TenantCommand::Delete { change, now, yes } => {
+        TenantCommand::Delete { change, now, dump, yes } => {
             let what = if now { "dropping the database of" } else { "deleting" };
             confirm(yes, &format!("{what} tenant {}", change.id))?;
-            let query = [("now", if now { "true" } else { "false" })];
+            let given = |flag| if flag { "true" } else { "false" };
+            let query = [("now", given(now)), ("dump", given(dump))];
             let answer = api.delete(&["v1", "tenants", change.id.as_str()], &query).await?;
             finish(&api, format, (&change.id, change.waits()), &answer).await
         }
     }
 }
 
-async fn run_create(api: &Api, format: Format, create: &Create) -> anyhow::Result<()> {
+/// Makes a tenant by way of this resource.
+async fn run_create(api: &Api, format: Format, path: &[&str], create: &Create) -> anyhow::Result<()> {
     let mut body = json!({ "id": create.id, "labels": values::labels(&create.labels) });
     if let Some(server) = &create.server {
         body["server"] = server.as_str().into();
@@ -199,12 +233,12 @@ async fn run_create(api: &Api, format: Format, create: &Create) -> anyhow::Resul
     }
     if create.dry_run {
         body["dry_run"] = true.into();
-        return print_placement(format, create, &api.post(&["v1", "tenants"], &body).await?);
+        return print_placement(format, create, &api.post(path, &body).await?);
     }
     if create.wait {
         body["wait_ms"] = u64::try_from(create.timeout.min(ANSWER_WITHIN).as_millis())?.into();
     }
-    let answer = api.post(&["v1", "tenants"], &body).await?;
+    let answer = api.post(path, &body).await?;
     // What serves already is shown as it is.
     let waits = create.wait && answer["state"] != "open";
     finish(api, format, (&create.id, waits.then_some(create.timeout)), &answer).await

@@ -31,6 +31,8 @@ pub struct ControlConfig {
     /// How long a deleted tenant's database is kept.
     #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub delete_grace: Duration,
+    /// Directory for a last dump of each tenant that is dropped; without it, none is made.
+    pub deleted_dump_dir: Option<PathBuf>,
     /// Most moves at once that a server may take part in, as source or target.
     pub moves_per_server_max: usize,
     /// Connections that copy rows, for each move.
@@ -66,6 +68,7 @@ impl Default for ControlConfig {
             provisions_max: 4,
             stock_per_server: 4,
             delete_grace: Duration::from_secs(24 * 3600),
+            deleted_dump_dir: None,
             moves_per_server_max: 2,
             copy_workers: 2,
             copy_bytes_per_second_max: 200 << 20,

@@ -18,7 +18,7 @@ use crate::{fleet, moves, provision};
 const PASS_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the catalog is rid of what nobody needs any more.
 const FORGET_INTERVAL: Duration = Duration::from_secs(600);
-/// Tries of an operation that meets a server or catalog that does not answer, before it is given up.
+/// Tries of an operation that meets a server or catalog that does not answer, before what it made is undone.
 const TRIES_MAX: u32 = 60;
 
 /// Runs until `stop`; then work under way is dropped where it stands, to be found by the next leader.
@@ -106,7 +106,10 @@ fn has_its_turn(context: &Context, operation: &Operation, under_way: &UnderWay) 
         .values()
         .filter(|other| other.kind == operation.kind && other.state == "running");
     match operation.kind {
-        Kind::Create => same_kind.count() < context.config.provisions_max,
+        Kind::Create | Kind::Clone => {
+            let makes = |o: &&Operation| matches!(o.kind, Kind::Create | Kind::Clone);
+            under_way.operations.values().filter(makes).count() < context.config.provisions_max
+        }
         Kind::Move => {
             let touches =
                 |o: &Operation, server: &ServerName| moves::servers_of(o).contains(&Some(server.clone()));
@@ -119,11 +122,12 @@ fn has_its_turn(context: &Context, operation: &Operation, under_way: &UnderWay) 
     }
 }
 
-/// Asks for the end of tenants whose grace time is over.
+/// Asks for the end of tenants whose grace time is over: of one after the other on each server.
 async fn start_purges(context: &Context) -> Result<()> {
-    for tenant in context.catalog.expired_tenants(context.config.delete_grace).await? {
-        let input = serde_json::json!({ "now": true });
-        match context.catalog.start_operation(Kind::Delete, &tenant, &[TenantState::Deleted], &input).await {
+    for expired in context.catalog.expired_tenants(context.config.delete_grace).await? {
+        let input = serde_json::json!({ "now": true, "dump": expired.dump });
+        let states = [TenantState::Deleted];
+        match context.catalog.start_operation(Kind::Delete, &expired.tenant, &states, &input).await {
             Ok(_) | Err(catalog::Error::Conflict(_) | catalog::Error::NotFound(_)) => {}
             Err(error) => return Err(error.into()),
         }
@@ -150,6 +154,8 @@ async fn attempt(work: &Work) {
             Kind::Resume => provision::resume(work).await,
             Kind::Delete => provision::delete(work).await,
             Kind::Undelete => provision::undelete(work).await,
+            Kind::Clone => provision::clone_tenant(work).await,
+            Kind::Rename => provision::rename(work).await,
             Kind::Migrate => fleet::run::drive(work).await,
             Kind::Move => moves::drive(work).await,
         };
@@ -158,9 +164,17 @@ async fn attempt(work: &Work) {
             tracing::warn!(operation = id, %error, "left to the instance that leads now");
             return;
         }
-        // A move decides for itself when it gives up: past its decision it may not.
-        if (error.is_transient() && tries < TRIES_MAX) || work.operation.kind == Kind::Move {
-            tries += 1;
+        let goes_on = match work.operation.kind {
+            // A move decides for itself when it gives up: past its decision it may not.
+            Kind::Move => true,
+            // They have no other end than done: given up in between, catalog and server would contradict each other.
+            Kind::Suspend | Kind::Resume | Kind::Delete | Kind::Undelete => error.is_transient(),
+            Kind::Create | Kind::Clone | Kind::Rename | Kind::Migrate => {
+                error.is_transient() && tries < TRIES_MAX
+            }
+        };
+        if goes_on {
+            tries = tries.saturating_add(1);
             tracing::warn!(operation = id, tries, %error, "operation will be tried again");
             work.note_try(tries, &error).await;
             back_off(tries).await;
@@ -179,7 +193,8 @@ async fn attempt(work: &Work) {
 
 async fn end_failed(work: &Work, error: &Error) -> Result<()> {
     match work.operation.kind {
-        Kind::Create => provision::undo_create(work, error).await,
+        Kind::Create | Kind::Clone => provision::undo_create(work, error).await,
+        Kind::Rename => provision::undo_rename(work, error).await,
         _ => work.set_state("failed", Some(&error.to_string())).await,
     }
 }

@@ -1,6 +1,13 @@
 //! Tenants are suspended, resumed, deleted and brought back.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::harness::programs::{dump_schema, restored};
 use crate::harness::{Fleet, Sql as _, code, connect, trials, until};
+use crate::map_damage::catalog;
 
 trials! {
     shared a_suspended_tenant_is_refused_until_resumed,
@@ -11,6 +18,11 @@ trials! {
     shared destroying_needs_a_yes,
     shared a_name_that_was_freed_can_be_taken_again,
     shared a_tenant_cannot_be_changed_in_the_wrong_state,
+    shared a_renamed_tenant_is_found_under_its_new_id_and_no_other,
+    shared a_rename_is_refused_while_anything_stands_in_its_way,
+    shared a_clone_is_the_same_but_for_whose_it_is,
+    shared what_cannot_be_cloned_is_refused_and_leaves_nothing,
+    own a_deleted_tenant_is_dropped_after_its_grace_time_with_a_last_dump,
 }
 
 /// Makes a tenant with a row in it.
@@ -124,4 +136,198 @@ async fn a_tenant_cannot_be_changed_in_the_wrong_state(fleet: &Fleet) {
     let error = fleet.cli(&["tenant", "suspend", "stubborn"]).await.error(4);
     assert!(error.contains("suspended"), "{error}");
     fleet.cli(&["move", "start", "stubborn", "--to", "pg-3"]).await.error(4);
+}
+
+async fn a_renamed_tenant_is_found_under_its_new_id_and_no_other(fleet: &Fleet) {
+    fleet.create("maiden", &["--server", "pg-1", "--label", "kind=bride"]).await;
+    let user = fleet.user("maidens", "maiden", &["--access", "owner"]).await;
+    let client = connect(&user).await.unwrap();
+    client.run("CREATE TABLE kept (n int); INSERT INTO kept VALUES (7)").await;
+    let renamed = fleet.cli(&["tenant", "rename", "maiden", "married", "--wait"]).await.ok();
+    assert_eq!((&renamed["id"], &renamed["state"]), (&json!("married"), &json!("open")));
+    assert_eq!(renamed["labels"], json!({ "kind": "bride" }));
+    has_its_data(fleet, "married").await;
+
+    // Whoever is still connected, or comes to the old one, is told; its user has moved on with it.
+    let error =
+        until("the session to be refused", async || client.batch_execute("SELECT 1").await.err()).await;
+    assert!(client.is_closed() || code(&error) == "3D000", "{error:?}");
+    refused_with(fleet, "maiden", "3D000").await;
+    fleet.cli(&["tenant", "show", "maiden"]).await.error(3);
+    let mut user = user;
+    user.dbname("married");
+    let client = until("its user to be let in", async || connect(&user).await.ok()).await;
+    assert_eq!(client.column("SELECT current_user").await, ["married__owner"]);
+    client.run("ALTER TABLE kept ADD COLUMN more int").await;
+    let history = "SELECT kind FROM operation WHERE tenant = 'married' ORDER BY id";
+    assert_eq!(catalog(fleet).await.column(history).await, ["create", "rename"]);
+
+    // The old id is free, a suspended tenant can be renamed, too, and both live beside each other.
+    fleet.create("maiden", &["--server", "pg-1"]).await;
+    fleet.cli(&["tenant", "suspend", "married"]).await.ok();
+    fleet.cli(&["tenant", "rename", "married", "widowed", "--wait"]).await.ok();
+    refused_with(fleet, "widowed", "57P03").await;
+    fleet.cli(&["tenant", "resume", "widowed"]).await.ok();
+    has_its_data(fleet, "widowed").await;
+    assert_eq!(fleet.connect("maiden").await.fails("SELECT n FROM kept").await, "42P01");
+}
+
+async fn a_rename_is_refused_while_anything_stands_in_its_way(fleet: &Fleet) {
+    with_data(fleet, "steady").await;
+    fleet.create("occupied", &["--server", "pg-2"]).await;
+    fleet.cli(&["tenant", "rename", "nobody-here", "somebody"]).await.error(3);
+    fleet.cli(&["tenant", "rename", "steady", "Not an id"]).await.error(2);
+    let error = fleet.cli(&["tenant", "rename", "steady", "occupied"]).await.error(4);
+    assert!(error.contains("occupied exists already"), "{error}");
+    // A database on another server that no tenant has.
+    let other = fleet.direct("pg-2", "postgres").await;
+    other.run("CREATE DATABASE squatted__sealed").await;
+    let error = fleet.cli(&["tenant", "rename", "steady", "squatted", "--wait"]).await.error(1);
+    assert!(error.contains("pg-2") && error.contains("squatted"), "{error}");
+    other.run("DROP DATABASE squatted__sealed").await;
+    fleet.cli(&["tenant", "show", "squatted"]).await.error(3);
+    has_its_data(fleet, "steady").await;
+    assert!(fleet.tenant("steady").await["last_error"].as_str().unwrap().contains("squatted"));
+    // A move's sealed copy has the old name.
+    let id = fleet.cli(&["move", "start", "steady", "--to", "pg-2", "--wait"]).await.ok()["id"].to_string();
+    let error = fleet.cli(&["tenant", "rename", "steady", "moved"]).await.error(4);
+    assert!(error.contains(&format!("move complete {id}")), "{error}");
+    fleet.cli(&["move", "complete", &id, "--wait"]).await.ok();
+    fleet.cli(&["tenant", "rename", "steady", "moved", "--wait"]).await.ok();
+    has_its_data(fleet, "moved").await;
+    fleet.cli(&["tenant", "delete", "moved", "--yes"]).await.ok();
+    let error = fleet.cli(&["tenant", "rename", "moved", "steady"]).await.error(4);
+    assert!(error.contains("deleted"), "{error}");
+}
+
+/// Of everything that a role can have or be named in.
+const RICH: &str = "
+    CREATE TABLE kept (n int); INSERT INTO kept VALUES (7);
+    CREATE TYPE mood AS ENUM ('calm', 'keen');
+    CREATE TABLE people (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, mood mood, name text UNIQUE,
+        boss int REFERENCES people, note text DEFAULT 'model__app');
+    INSERT INTO people (mood, name) SELECT 'keen', 'name ' || n FROM generate_series(1, 1000) n;
+    CREATE TABLE secrets (owner text); ALTER TABLE secrets ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY readers ON secrets FOR SELECT TO model__readonly USING (true);
+    REVOKE SELECT ON secrets FROM model__app; GRANT SELECT (owner) ON secrets TO model__app;
+    CREATE VIEW keen AS SELECT * FROM people WHERE mood = 'keen';
+    CREATE MATERIALIZED VIEW counted AS SELECT count(*) AS n FROM people;
+    CREATE SCHEMA private; GRANT USAGE ON SCHEMA private TO model__app;
+    CREATE FUNCTION private.who() RETURNS text LANGUAGE sql AS $$ SELECT 'model__owner' $$;
+    REVOKE ALL ON FUNCTION private.who() FROM PUBLIC; GRANT EXECUTE ON FUNCTION private.who() TO model__app;
+    ALTER ROLE model__owner SET statement_timeout = '77s'";
+
+async fn a_clone_is_the_same_but_for_whose_it_is(fleet: &Fleet) {
+    fleet.create("model", &["--server", "pg-1", "--label", "plan=gold"]).await;
+    fleet.connect("model").await.run(RICH).await;
+    fleet.direct("pg-1", "postgres").await.run("ALTER DATABASE model SET work_mem = '5MB'").await;
+    let model = dump_schema(fleet, "pg-1", "model").await;
+    assert!(model.contains("CREATE POLICY readers") && model.contains("GRANT SELECT(owner)"), "{model}");
+    // One on the same server, where the source's roles are, and one where they are not.
+    for (id, server) in [("model2", "pg-1"), ("model3", "pg-2")] {
+        let cloned = fleet.cli(&["tenant", "clone", "model", id, "--server", server, "--wait"]).await.ok();
+        assert_eq!(
+            (&cloned["id"], &cloned["server"], &cloned["state"]),
+            (&json!(id), &json!(server), &json!("open"))
+        );
+        assert_eq!(cloned["labels"], json!({ "plan": "gold" }));
+        assert_eq!(cloned["schema_version"], fleet.tenant("model").await["schema_version"]);
+        let schema = dump_schema(fleet, server, id).await.replace(&format!("{id}__"), "model__");
+        assert_eq!(schema, model);
+        let owner = fleet.connect(id).await;
+        assert_eq!(owner.column("SHOW work_mem").await, ["5MB"]);
+        let settings = format!("SELECT rolconfig::text FROM pg_roles WHERE rolname = '{id}__owner'");
+        assert_eq!(owner.column(&settings).await, ["{statement_timeout=77s}"]);
+        assert_eq!(
+            owner.column("SELECT private.who()").await,
+            ["model__owner"],
+            "a string is the tenant's own"
+        );
+        assert_eq!(owner.number("SELECT n FROM counted").await, 1000);
+        // As the model's owner it goes on, with all that depends on ownership.
+        owner.run("INSERT INTO people (mood, name, boss) VALUES ('calm', 'new', 1); ALTER TABLE people ADD more int").await;
+        assert_eq!(owner.number("SELECT id FROM people WHERE name = 'new'").await, 1001);
+        let there = fleet.direct(server, id).await;
+        const FOREIGN: &str = "SELECT s.classid::regclass || ' ' || s.objid FROM pg_shdepend s
+            JOIN pg_roles r ON s.refclassid = 'pg_authid'::regclass AND r.oid = s.refobjid
+            WHERE s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+                AND starts_with(r.rolname, 'model__')";
+        assert_eq!(there.column(FOREIGN).await, Vec::<String>::new(), "nothing is left to the model's roles");
+    }
+    has_its_data(fleet, "model").await;
+    assert_eq!(fleet.connect("model").await.number("SELECT max(id) FROM people").await, 1000);
+}
+
+async fn what_cannot_be_cloned_is_refused_and_leaves_nothing(fleet: &Fleet) {
+    with_data(fleet, "unique").await;
+    fleet.cli(&["tenant", "clone", "nobody-here", "new"]).await.error(3);
+    fleet.cli(&["tenant", "clone", "unique", "unique"]).await.error(4);
+    fleet.cli(&["tenant", "clone", "unique", "new", "--server", "pg-99"]).await.error(3);
+    fleet.connect("unique").await.run("SELECT lo_create(0)").await;
+    let error = fleet.cli(&["tenant", "clone", "unique", "unlike", "--wait"]).await.error(1);
+    assert!(error.contains("large objects"), "{error}");
+    fleet.cli(&["tenant", "show", "unlike"]).await.error(3);
+    fleet.connect("unique").await.run("SELECT lo_unlink(oid) FROM pg_largeobject_metadata").await;
+    fleet.cli(&["tenant", "suspend", "unique"]).await.ok();
+    fleet.cli(&["tenant", "clone", "unique", "alike", "--wait"]).await.ok();
+    has_its_data(fleet, "alike").await;
+    fleet.cli(&["tenant", "delete", "unique", "--yes"]).await.ok();
+    let error = fleet.cli(&["tenant", "clone", "unique", "alike-2"]).await.error(4);
+    assert!(error.contains("deleted"), "{error}");
+    let output = fleet.cli(&["tenant", "delete", "alike", "--dump", "--yes"]).await.exits(4);
+    assert!(output.hint().contains("deleted_dump_dir"), "{}", output.stderr);
+}
+
+/// The last dumps of a tenant: whole ones.
+pub(crate) fn dumps(fleet: &Fleet, tenant: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(fleet.path().join("dumps")).unwrap();
+    let is_its = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.starts_with(&format!("{tenant}-2")) && name.ends_with(".dump")
+    };
+    entries.map(|entry| entry.unwrap().path()).filter(is_its).collect()
+}
+
+async fn a_deleted_tenant_is_dropped_after_its_grace_time_with_a_last_dump(fleet: &mut Fleet) {
+    let directory = fleet.path().join("dumps");
+    let control = fleet.take_control(&[&format!("deleted_dump_dir={}", directory.display())]);
+    until("the control plane to lead", async || {
+        (fleet.cli(&["tenant", "create", "late", "--wait"]).await.status == 0).then_some(())
+    })
+    .await;
+    for id in ["later", "latest"] {
+        fleet.create(id, &[]).await;
+    }
+    fleet.connect("late").await.run("CREATE TABLE kept (n int); INSERT INTO kept VALUES (7)").await;
+    let deleted = fleet.cli(&["tenant", "delete", "late", "--yes"]).await.ok();
+    assert!(deleted["drop_at"].is_string(), "{deleted}");
+
+    // There is no such directory: it is not dropped, and says why; and it can come back.
+    let catalog = catalog(fleet).await;
+    let is_over = "UPDATE tenant SET deleted_at = now() - interval '90 days' WHERE state = 'deleted'";
+    catalog.run(is_over).await;
+    until("the dump to fail", async || fleet.tenant("late").await["last_error"].as_str().map(drop)).await;
+    let why = fleet.tenant("late").await["last_error"].as_str().unwrap().to_owned();
+    assert!(why.contains(directory.to_str().unwrap()), "{why}");
+    fleet.cli(&["tenant", "undelete", "late"]).await.ok();
+    has_its_data(fleet, "late").await;
+
+    std::fs::create_dir(&directory).unwrap();
+    for id in ["late", "later", "latest"] {
+        fleet.cli(&["tenant", "delete", id, "--yes"]).await.ok();
+    }
+    catalog.run(is_over).await;
+    for id in ["late", "later", "latest"] {
+        until("it to be dropped", async || {
+            (fleet.cli(&["tenant", "show", id]).await.status == 3).then_some(())
+        })
+        .await;
+        fleet.cli(&["tenant", "undelete", id]).await.error(3);
+    }
+    let [dump] = &dumps(fleet, "late")[..] else { panic!("{:?}", dumps(fleet, "late")) };
+    assert_eq!(std::fs::metadata(dump).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 3, "nothing half done is left");
+    let restored = restored(dump).await;
+    assert!(restored.contains("COPY public.kept"), "{restored}");
+    drop(control);
 }

@@ -24,6 +24,8 @@ mod errors;
 mod frameworks;
 mod hostile;
 mod lifecycle;
+#[cfg(feature = "failpoints")]
+mod lifecycle_crashes;
 mod limits;
 mod logins;
 mod logs;
@@ -67,6 +69,8 @@ fn main() -> std::process::ExitCode {
         quotas::trials(),
         stock::trials(),
         lifecycle::trials(),
+        #[cfg(feature = "failpoints")]
+        lifecycle_crashes::trials(),
         limits::trials(),
         logs::trials(),
         logins::trials(),

@@ -232,6 +232,7 @@ impl Changes {
                         step: (*step).to_owned(),
                         from: Some(from.clone()),
                         to: Some(to.clone()),
+                        becomes: None,
                     };
                     catalog.operations.insert(*id, operation);
                 }

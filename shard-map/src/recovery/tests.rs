@@ -113,6 +113,7 @@ fn move_operation(number: i64, of: &str, state: &str, step: &str) -> OperationVi
         step: step.to_owned(),
         from: Some(name("s1")),
         to: Some(name("s3")),
+        becomes: None,
     }
 }
 
@@ -354,6 +355,27 @@ fn a_number_that_was_given_to_another_operation_is_left_alone() {
     catalog.operations.insert(12, other.clone());
     let (after, left) = rebuilt(&catalog, &survey);
     assert_eq!((&after.operations[&12], left), (&other, vec!["lost_move"]));
+}
+
+#[test]
+fn a_tenant_that_gets_another_id_is_left_to_its_operation_under_both() {
+    let (mut catalog, mut survey) = sound();
+    let reserved = Tenant { state: TenantState::Creating, ..tenant("z", "s1", 9) };
+    catalog.tenants.insert(id("z"), reserved);
+    assert_eq!(kinds(&find(&catalog, &survey)), ["missing_record"]);
+    let rename = OperationView {
+        kind: "rename".to_owned(),
+        becomes: Some(id("z")),
+        ..move_operation(3, "b", "running", "rename")
+    };
+    catalog.operations.insert(3, rename);
+    assert_eq!(find(&catalog, &survey), []);
+    let there = registry(&mut survey, "s1");
+    there.records.retain(|record| record.id != id("b"));
+    there.records.push(record("z", "z", 9, RecordState::Open));
+    there.databases.remove("b");
+    there.databases.insert("z".to_owned());
+    assert_eq!(find(&catalog, &survey), [], "done on the server, not yet in the catalog");
 }
 
 #[test]

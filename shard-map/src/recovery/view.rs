@@ -37,6 +37,8 @@ pub struct OperationView {
     pub from: Option<ServerName>,
     /// A move's target.
     pub to: Option<ServerName>,
+    /// The id that a rename gives.
+    pub becomes: Option<TenantId>,
 }
 
 impl OperationView {
@@ -84,7 +86,7 @@ impl CatalogView {
     /// Tenants that an operation is changing just now.
     pub(crate) fn busy(&self) -> BTreeSet<&TenantId> {
         let running = self.operations.values().filter(|operation| operation.is_running());
-        running.filter_map(|operation| operation.tenant.as_ref()).collect()
+        running.flat_map(|operation| operation.tenant.iter().chain(&operation.becomes)).collect()
     }
 }
 

@@ -54,6 +54,8 @@ fn routes(context: Arc<Context>, token: String) -> Router {
         .route("/tenants/{id}/suspend", post(tenants::suspend))
         .route("/tenants/{id}/resume", post(tenants::resume))
         .route("/tenants/{id}/undelete", post(tenants::undelete))
+        .route("/tenants/{id}/clone", post(tenants::clone))
+        .route("/tenants/{id}/rename", post(tenants::rename))
         .route("/operations/{id}", get(tenants::operation))
         .route("/users", get(users::list).post(users::create))
         .route("/users/{name}", axum::routing::delete(users::remove))

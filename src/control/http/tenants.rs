@@ -16,6 +16,7 @@ use shard_map::{Selector, ServerClass, ServerName, TenantId, TenantState};
 use super::Shared;
 use super::answer::{Answer, Body, Refusal, parse};
 use crate::context::Context;
+use crate::error::Error;
 use crate::quotas;
 
 /// Longest time for which a request waits for what it asked for.
@@ -50,6 +51,10 @@ pub(super) async fn show(State(context): Shared, Path(id): Path<String>) -> Answ
     let row = context.catalog.tenant(&id).await?;
     let mut shown = shown(&row);
     shown["operation"] = json!(context.catalog.running_operation(&id).await?);
+    shown["drop_at"] = json!(context.catalog.grace_end(&id, context.config.delete_grace).await?);
+    // What failed last, if nothing went well since: such as a last dump that keeps the tenant from being dropped.
+    let failure = context.catalog.last_failure(&id).await?;
+    shown["last_error"] = json!(failure.and_then(|failure| failure.error));
     add_quota(&context, &row, &mut shown).await?;
     Ok(Json(shown))
 }
@@ -132,6 +137,27 @@ pub(super) async fn create(
     State(context): Shared,
     Body(create): Body<Create>,
 ) -> Result<(StatusCode, Json<Value>), Refusal> {
+    make(&context, create, None).await
+}
+
+/// Makes a tenant that is a copy of the one in the path; with its labels, unless others are given.
+pub(super) async fn clone(
+    State(context): Shared,
+    Path(source): Path<String>,
+    Body(mut create): Body<Create>,
+) -> Result<(StatusCode, Json<Value>), Refusal> {
+    let source: TenantId = parse(&source)?;
+    if create.labels.is_empty() {
+        create.labels = context.catalog.tenant(&source).await?.tenant.labels;
+    }
+    make(&context, create, Some(&source)).await
+}
+
+async fn make(
+    context: &Context,
+    create: Create,
+    source: Option<&TenantId>,
+) -> Result<(StatusCode, Json<Value>), Refusal> {
     let id: TenantId = parse(&create.id)?;
     let wish = Wish {
         server: create.server.as_deref().map(parse).transpose()?,
@@ -144,10 +170,10 @@ pub(super) async fn create(
         let decision = context.catalog.try_placement(&id, &wish, &policy).await?;
         return Ok((StatusCode::OK, Json(json!(decision))));
     }
-    let (operation, _) = context.catalog.create_tenant(&id, &wish, &policy).await?;
+    let (operation, _) = context.catalog.create_tenant(&id, &wish, &policy, source).await?;
     context.nudge.notify_one();
     let wait = Duration::from_millis(create.wait_ms).min(WAIT_MAX);
-    let status = match ended(&context, operation, wait).await?.as_str() {
+    let status = match ended(context, operation, wait).await?.as_str() {
         "running" => StatusCode::ACCEPTED,
         "done" => StatusCode::CREATED,
         // Why, is told by the operation.
@@ -176,6 +202,23 @@ async fn ended(context: &Context, operation: i64, wait: Duration) -> Result<Stri
     }
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rename {
+    to: String,
+}
+
+pub(super) async fn rename(
+    State(context): Shared,
+    Path(id): Path<String>,
+    Body(rename): Body<Rename>,
+) -> Answer<Value> {
+    let (from, to) = (parse::<TenantId>(&id)?, parse::<TenantId>(&rename.to)?);
+    let operation = context.catalog.start_rename(&from, &to).await?;
+    context.nudge.notify_one();
+    Ok(Json(json!({ "operation": operation })))
+}
+
 pub(super) async fn suspend(context: Shared, id: Path<String>) -> Answer<Value> {
     start(context, &id, Kind::Suspend, &[TenantState::Open], json!({})).await
 }
@@ -192,14 +235,20 @@ pub(super) async fn undelete(context: Shared, id: Path<String>) -> Answer<Value>
 pub(super) struct Delete {
     #[serde(default)]
     now: bool,
+    #[serde(default)]
+    dump: bool,
 }
 
 pub(super) async fn delete(context: Shared, id: Path<String>, Query(delete): Query<Delete>) -> Answer<Value> {
+    if delete.dump && context.config.deleted_dump_dir.is_none() {
+        let hint = "set deleted_dump_dir in the control plane's configuration";
+        return Err(Error::refused("a last dump has no place to go to", hint).into());
+    }
     let mut states = vec![TenantState::Open, TenantState::Suspended];
     if delete.now {
         states.push(TenantState::Deleted);
     }
-    start(context, &id, Kind::Delete, &states, json!({ "now": delete.now })).await
+    start(context, &id, Kind::Delete, &states, json!({ "now": delete.now, "dump": delete.dump })).await
 }
 
 async fn start(

@@ -63,7 +63,7 @@ fn without_own(list: &str) -> String {
 }
 
 /// Fills the materialized views that are filled on the source. One may read another: passes until all are.
-async fn refresh_views(source: &Connection, target: &Connection) -> Result<()> {
+pub(crate) async fn refresh_views(source: &Connection, target: &Connection) -> Result<()> {
     const VIEWS: &str = "
         SELECT format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'm' AND c.relispopulated";

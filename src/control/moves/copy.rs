@@ -17,7 +17,7 @@ use super::driver::Move;
 use super::progress::Progress;
 use super::ranges::{Range, cut};
 use super::throttle::Throttle;
-use crate::context::Context;
+use crate::context::{Context, Work};
 use crate::error::{Error, Result};
 use crate::server::tables::{self, Table};
 use crate::server::{Connection, Connector};
@@ -30,14 +30,26 @@ const PIECE_BYTES: usize = 64 << 10;
 pub(super) const TEXT_SETTINGS: &str = "
     SET client_encoding = 'UTF8'; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 3";
 
+/// The copy's journal in the target database: each range is written down in the transaction that loads it.
+pub(crate) const JOURNAL: &str = "
+    CREATE TABLE tenantry.copied (
+        table_name text NOT NULL, first_block bigint NOT NULL, rows bigint NOT NULL, bytes bigint NOT NULL,
+        PRIMARY KEY (table_name, first_block))";
+
+/// From where to where rows are copied.
+pub(crate) struct Sides {
+    pub(crate) source: Server,
+    pub(crate) source_database: String,
+    pub(crate) target: Server,
+    pub(crate) target_database: String,
+    /// The exported snapshot that is copied.
+    pub(crate) snapshot: String,
+}
+
 /// What all workers of a copy share.
 struct Job {
     connector: Connector,
-    source: Server,
-    target: Server,
-    source_database: String,
-    target_database: String,
-    snapshot: String,
+    sides: Sides,
     same_version: bool,
     tables: Vec<Table>,
     ranges: Mutex<VecDeque<Range>>,
@@ -45,15 +57,33 @@ struct Job {
     progress: Arc<Progress>,
 }
 
-/// Copies all rows.
+/// Copies all rows of a move.
 pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
+    let Some((_, snapshot)) = &the_move.snapshot else {
+        return Err(Error::Timeout("the snapshot is gone".into()));
+    };
+    let sides = Sides {
+        source: the_move.source.clone(),
+        source_database: the_move.id.live_database().to_owned(),
+        target: the_move.target.clone(),
+        target_database: the_move.id.arriving_database(),
+        snapshot: snapshot.clone(),
+    };
     // A copy that is begun anew counts anew.
     the_move.progress = Arc::default();
-    let job = Arc::new(prepare(the_move).await?);
-    let context = the_move.work.context.clone();
+    rows(the_move.work, sides, the_move.progress.clone()).await?;
+    // The rows are there; from here on the slot alone holds what follows.
+    the_move.snapshot = None;
+    Ok(())
+}
+
+/// Copies all rows of a snapshot into tables that are there and empty; the target has the copy's journal.
+pub(crate) async fn rows(work: &Work, sides: Sides, progress: Arc<Progress>) -> Result<()> {
+    let job = Arc::new(prepare(work, sides, progress).await?);
+    let context = &work.context;
     let mut workers = JoinSet::new();
     for _ in 0..context.config.copy_workers {
-        workers.spawn(work(job.clone()));
+        workers.spawn(copy_ranges(job.clone()));
     }
     let all = async {
         while let Some(ended) = workers.join_next().await {
@@ -61,63 +91,54 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         }
         Ok::<(), Error>(())
     };
+    let both = [&job.sides.source, &job.sides.target];
     tokio::select! {
         outcome = all => outcome?,
-        outcome = job.progress.report(the_move.work) => outcome?,
-        () = adapt(&context, &job) => {}
+        outcome = job.progress.report(work) => outcome?,
+        () = adapt(context, &job.throttle, &both) => {}
     }
-    job.progress.write(the_move.work, 0).await?;
+    job.progress.write(work, 0).await?;
     context.metrics.rows_copied.inc_by(job.progress.rows.load(Relaxed));
     context.metrics.bytes_copied.inc_by(job.progress.bytes.load(Relaxed));
-    // The rows are there; from here on the slot alone holds what follows.
-    the_move.snapshot = None;
     Ok(())
 }
 
-async fn prepare(the_move: &Move<'_>) -> Result<Job> {
-    let Some((_, snapshot)) = &the_move.snapshot else {
-        return Err(Error::Timeout("the snapshot is gone".into()));
-    };
-    let context = &the_move.work.context;
-    let source = the_move.source_database().await?;
-    let target = the_move.arriving_database().await?;
+async fn prepare(work: &Work, sides: Sides, progress: Arc<Progress>) -> Result<Job> {
+    let connector = work.context.connector.clone();
+    let source = connector.database(&sides.source, &sides.source_database).await?;
+    let target = connector.database(&sides.target, &sides.target_database).await?;
     let tables = tables::list(&source).await?;
-    the_move
-        .work
-        .remember(&json!({
-            "rows_total": tables.iter().map(|table| table.rows_estimate).sum::<i64>(),
-            "bytes_total": tables.iter().map(|table| table.bytes).sum::<i64>(),
-            "rows_copied": 0, "bytes_copied": 0,
-        }))
-        .await?;
+    work.remember(&json!({
+        "rows_total": tables.iter().map(|table| table.rows_estimate).sum::<i64>(),
+        "bytes_total": tables.iter().map(|table| table.bytes).sum::<i64>(),
+        "rows_copied": 0, "bytes_copied": 0,
+    }))
+    .await?;
     const MAJOR: &str = "SELECT current_setting('server_version_num')::int / 10000";
     let same_version = source.value::<i32>(MAJOR, &[]).await? == target.value::<i32>(MAJOR, &[]).await?;
     Ok(Job {
-        connector: context.connector.clone(),
-        source: the_move.source.clone(),
-        target: the_move.target.clone(),
-        source_database: the_move.id.live_database().to_owned(),
-        target_database: the_move.id.arriving_database(),
-        snapshot: snapshot.clone(),
+        connector,
+        sides,
         same_version,
         ranges: Mutex::new(cut(&tables).into()),
         tables,
-        throttle: Throttle::new(context.config.copy_bytes_per_second_max),
-        progress: the_move.progress.clone(),
+        throttle: Throttle::new(work.context.config.copy_bytes_per_second_max),
+        progress,
     })
 }
 
 /// One worker: a session on each side, range after range.
-async fn work(job: Arc<Job>) -> Result<()> {
-    let source =
-        job.connector.database(&job.source, &job.source_database).await?.without_statement_limit().await?;
-    let target =
-        job.connector.database(&job.target, &job.target_database).await?.without_statement_limit().await?;
+async fn copy_ranges(job: Arc<Job>) -> Result<()> {
+    let (connector, sides) = (&job.connector, &job.sides);
+    let source = connector.database(&sides.source, &sides.source_database).await?;
+    let source = source.without_statement_limit().await?;
+    let target = connector.database(&sides.target, &sides.target_database).await?;
+    let target = target.without_statement_limit().await?;
     source.run(TEXT_SETTINGS).await?;
     target.run(TEXT_SETTINGS).await?;
     let begin = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'",
-        job.snapshot
+        sides.snapshot
     );
     loop {
         let Some(range) = job.ranges.lock().await.pop_front() else { return Ok(()) };
@@ -137,9 +158,9 @@ async fn copy_range(job: &Job, range: Range, source: &Connection, target: &Conne
     let (rows, bytes) = pipe(job, (range, table, format), source, target).await?;
     let (rows_written, bytes_written) =
         (i64::try_from(rows).unwrap_or(i64::MAX), i64::try_from(bytes).unwrap_or(i64::MAX));
-    const JOURNAL: &str =
+    const COPIED: &str =
         "INSERT INTO tenantry.copied (table_name, first_block, rows, bytes) VALUES ($1, $2, $3, $4)";
-    target.rows(JOURNAL, &[&table.name, &range.from, &rows_written, &bytes_written]).await?;
+    target.rows(COPIED, &[&table.name, &range.from, &rows_written, &bytes_written]).await?;
     target.run("COMMIT").await?;
     job.progress.rows.fetch_add(rows, Relaxed);
     Ok(())
@@ -179,20 +200,20 @@ async fn pipe(
     Ok((rows, bytes))
 }
 
-/// Follows what routers measure on both servers, for as long as the copy goes on.
-async fn adapt(context: &Arc<Context>, job: &Job) {
-    let before = slowest(context, job).await;
+/// Follows what routers measure on these servers, for as long as it is not dropped.
+pub(crate) async fn adapt(context: &Context, throttle: &Throttle, servers: &[&Server]) {
+    let before = slowest(context, servers).await;
     loop {
         tokio::time::sleep(ADAPT_INTERVAL).await;
-        job.throttle.adapt(before, slowest(context, job).await);
+        throttle.adapt(before, slowest(context, servers).await);
     }
 }
 
-/// The longest mean transaction time on either server, as any router saw it lately, in microseconds.
-async fn slowest(context: &Context, job: &Job) -> Option<u64> {
+/// The longest mean transaction time on any of them, as any router saw it lately, in microseconds.
+async fn slowest(context: &Context, servers: &[&Server]) -> Option<u64> {
     let routers = context.catalog.live_routers(context.config.router_timeout).await.ok()?;
-    let on_both = [&job.source, &job.target];
-    let times =
-        routers.iter().flat_map(|router| on_both.map(|s| router.report.transaction_us.get(s.name.as_str())));
+    let times = routers.iter().flat_map(|router| {
+        servers.iter().map(|server| router.report.transaction_us.get(server.name.as_str()))
+    });
     times.flatten().copied().max()
 }

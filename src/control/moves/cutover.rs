@@ -141,7 +141,9 @@ async fn attempt(the_move: &mut Move<'_>, sessions: Sessions, parts: &mut Parts)
     let deadline = parts.begun + the_move.max_hold();
     let fence_row = parts.fence_row;
 
-    fence::hold(the_move, parts.begun + the_move.max_hold() * DRAIN_PERCENT / 100).await?;
+    let drained_by = parts.begun + the_move.max_hold() * DRAIN_PERCENT / 100;
+    let lease = the_move.max_hold() + fence::LEASE_MARGIN;
+    fence::hold(the_move.work, &the_move.id, lease, drained_by).await?;
     parts.end("drain");
     fence::fence(the_move, &source_registry, source_pid, deadline).await?;
     parts.end("fence");

@@ -4,7 +4,10 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use shard_map::TenantId;
+
 use super::driver::Move;
+use crate::context::Work;
 use crate::error::{Error, Result};
 use crate::server::{Connection, database, literal};
 
@@ -15,10 +18,11 @@ pub(crate) const POLL: Duration = Duration::from_millis(1);
 pub(crate) const LEASE_MARGIN: Duration = Duration::from_secs(3);
 
 /// Places the hold, and waits until every live router says that nothing of the tenant is running any more.
-pub(crate) async fn hold(the_move: &Move<'_>, deadline: Instant) -> Result<()> {
-    let context = &the_move.work.context;
-    let lease = the_move.max_hold() + LEASE_MARGIN;
-    let hold = context.catalog.place_hold(&the_move.id, lease, the_move.work.term).await?;
+///
+/// `lease`: for how long it counts without being released.
+pub(crate) async fn hold(work: &Work, tenant: &TenantId, lease: Duration, deadline: Instant) -> Result<()> {
+    let context = &work.context;
+    let hold = context.catalog.place_hold(tenant, lease, work.term).await?;
     loop {
         // Looked up each time: a router may come up, or die, meanwhile.
         let live = context.catalog.live_routers(context.config.router_timeout).await?;
@@ -62,6 +66,11 @@ pub(crate) async fn flush(source: &Connection, fence_row: i64, sequences: &[Stri
     }
     source.run("SET synchronous_commit = on").await?;
     source.rows("INSERT INTO tenantry.fence (id) VALUES ($1)", &[&fence_row]).await?;
+    read_sequences(source, sequences).await
+}
+
+/// Reads these sequences, and returns the statement that sets them elsewhere; empty without any.
+pub(crate) async fn read_sequences(source: &Connection, sequences: &[String]) -> Result<String> {
     let reads: Vec<String> = sequences
         .iter()
         .map(|name| format!("SELECT {} AS name, last_value, is_called FROM {name}", literal(name)))

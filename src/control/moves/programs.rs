@@ -1,17 +1,22 @@
 //! Postgres's own programs, for what only they know: a schema as SQL.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use shard_map::{MasterKey, Server};
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
+use super::throttle::Throttle;
 use crate::error::{Error, Result};
 use crate::server::CONTROL_ROLE;
 
 /// How long one run may take; a build of large indexes takes hours.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(48 * 3600);
+/// Bytes that are taken from a program's output at once.
+const PIECE_BYTES: usize = 64 << 10;
 /// How much of a program's complaint is kept.
 const COMPLAINT_LINES: usize = 3;
 
@@ -33,6 +38,49 @@ impl Programs<'_> {
         database: &str,
         args: &[&str],
     ) -> Result<String> {
+        let (path, command) = self.command(program, server, database, args);
+        self.finish(&path, command).await
+    }
+
+    /// Runs one to its end, and writes what it prints to a file, no faster than the throttle allows. Killed when dropped.
+    pub(crate) async fn run_into(
+        &self,
+        program: &str,
+        (server, database): (&Server, &str),
+        args: &[&str],
+        (file, throttle): (&mut File, &Throttle),
+    ) -> Result<()> {
+        let (path, mut command) = self.command(program, server, database, args);
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| not_started(&path, &error))?;
+        let Some(mut stdout) = child.stdout.take() else {
+            return Err(Error::Program(format!("{}: it has no output", path.display())));
+        };
+        let written = async {
+            let mut piece = vec![0; PIECE_BYTES];
+            loop {
+                let length = stdout.read(&mut piece).await?;
+                if length == 0 {
+                    return file.flush().await;
+                }
+                throttle.take(length as u64).await;
+                file.write_all(&piece[..length]).await?;
+            }
+        };
+        let io = |source| Error::Io { what: format!("writing what {program} gives"), source };
+        let all = async {
+            tokio::try_join!(async { written.await.map_err(io) }, async {
+                child.wait_with_output().await.map_err(io)
+            })
+        };
+        let (_, output) = tokio::time::timeout(PROGRAM_TIMEOUT, all).await.map_err(|_| too_long(&path))??;
+        outcome(&path, &output).map(drop)
+    }
+
+    fn command(&self, program: &str, server: &Server, database: &str, args: &[&str]) -> (PathBuf, Command) {
         let path = self.find(program);
         let mut command = Command::new(&path);
         command
@@ -48,7 +96,7 @@ impl Programs<'_> {
             .env("PGCONNECT_TIMEOUT", "5")
             .stdin(Stdio::null())
             .kill_on_drop(true);
-        self.finish(&path, command).await
+        (path, command)
     }
 
     /// Runs one that needs no server.
@@ -60,20 +108,11 @@ impl Programs<'_> {
     }
 
     async fn finish(&self, path: &Path, mut command: Command) -> Result<String> {
-        let shown = path.display();
         let output = tokio::time::timeout(PROGRAM_TIMEOUT, command.output())
             .await
-            .map_err(|_| Error::Timeout(format!("{shown} did not end within program_timeout")))?
-            .map_err(|e| {
-                Error::Program(format!("{shown}: {e}; set pg_bin to the directory of Postgres's programs"))
-            })?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        let lines: Vec<&str> =
-            complaint.lines().take(COMPLAINT_LINES).flat_map(str::split_whitespace).collect();
-        Err(Error::Program(format!("{shown}: {}", lines.join(" "))))
+            .map_err(|_| too_long(path))?
+            .map_err(|error| not_started(path, &error))?;
+        outcome(path, &output)
     }
 
     fn find(&self, program: &str) -> PathBuf {
@@ -82,6 +121,25 @@ impl Programs<'_> {
             None => newest_installed().map_or_else(|| PathBuf::from(program), |bin| bin.join(program)),
         }
     }
+}
+
+fn not_started(path: &Path, error: &std::io::Error) -> Error {
+    let path = path.display();
+    Error::Program(format!("{path}: {error}; set pg_bin to the directory of Postgres's programs"))
+}
+
+fn too_long(path: &Path) -> Error {
+    Error::Timeout(format!("{} did not end within program_timeout", path.display()))
+}
+
+/// What a program printed, or the beginning of what it complained of.
+fn outcome(path: &Path, output: &Output) -> Result<String> {
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = complaint.lines().take(COMPLAINT_LINES).flat_map(str::split_whitespace).collect();
+    Err(Error::Program(format!("{}: {}", path.display(), lines.join(" "))))
 }
 
 /// The programs of the newest major version that Debian's packages installed; else whatever PATH has.

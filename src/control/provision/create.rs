@@ -84,7 +84,7 @@ async fn make_schema(work: &Work, place: &Place) -> Result<()> {
 
 /// Makes sure that nobody else's database or record has this name, and writes down that from now on what has it was
 /// made here: only that may be removed if the creation fails.
-async fn claim(work: &Work, place: &Place) -> Result<()> {
+pub(super) async fn claim(work: &Work, place: &Place) -> Result<()> {
     registry::raise_term(&place.registry, work.term).await?;
     if is_claimed(work).await? {
         return Ok(());
@@ -99,34 +99,43 @@ async fn claim(work: &Work, place: &Place) -> Result<()> {
     work.remember(&json!({ "claimed": true })).await
 }
 
-async fn is_claimed(work: &Work) -> Result<bool> {
+pub(super) async fn is_claimed(work: &Work) -> Result<bool> {
     let operation = work.context.catalog.operation(work.operation.id).await?;
     Ok(operation.data.get("claimed") == Some(&json!(true)))
 }
 
 /// Removes what a creation that can't go on has made, and nothing else.
 pub(crate) async fn undo_create(work: &Work, error: &Error) -> Result<()> {
-    let place = Place::find(work).await?;
+    let id = tenant_of(work)?;
+    let Some(place) = Place::if_there(work, id).await? else {
+        // An earlier try of this undid all, and died before it could say so.
+        let operation = work.context.catalog.operation(work.operation.id).await?;
+        let why = operation.data.get("failure").and_then(|why| why.as_str()).unwrap_or("it was undone");
+        return work.set_state("failed", Some(why)).await;
+    };
     if place.tenant.state != TenantState::Creating {
         // It was opened before the error came: it serves.
         return work.set_state("done", None).await;
     }
     let is_claimed = is_claimed(work).await?;
-    let record = registry::read(&place.registry, &place.tenant.id).await?;
+    let record = registry::read(&place.registry, id).await?;
     if !is_claimed
         && record.is_some_and(|record| record.state == "open" && record.epoch == place.tenant.epoch)
     {
         // It was claimed from the stock before the error came: it is whole.
         let mark = work.context.catalog.fleet_schema_mark().await?;
         let version = mark.and_then(|mark| mark.version);
-        let (id, operation) = (&place.tenant.id, work.operation.id);
+        let operation = work.operation.id;
         return Ok(work.context.catalog.finish_creation(id, version, operation, work.term).await?);
     }
-    work.begin("undo", &error.to_string()).await?;
-    if is_claimed {
-        remove(work, &place, place.tenant.id.live_database()).await?;
-    } else {
-        work.context.catalog.remove_tenant(&place.tenant.id, work.term).await?;
-    }
+    work.remember(&json!({ "failure": error.to_string() })).await?;
+    let mut steps = Steps::of(work);
+    let undo = async {
+        match is_claimed {
+            true => remove(work, &place, id.live_database()).await,
+            false => Ok(work.context.catalog.remove_tenant(id, work.term).await?),
+        }
+    };
+    steps.run("undo", undo).await?;
     work.set_state("failed", Some(&error.to_string())).await
 }

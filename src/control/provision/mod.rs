@@ -1,12 +1,16 @@
-//! The life of a tenant: made, suspended, resumed, deleted, brought back; a file for each verb.
+//! The life of a tenant: made, copied, suspended, resumed, renamed, deleted, brought back; a file for each verb.
 //!
 //! Each is an operation of named steps whose deeds look at what is there and can all be repeated, so one that was cut
 //! short is simply done again from its first step. What a verb can't bring to its end it undoes, or leaves as it stands
 //! with the reason on record; it leaves nothing behind that no record accounts for.
 
+mod clone;
 mod create;
 mod delete;
+mod dump;
+mod rename;
 mod resume;
+mod script;
 mod steps;
 mod suspend;
 mod undelete;
@@ -20,8 +24,10 @@ use crate::error::{Error, Result};
 use crate::moves;
 use crate::server::{Connection, database, registry, roles};
 
+pub(crate) use clone::clone_tenant;
 pub(crate) use create::{create, undo_create};
 pub(crate) use delete::delete;
+pub(crate) use rename::{rename, undo_rename};
 pub(crate) use resume::resume;
 pub(crate) use suspend::suspend;
 pub(crate) use undelete::undelete;
@@ -43,11 +49,44 @@ struct Place {
 impl Place {
     /// Where the operation's tenant lives.
     async fn find(work: &Work) -> Result<Self> {
-        let tenant = work.context.catalog.tenant(tenant_of(work)?).await?.tenant;
+        Self::of(work, tenant_of(work)?).await
+    }
+
+    /// Where a tenant lives.
+    async fn of(work: &Work, id: &TenantId) -> Result<Self> {
+        let tenant = work.context.catalog.tenant(id).await?.tenant;
         let server = work.context.server(&tenant.server).await?;
         let registry = work.context.connector.registry(&server).await?;
         Ok(Self { tenant, server, registry })
     }
+
+    /// Where a tenant lives; `None` when the catalog does not have it.
+    async fn if_there(work: &Work, id: &TenantId) -> Result<Option<Self>> {
+        match if_known(work.context.catalog.tenant(id).await)? {
+            Some(_) => Self::of(work, id).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// What was found, if the catalog has it.
+fn if_known<T>(found: catalog::Result<T>) -> Result<Option<T>> {
+    match found {
+        Err(catalog::Error::NotFound(_)) => Ok(None),
+        found => Ok(Some(found?)),
+    }
+}
+
+/// A program's complaint may come of a server that was away for a moment, and then the step is worth another try. If these
+/// servers answer, it is not.
+async fn unless_it_is_the_servers(work: &Work, servers: &[&Server], outcome: Result<()>) -> Result<()> {
+    if let Err(Error::Program(complaint)) = outcome {
+        for server in servers {
+            work.context.connector.registry(server).await?;
+        }
+        return Err(Error::Failed(complaint));
+    }
+    outcome
 }
 
 /// Whom the operation is about.

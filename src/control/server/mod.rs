@@ -8,6 +8,7 @@ pub(crate) mod database;
 pub(crate) mod health;
 pub(crate) mod registry;
 pub(crate) mod roles;
+pub(crate) mod settings;
 pub(crate) mod stock;
 pub(crate) mod tables;
 pub(crate) mod walsender;

@@ -103,11 +103,59 @@ impl Fleet {
         SecondControl { child: Mutex::new(child.unwrap()), _ports: ports }
     }
 
+    /// Takes the control plane out of `dev`'s hands, and starts it with these settings. `dev`, which pauses longer and longer
+    /// before it starts what dies again and again, stands still until this is dropped.
+    pub(crate) fn take_control(&self, settings: &[&str]) -> HandControl<'_> {
+        signal(self.dev(), Signal::STOP);
+        signal(self.process("control").expect("it runs"), Signal::KILL);
+        let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let child = Mutex::new(start_control(self, &settings));
+        HandControl { fleet: self, child, settings }
+    }
+
     async fn try_router_metrics(&self) -> Option<()> {
         let port = self.variable("TENANTRY_ROUTER_METRICS_PORT");
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let answer = client.get(format!("http://127.0.0.1:{port}/readyz")).send().await.ok()?;
         answer.status().is_success().then_some(())
+    }
+}
+
+fn start_control(fleet: &Fleet, settings: &[String]) -> Child {
+    let log = std::fs::File::options().create(true).append(true).open(fleet.path().join("log/control.log"));
+    let child = spawn_tied(PROGRAM.as_ref(), |control| {
+        control.arg("control").arg("--config").arg(fleet.path().join("control.toml"));
+        for setting in settings {
+            control.args(["--set", setting]);
+        }
+        control.env("TENANTRY_FAILPOINT_FILE", fleet.path().join("failpoint"));
+        control.stdin(std::process::Stdio::null()).stderr(log.unwrap());
+    });
+    child.unwrap()
+}
+
+/// A fleet's control plane that the test starts again by itself whenever it dies. Ends when it is dropped.
+pub(crate) struct HandControl<'f> {
+    fleet: &'f Fleet,
+    child: Mutex<Child>,
+    settings: Vec<String>,
+}
+
+impl HandControl<'_> {
+    /// Waits for its end, and starts it again.
+    pub(crate) fn start_again(&self) {
+        let mut child = lock(&self.child);
+        child.wait().unwrap();
+        *child = start_control(self.fleet, &self.settings);
+    }
+}
+
+impl Drop for HandControl<'_> {
+    fn drop(&mut self) {
+        let mut child = lock(&self.child);
+        drop(child.kill());
+        drop(child.wait());
+        signal(self.fleet.dev(), Signal::CONT);
     }
 }
 

@@ -141,6 +141,11 @@ impl Fleet {
         assert_eq!(self.read_env(), self.variables, "a fleet comes back as it was");
     }
 
+    /// The process that keeps the parts running.
+    pub(super) fn dev(&self) -> Pid {
+        pid_of(lock(&self.dev).as_ref().expect("it runs"))
+    }
+
     /// Its directory.
     pub(crate) fn path(&self) -> &std::path::Path {
         self.place.path()

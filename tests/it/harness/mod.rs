@@ -23,6 +23,7 @@ use std::time::Instant;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 pub(crate) use cli::{Output, PROGRAM, tenantry};
+pub(crate) use doubles::HandControl;
 pub(crate) use fleet::{Fleet, signal};
 pub(crate) use metrics::Metrics;
 pub(crate) use place::{Place, leftovers};

@@ -90,3 +90,8 @@ pub(crate) async fn dump_schema(fleet: &Fleet, server: &str, database: &str) -> 
     let lines = dump.lines().filter(|line| !line.contains("restrict ") && !line.contains("EVENT TRIGGER"));
     lines.map(|line| format!("{line}\n")).collect()
 }
+
+/// A dump in `pg_dump`'s custom format as SQL.
+pub(crate) async fn restored(dump: &std::path::Path) -> String {
+    finish(command(find("pg_restore"), &[]).args(["-f", "-"]).arg(dump), None).await.exits(0).stdout
+}

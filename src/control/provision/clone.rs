@@ -1,0 +1,153 @@
+//! `clone`: a tenant is copied into a new one while it goes on serving. The copy is of one moment: schema and rows are read
+//! in one exported snapshot. What belongs to the source's roles, or is granted to them, becomes the new tenant's roles'.
+//!
+//! A copy is never gone on with: a try that died is begun anew in an empty database, and one that can't succeed leaves
+//! nothing.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use shard_map::{TenantId, TenantState};
+
+use super::create::{claim, is_claimed};
+use super::{Place, Steps, open, script, tenant_of, unless_it_is_the_servers};
+use crate::context::Work;
+use crate::error::{Error, Result};
+use crate::moves::copy::{self, Sides};
+use crate::moves::programs::Programs;
+use crate::moves::{fence, refresh_views};
+use crate::server::{Connection, database, registry, roles, settings, tables};
+
+/// Makes a tenant that is a copy of another.
+pub(crate) async fn clone_tenant(work: &Work) -> Result<()> {
+    let place = Place::of(work, tenant_of(work)?).await?;
+    let (id, registry) = (&place.tenant.id, &place.registry);
+    let mut steps = Steps::of(work);
+    // One that is on record as open is whole, and may have clients.
+    if !is_on_record(work, &place).await? {
+        steps.run("claim", claim(work, &place)).await?;
+        let source = Place::of(work, &source_of(work)?).await?;
+        let put_roles = roles::put_tenant_roles(registry, &work.context.key, id, place.tenant.key_version);
+        steps.run("roles", put_roles).await?;
+        steps.run("database", make_database(&source, &place)).await?;
+        let copied = steps.run("copy", copy_all(work, &source, &place)).await;
+        unless_it_is_the_servers(work, &[&source.server, &place.server], copied).await?;
+        steps.run("analyze", analyze(work, &place)).await?;
+    }
+    steps.run("open", open(work, &place, &[None, Some("sealed")])).await?;
+    work.set_state("done", None).await
+}
+
+async fn is_on_record(work: &Work, place: &Place) -> Result<bool> {
+    let record = registry::read(&place.registry, &place.tenant.id).await?;
+    Ok(record.is_some_and(|record| record.state == "open") && is_claimed(work).await?)
+}
+
+fn source_of(work: &Work) -> Result<TenantId> {
+    let source = work.operation.input.get("source").and_then(|source| source.as_str());
+    let source = source.ok_or_else(|| Error::Failed("the operation names no source".into()))?;
+    source.parse().map_err(|e: shard_map::InvalidName| Error::Failed(e.to_string()))
+}
+
+/// Makes an empty database with the source's settings. What an earlier try left goes first.
+async fn make_database(source: &Place, place: &Place) -> Result<()> {
+    if !matches!(source.tenant.state, TenantState::Open | TenantState::Suspended) {
+        let (id, state) = (&source.tenant.id, source.tenant.state.as_str());
+        return Err(Error::Failed(format!("tenant {id} is {state}: it can't be copied")));
+    }
+    let (id, registry) = (&place.tenant.id, &place.registry);
+    database::drop(registry, id.live_database()).await?;
+    database::create(registry, id.live_database(), 0).await?;
+    database::grant(registry, id.live_database(), id).await?;
+    settings::copy(&settings_of(source), &settings_of(place)).await
+}
+
+fn settings_of(place: &Place) -> settings::Of<'_> {
+    let Place { tenant, registry, .. } = place;
+    settings::Of { registry, tenant: &tenant.id, database: tenant.id.live_database() }
+}
+
+async fn copy_all(work: &Work, source: &Place, place: &Place) -> Result<()> {
+    let connector = &work.context.connector;
+    let (from_id, id) = (&source.tenant.id, &place.tenant.id);
+    let from = connector.database(&source.server, from_id.live_database()).await?;
+    let from = from.without_statement_limit().await?;
+    refuse_what_is_not_copied(&from).await?;
+    from.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    let snapshot: String = from.value("SELECT pg_catalog.pg_export_snapshot()", &[]).await?;
+
+    schema(work, (source, place), "pre-data", &snapshot).await?;
+    let into = connector.database(&place.server, id.live_database()).await?;
+    let into = into.without_statement_limit().await?;
+    into.run(&format!("CREATE SCHEMA tenantry; {}", copy::JOURNAL)).await?;
+    let sides = Sides {
+        source: source.server.clone(),
+        source_database: from_id.live_database().to_owned(),
+        target: place.server.clone(),
+        target_database: id.live_database().to_owned(),
+        snapshot: snapshot.clone(),
+    };
+    copy::rows(work, sides, Arc::default()).await?;
+    let set_sequences = fence::read_sequences(&from, &tables::sequences(&from).await?).await?;
+    into.run(&set_sequences).await?;
+    into.run("DROP SCHEMA tenantry CASCADE").await?;
+    schema(work, (source, place), "post-data", &snapshot).await?;
+    refresh_views(&from, &into).await?;
+    from.run("COMMIT").await
+}
+
+/// What can't be copied faithfully is not copied half.
+async fn refuse_what_is_not_copied(from: &Connection) -> Result<()> {
+    const LARGE_OBJECTS: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)";
+    const UNLOGGED: &str =
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE relkind = 'r' AND relpersistence = 'u')";
+    for (what, remedy, sql) in [
+        ("large objects", "move them into bytea columns first", LARGE_OBJECTS),
+        ("an unlogged table", "make it logged (ALTER TABLE … SET LOGGED) or drop it first", UNLOGGED),
+    ] {
+        if from.value(sql, &[]).await? {
+            return Err(Error::Failed(format!("the source has {what}, which can't be copied: {remedy}")));
+        }
+    }
+    Ok(())
+}
+
+/// Makes one section of the source's schema, for the new tenant's roles.
+async fn schema(work: &Work, (source, place): (&Place, &Place), section: &str, snapshot: &str) -> Result<()> {
+    let programs = Programs { bin: work.context.config.pg_bin.as_deref(), key: &work.context.key };
+    let (section, snapshot) = (format!("--section={section}"), format!("--snapshot={snapshot}"));
+    let dump = [
+        "--schema-only",
+        &section,
+        &snapshot,
+        // A move works in it, and this copy.
+        "--exclude-schema=tenantry",
+        "--no-tablespaces",
+        "--no-publications",
+        "--no-subscriptions",
+        "--lock-wait-timeout=10s",
+    ];
+    let (from, to) = (&source.tenant.id, &place.tenant.id);
+    let sql = programs.run("pg_dump", &source.server, from.live_database(), &dump).await?;
+    // In a session of its own: the script changes settings.
+    let into = work.context.connector.database(&place.server, to.live_database()).await?;
+    let into = into.without_statement_limit().await?;
+    into.run(&script::for_tenant(&sql, from, to)).await?;
+    into.close().await;
+    Ok(())
+}
+
+/// Gives the planner its statistics, and the catalog the schema's version, which the copy brought with it.
+async fn analyze(work: &Work, place: &Place) -> Result<()> {
+    let id = &place.tenant.id;
+    let into = work.context.connector.database(&place.server, id.live_database()).await?;
+    let into = into.without_statement_limit().await?;
+    into.run("ANALYZE").await?;
+    const HISTORY: &str = "SELECT to_regclass('public.refinery_schema_history') IS NOT NULL";
+    let version: Option<i32> = match into.value(HISTORY, &[]).await? {
+        true => into.value("SELECT max(version) FROM public.refinery_schema_history", &[]).await?,
+        false => None,
+    };
+    work.remember(&json!({ "schema_version": version })).await?;
+    Ok(work.context.catalog.set_schema_version(id, version, work.term).await?)
+}

@@ -123,8 +123,9 @@ impl Catalog {
             FROM tenant t
             WHERE t.state = 'deleted' AND t.deleted_at < now() - $1 * interval '1 second'
                 -- One that can't be removed for now is tried again, not all the time.
-                AND NOT EXISTS (SELECT FROM operation o WHERE o.tenant = t.id AND o.kind = 'delete'
-                    AND o.state = 'failed' AND o.updated_at > now() - interval '10 minutes')
+                AND NOT EXISTS (SELECT FROM operation o
+                    WHERE o.id = (SELECT max(id) FROM operation WHERE tenant = t.id) AND o.kind = 'delete'
+                        AND o.state = 'failed' AND o.updated_at > now() - interval '10 minutes')
                 AND NOT EXISTS (SELECT FROM operation o JOIN tenant b ON b.id = o.tenant
                     WHERE o.state = 'running' AND o.kind = 'delete' AND b.server = t.server)
             ORDER BY t.server, t.deleted_at";

@@ -214,13 +214,14 @@ const RICH: &str = "
     CREATE MATERIALIZED VIEW counted AS SELECT count(*) AS n FROM people;
     CREATE SCHEMA private; GRANT USAGE ON SCHEMA private TO model__app;
     CREATE FUNCTION private.who() RETURNS text LANGUAGE sql AS $$ SELECT 'model__owner' $$;
-    REVOKE ALL ON FUNCTION private.who() FROM PUBLIC; GRANT EXECUTE ON FUNCTION private.who() TO model__app;
-    ALTER ROLE model__owner SET statement_timeout = '77s'";
+    REVOKE ALL ON FUNCTION private.who() FROM PUBLIC; GRANT EXECUTE ON FUNCTION private.who() TO model__app";
 
 async fn a_clone_is_the_same_but_for_whose_it_is(fleet: &Fleet) {
     fleet.create("model", &["--server", "pg-1", "--label", "plan=gold"]).await;
     fleet.connect("model").await.run(RICH).await;
-    fleet.direct("pg-1", "postgres").await.run("ALTER DATABASE model SET work_mem = '5MB'").await;
+    let settings =
+        "ALTER DATABASE model SET work_mem = '5MB'; ALTER ROLE model__owner SET statement_timeout = '77s'";
+    fleet.direct("pg-1", "postgres").await.run(settings).await;
     let model = dump_schema(fleet, "pg-1", "model").await;
     assert!(model.contains("CREATE POLICY readers") && model.contains("GRANT SELECT(owner)"), "{model}");
     // One on the same server, where the source's roles are, and one where they are not.

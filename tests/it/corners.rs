@@ -8,6 +8,7 @@ trials! {
     shared a_goodbye_amid_a_copy_ends_it,
     shared what_a_client_left_and_cannot_be_undone_harms_nobody,
     shared a_closed_statement_comes_back_with_the_error_that_undid_its_close,
+    shared a_close_behind_a_result_of_any_length_is_answered_in_its_turn,
     shared settings_that_add_up_are_replayed_together,
     shared a_session_whose_server_connection_died_does_not_go_on_with_another,
     shared notifications_name_the_client_that_sent_them,
@@ -68,6 +69,25 @@ async fn a_closed_statement_comes_back_with_the_error_that_undid_its_close(fleet
     assert_eq!(raw.replies(1).await, ["1", "E:08P01", "Z:I"]);
     raw.execute("one", &["7"]).close_statement("one").sync();
     assert_eq!(raw.replies(1).await, ["2", "D:7", "C:SELECT 1", "3", "Z:I"]);
+}
+
+async fn a_close_behind_a_result_of_any_length_is_answered_in_its_turn(fleet: &Fleet) {
+    fleet.create("lengthy", &[]).await;
+    let client = fleet.connect("lengthy").await;
+    client.run("CREATE TABLE lengthy (a text)").await;
+    // What does not fill the server's buffer is sent when the commit is over.
+    client.run("CREATE FUNCTION late() RETURNS trigger AS 'BEGIN PERFORM pg_sleep(0.02); RETURN NULL; END' LANGUAGE plpgsql").await;
+    let deferred = "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION late()";
+    client.run(&format!("CREATE CONSTRAINT TRIGGER late AFTER INSERT ON lengthy {deferred}")).await;
+    let mut raw = Raw::login(&fleet.config("lengthy"), &[]).await;
+    let insert = "INSERT INTO lengthy VALUES (repeat('x', $1::int)) RETURNING a";
+    // The end of that buffer, of 8 KiB, falls everywhere into the messages behind the row.
+    for length in (8192 - 60..8192).step_by(4) {
+        raw.parse("one", insert).execute("one", &[&length.to_string()]);
+        let mut replies = raw.close_statement("one").sync().replies(1).await;
+        assert_eq!(replies.remove(2).len(), 2 + length);
+        assert_eq!(replies, ["1", "2", "C:INSERT 0 1", "3", "Z:I"], "{length}");
+    }
 }
 
 async fn settings_that_add_up_are_replayed_together(fleet: &Fleet) {

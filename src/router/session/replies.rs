@@ -72,9 +72,19 @@ impl Session {
                     break;
                 }
             }
+            if self.next_is_local() {
+                forward(&mut connection.side.input, run, &mut self.side, &self.tenant.worker.buffers);
+                run = 0;
+                self.answer_locally();
+            }
             let Some(header) = wire::header(&connection.side.input[run..], usize::MAX)? else {
                 break;
             };
+            if self.only_passes(header.tag) {
+                self.stretch.passes_end();
+                connection.side.pass = header.total();
+                continue;
+            }
             let there = connection.side.input.len() - run >= header.total();
             let read =
                 is_read(header.tag) || (header.tag == tag::ROW_DESCRIPTION && self.expected.wants_shape());
@@ -110,31 +120,17 @@ impl Session {
                     }
                 }
             }
-            if self.next_is_local() && connection.side.pass <= connection.side.input.len() - run {
-                run += connection.side.pass;
-                connection.side.pass = 0;
-                forward(&mut connection.side.input, run, &mut self.side, &self.tenant.worker.buffers);
-                run = 0;
-                self.answer_locally();
-            }
         }
         forward(&mut connection.side.input, run, &mut self.side, &self.tenant.worker.buffers);
         Ok(())
     }
 
-    fn next_is_local(&self) -> bool {
-        matches!(self.expected.front(), Some(Expect::LocalParse(_) | Expect::LocalClose(_) | Expect::CopyEnd))
-    }
-
-    /// Gives the answers whose turn it is and which need no server.
-    pub(super) fn answer_locally(&mut self) {
-        while self.next_is_local() {
-            let out = self.side.out(&self.tenant.worker.buffers);
-            match self.expected.pop() {
-                Some(Expect::LocalParse(_)) => backend::write_parse_complete(out),
-                Some(Expect::LocalClose(_)) => backend::write_close_complete(out),
-                _ => {}
-            }
+    /// Whether replies of this kind go on without a look at them: most are rows.
+    fn only_passes(&self, tag: u8) -> bool {
+        match tag {
+            tag::DATA_ROW | tag::COPY_DATA => true,
+            tag::ROW_DESCRIPTION => matches!(self.expected.front(), Some(Expect::Query(_))),
+            _ => false,
         }
     }
 

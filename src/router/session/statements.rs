@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use bytes::Buf as _;
-use wire::backend::TransactionStatus;
+use wire::backend::{self, TransactionStatus};
 use wire::frontend;
 use wire::{HEADER_BYTES, Header};
 
@@ -336,5 +336,24 @@ impl Session {
         self.expected.push(Expect::CloseRaw);
         self.unsynced = true;
         self.pass(header)
+    }
+
+    pub(super) fn next_is_local(&self) -> bool {
+        matches!(self.expected.front(), Some(Expect::LocalParse(_) | Expect::LocalClose(_) | Expect::CopyEnd))
+    }
+
+    /// Gives the answers whose turn it is and which need no server, unless the one before is still on its way.
+    pub(super) fn answer_locally(&mut self) {
+        if self.connection.as_ref().is_some_and(|connection| connection.side.pass > 0) {
+            return;
+        }
+        while self.next_is_local() {
+            let out = self.side.out(&self.tenant.worker.buffers);
+            match self.expected.pop() {
+                Some(Expect::LocalParse(_)) => backend::write_parse_complete(out),
+                Some(Expect::LocalClose(_)) => backend::write_close_complete(out),
+                _ => {}
+            }
+        }
     }
 }

@@ -66,8 +66,9 @@ pub(crate) struct Side {
     pub(crate) skip: usize,
     /// The last message written is not whole: nothing of another may follow.
     pub(crate) is_open_ended: bool,
-    /// The turn of a session in which there was nothing more to read: it is woken when there is.
-    pub(crate) drained_in: u64,
+    /// The task that the socket wakes when there is more to read, by the address that its waker has; 0 when there is none.
+    /// The socket keeps that waker until then, so no other task has the address meanwhile.
+    awaiter: usize,
     bulk: bool,
 }
 
@@ -80,17 +81,27 @@ impl Side {
             pass: 0,
             skip: 0,
             is_open_ended: false,
-            drained_in: 0,
+            awaiter: 0,
             bulk: false,
         }
     }
 
     /// Reads once into `input`; 0 is the end.
+    #[inline]
     pub(crate) fn poll_read(&mut self, buffers: &Buffers, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        // Most sockets have nothing, which they tell for less than a read that finds nothing costs.
+        // Most sockets have nothing, which they tell for less than a read that finds nothing costs. To have been told that
+        // once is enough until there is something.
         if !self.stream.may_have_arrived() {
-            ready!(self.stream.poll_read_ready(cx))?;
+            if self.awaiter == cx.waker().data().addr() {
+                return Poll::Pending;
+            }
+            ready!(self.poll_arrival(cx))?;
         }
+        self.poll_read_arrived(buffers, cx)
+    }
+
+    fn poll_read_arrived(&mut self, buffers: &Buffers, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.awaiter = 0;
         if self.input.capacity() == 0 {
             self.input = buffers.take();
         }
@@ -99,16 +110,29 @@ impl Side {
             self.input.reserve(wanted);
         }
         let room = self.input.capacity() - self.input.len();
-        let mut cipher = buffers.cipher.borrow_mut();
-        if self.stream.channel().is_some() {
+        let outcome = if self.stream.channel().is_none() {
+            self.stream.poll_read_plain(cx, &mut self.input)
+        } else {
+            let mut cipher = buffers.cipher.borrow_mut();
             cipher.reserve(READ_BYTES_BULK);
-        }
-        let outcome = self.stream.poll_read(cx, &mut self.input, &mut cipher);
+            self.stream.poll_read(cx, &mut self.input, &mut cipher)
+        };
         if let Poll::Ready(Ok(count)) = outcome {
             // Through TLS, the room is no limit.
             self.bulk = count >= room;
         } else if self.input.is_empty() {
             buffers.give(std::mem::take(&mut self.input));
+        }
+        outcome
+    }
+
+    /// Has this task woken when there is something to read.
+    fn poll_arrival(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A task that has used up its budget is called again, and its waker is not kept.
+        let is_kept = tokio::task::coop::has_budget_remaining();
+        let outcome = self.stream.poll_read_ready(cx);
+        if outcome.is_pending() && is_kept {
+            self.awaiter = cx.waker().data().addr();
         }
         outcome
     }

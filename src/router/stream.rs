@@ -74,11 +74,20 @@ impl Stream {
         cipher: &mut BytesMut,
     ) -> Poll<io::Result<usize>> {
         match &mut self.channel {
-            // Unlike `try_read`, this takes a read that did not fill the buffer for a sign that there is no more, and
-            // so saves the system call that would only say so.
-            None => poll_read_buf(Pin::new(&mut self.socket), cx, buffer),
+            None => self.poll_read_plain(cx, buffer),
             Some(channel) => channel.poll_read(&mut self.socket, cx, buffer, cipher),
         }
+    }
+
+    /// The same for one in the clear.
+    pub(crate) fn poll_read_plain(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        // Unlike `try_read`, this takes a read that did not fill the buffer for a sign that there is no more, and so saves
+        // the system call that would only say so.
+        poll_read_buf(Pin::new(&mut self.socket), cx, buffer)
     }
 
     /// Writes some of `bytes`. After `Pending`, the next call must bring the same bytes again, with or without more.

@@ -72,8 +72,6 @@ pub(crate) struct Worker {
     pub(crate) buffers: Buffers,
     pub(crate) metrics: LocalMetrics,
     pub(crate) clock: Clock,
-    /// Counts the turns of its sessions: the calls by which the runtime lets one go on.
-    pub(crate) turn: Cell<u64>,
     /// How far the router is in its drain.
     ending: Cell<Option<End>>,
     /// No more clients come.
@@ -109,7 +107,6 @@ impl Worker {
             shared,
             buffers: Buffers::default(),
             clock: Clock::new(),
-            turn: Cell::new(0),
             ending: Cell::new(None),
             is_closed_to_clients: Cell::new(false),
             closing: Cell::new(false),

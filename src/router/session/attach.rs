@@ -88,19 +88,44 @@ impl Session {
                     }
                 }
             }
-            connection.applied = self.state.settings.clone();
-            let out = self.side.out(&self.tenant.worker.buffers);
-            tell_differences(&mut self.told, &connection.params, out);
-            connection.cancel.holder.set(self.me.id);
-            self.me.set_target(Some(connection.cancel.clone()));
-            self.me.began.set(Some(self.tenant.worker.clock.now()));
-            self.status = TransactionStatus::Idle;
-            self.failed = false;
-            self.server_gone = false;
-            self.connection = Some(connection);
+            self.adopt(connection);
             return Ok(());
         }
         Err(ClientError::ServerDown(self.tenant.id.to_string()).into())
+    }
+
+    /// The same if nothing has to be waited for, as is usual.
+    pub(super) fn attach_now(&mut self) -> bool {
+        let access = self.tenant.granted(self.access);
+        let Some(connection) = self.tenant.take_idle(access) else {
+            return false;
+        };
+        self.tenant.worker.metrics.pool_hits.inc();
+        if replay(&connection.applied, &self.state.settings).is_some() {
+            // It is to be made ready.
+            self.connection = Some(connection);
+            return false;
+        }
+        self.adopt(connection);
+        true
+    }
+
+    /// Takes a connection that has this client's settings.
+    fn adopt(&mut self, mut connection: Box<ServerConnection>) {
+        if !Rc::ptr_eq(&connection.applied, &self.state.settings) {
+            connection.applied = self.state.settings.clone();
+        }
+        if !Rc::ptr_eq(&connection.params, &self.told) {
+            let out = self.side.out(&self.tenant.worker.buffers);
+            tell_differences(&mut self.told, &connection.params, out);
+        }
+        connection.cancel.holder.set(self.me.id);
+        self.me.set_target(Some(connection.cancel.clone()));
+        self.me.began.set(Some(self.tenant.worker.clock.now()));
+        self.status = TransactionStatus::Idle;
+        self.failed = false;
+        self.server_gone = false;
+        self.connection = Some(connection);
     }
 
     /// Runs statements on a connection, which is the session's own meanwhile: should that be ended, it is left in order.
@@ -212,7 +237,7 @@ impl Session {
     async fn client_leaves(&mut self) -> Over {
         poll_fn(|cx| {
             // It may have been woken before it began to wait.
-            self.me.poll_woken(cx);
+            self.me.was_woken();
             if let Some(error) = self.me.ending() {
                 return Poll::Ready(Over::Refused(error));
             }

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use shard_map::{Access, TenantId};
@@ -190,12 +190,13 @@ impl Client {
         }
     }
 
-    /// Whether it was woken since the last call; registers for the next time.
-    pub(crate) fn poll_woken(&self, cx: &Context<'_>) -> bool {
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
+    /// Has it woken by this, which is one and the same to its end.
+    pub(crate) fn wake_by(&self, waker: &Waker) {
+        *self.waker.borrow_mut() = Some(waker.clone());
+    }
+
+    /// Whether it was woken since the last call.
+    pub(crate) fn was_woken(&self) -> bool {
         self.woken.replace(false)
     }
 }

@@ -21,24 +21,26 @@ impl Session {
     /// Waits for progress on either side.
     pub(super) async fn exchange(&mut self) -> Result<(), Over> {
         self.side.rest(&self.tenant.worker.buffers);
-        // What has come of a request already is a request on its way.
-        let may_leave = self.me.is_draining() && self.is_at_rest() && self.side.input.is_empty();
-        let progress = poll_fn(|cx| self.poll_exchange(cx));
-        if may_leave {
-            let silent = tokio::time::timeout(SILENCE, progress).await;
-            return silent.unwrap_or(Err(ClientError::ShuttingDown.into()));
-        }
-        progress.await
+        poll_fn(|cx| self.poll_exchange(cx)).await
     }
 
-    fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Over>> {
-        let mut progress = self.me.poll_woken(cx);
+    /// The same for a client that is to leave as soon as it is silent.
+    pub(super) async fn last_exchange(&mut self) -> Result<(), Over> {
+        let silent = tokio::time::timeout(SILENCE, self.exchange()).await;
+        silent.unwrap_or(Err(ClientError::ShuttingDown.into()))
+    }
+
+    pub(super) fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Over>> {
+        let mut progress = self.me.was_woken();
         if progress {
             self.tenant.worker.clock.look();
         }
         progress |= self.poll_server(cx);
-        let Worker { buffers, metrics, clock, turn, .. } = &*self.tenant.worker;
-        let turn = turn.get();
+        if progress && self.side.output.is_empty() {
+            // What came is to be looked at first: there may be something to write then.
+            return Poll::Ready(Ok(()));
+        }
+        let Worker { buffers, metrics, clock, .. } = &*self.tenant.worker;
         if !self.side.output.is_empty() {
             match self.side.poll_write(buffers, cx) {
                 Poll::Ready(Ok(count)) => {
@@ -57,7 +59,7 @@ impl Session {
         // Answers that are made here pile up, too, for a client that does not read.
         let client_takes = self.side.output.len() < OUTPUT_BYTES_MAX;
         let may_read = server_takes && client_takes && !self.said_goodbye;
-        if may_read && self.side.input.len() < wanted && self.side.drained_in != turn {
+        if may_read && self.side.input.len() < wanted {
             match self.side.poll_read(buffers, cx) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Over::Vanished)),
                 Poll::Ready(Ok(count)) => {
@@ -66,7 +68,7 @@ impl Session {
                     self.tenant.counters.add(Figure::BytesIn, count as u64);
                     progress = true;
                 }
-                Poll::Pending => self.side.drained_in = turn,
+                Poll::Pending => {}
             }
         }
         if progress { Poll::Ready(Ok(())) } else { Poll::Pending }
@@ -76,8 +78,7 @@ impl Session {
         let Some(connection) = &mut self.connection else {
             return false;
         };
-        let Worker { buffers, clock, turn, .. } = &*self.tenant.worker;
-        let turn = turn.get();
+        let Worker { buffers, clock, .. } = &*self.tenant.worker;
         let mut progress = false;
         if !connection.side.output.is_empty() {
             self.stretch.leaves();
@@ -92,7 +93,7 @@ impl Session {
             }
         }
         let may_read = self.side.output.len() < OUTPUT_BYTES_MAX && !self.server_gone;
-        if may_read && connection.side.drained_in != turn {
+        if may_read {
             match connection.side.poll_read(buffers, cx) {
                 Poll::Ready(Ok(0) | Err(_)) => {
                     self.server_gone = true;
@@ -102,7 +103,7 @@ impl Session {
                     clock.look();
                     progress = true;
                 }
-                Poll::Pending => connection.side.drained_in = turn,
+                Poll::Pending => {}
             }
         }
         progress

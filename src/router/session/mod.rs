@@ -15,6 +15,7 @@ mod refusals;
 mod replies;
 mod requests;
 mod statements;
+mod turns;
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -178,14 +179,10 @@ pub(crate) async fn run(new: Box<NewClient>, me: Rc<Client>, tenant: Rc<Tenant>)
     session.side.output = greeting;
     let me = session.me.clone();
     let over = {
-        let worker = session.tenant.worker.clone();
         let mut life = std::pin::pin!(session.live(login));
-        poll_fn(|cx| {
-            worker.turn.set(worker.turn.get() + 1);
-            match me.ending_at_once() {
-                Some(error) => Poll::Ready(Over::Refused(error)),
-                None => life.as_mut().poll(cx),
-            }
+        poll_fn(|cx| match me.ending_at_once() {
+            Some(error) => Poll::Ready(Over::Refused(error)),
+            None => life.as_mut().poll(cx),
         })
         .await
     };
@@ -263,86 +260,25 @@ impl Session {
 
     async fn live(&mut self, login: Login) -> Over {
         // From here on, it can be woken wherever it waits: its task is one and the same to its end.
-        poll_fn(|cx| Poll::Ready(self.me.poll_woken(cx))).await;
+        poll_fn(|cx| {
+            self.me.wake_by(cx.waker());
+            Poll::Ready(())
+        })
+        .await;
         if let Err(over) = Box::pin(self.greet(login)).await {
             return over;
         }
         // A first request may have come together with the login.
         self.tenant.worker.clock.look();
         loop {
-            match self.turn().await {
-                Ok(()) => {}
+            let outcome = match self.turns().await {
+                Ok(wait) => Box::pin(self.outlast(wait)).await,
                 Err(over) => return over,
-            }
-        }
-    }
-
-    async fn turn(&mut self) -> Result<(), Over> {
-        let need = self.requests()?;
-        self.me.set_busy(!self.expected.is_empty(), &self.tenant.worker.clock);
-        if need == Need::Server {
-            return match self.attach().await {
-                Err(Over::Refused(error)) if error.leaves_session() => self.refuse_request(&error),
-                other => other,
             };
-        }
-        if self.is_at_rest() {
-            self.rest()?;
-        }
-        // A server that waits for the rest of a stretch, or of a COPY, will have no answer.
-        let is_answered = self.expected.is_empty() && self.side.output.is_empty();
-        if self.said_goodbye && (is_answered || self.unsynced || self.copying_in) {
-            return Err(Over::Goodbye);
-        }
-        if need == Need::Answers && self.tenant.is_paused() && self.is_quiet() {
-            return Box::pin(self.outlast_pause()).await;
-        }
-        self.me.waiting.set(None);
-        self.exchange().await?;
-        self.replies()
-    }
-
-    /// Whether the client can go on with another connection: no state that it may rely on is on the one it has.
-    fn can_change_connection(&self) -> bool {
-        self.mode == PoolMode::Transaction && self.is_quiet() && !self.state.is_pinned()
-    }
-
-    /// Whether nothing is under way on the connection, if there is one.
-    fn is_at_rest(&self) -> bool {
-        let connection_at_rest = self.connection.as_ref().is_none_or(|connection| {
-            let side = &connection.side;
-            side.pass == 0 && side.input.is_empty() && side.output.is_empty()
-        });
-        self.is_quiet() && connection_at_rest && self.side.pass == 0 && !self.skipping
-    }
-
-    /// Whether the next request begins a transaction.
-    fn is_quiet(&self) -> bool {
-        self.expected.is_empty()
-            && self.status == TransactionStatus::Idle
-            && !self.unsynced
-            && !self.copying_in
-    }
-
-    /// Between two transactions: gives the connection back, unless the client must keep it, and ends if it must.
-    fn rest(&mut self) -> Result<(), Over> {
-        if let Some(connection) = self.connection.take() {
-            self.count_transaction(&connection);
-            let pinned = self.state.is_pinned();
-            let may_keep = connection.generation == self.tenant.generation.get() && !self.tenant.is_held();
-            if pinned || (self.mode == PoolMode::Session && may_keep) {
-                self.connection = Some(connection);
-                if !self.me.parked.replace(true) && self.tenant.is_held() {
-                    self.tenant.settle();
-                }
-            } else {
-                self.detach(connection);
+            if let Err(over) = outcome {
+                return over;
             }
         }
-        if let Some(error) = self.me.ending().or_else(|| self.tenant.refusal()) {
-            return Err(error.into());
-        }
-        Ok(())
     }
 
     fn count_transaction(&mut self, connection: &ServerConnection) {

@@ -26,6 +26,9 @@ impl Session {
             if self.said_goodbye {
                 return Ok(Need::Nothing);
             }
+            if self.side.input.is_empty() {
+                return Ok(Need::Input);
+            }
             self.drop_skipped();
             if !self.pass_on() {
                 return Ok(Need::Input);
@@ -126,6 +129,9 @@ impl Session {
 
     /// Whether a request can be sent now; what it needs, if not.
     pub(super) fn begin(&mut self) -> Option<Need> {
+        if self.connection.is_none() && !self.attach_now() {
+            return Some(Need::Server);
+        }
         let Some(connection) = &self.connection else {
             return Some(Need::Server);
         };

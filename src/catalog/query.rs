@@ -137,10 +137,11 @@ impl Catalog {
     }
 }
 
-/// Whether all tables are there although no migration is on record: somebody emptied that one, too.
+/// Whether all tables are there, with what the newest migration added, although none is on record: somebody emptied that
+/// record, too.
 async fn is_made(client: &Object) -> std::result::Result<bool, tokio_postgres::Error> {
     const RECORD: &str = "
-        SELECT to_regclass('refinery_schema_history') IS NOT NULL AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('placement_policy') AND attname = 'policy')";
+        SELECT to_regclass('refinery_schema_history') IS NOT NULL AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('migration_target') AND attname = 'took_ms')";
     if !client.query_one(RECORD, &[]).await?.get::<_, bool>(0) {
         return Ok(false);
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use catalog::Feed;
 use shard_map::Entry;
 
+use crate::looks::GATHER;
 use crate::shared::Shared;
 use crate::worker::WorkerMessage;
 
@@ -48,7 +49,11 @@ impl Follower {
         }
         loop {
             let poll = self.shared.config().poll_interval;
-            feed.wait(poll).await;
+            tokio::select! {
+                () = feed.wait(poll) => {}
+                () = self.shared.looks.wanted() => tokio::time::sleep(GATHER).await,
+            }
+            let look = self.shared.looks.begin();
             let (version, mark) = {
                 let map = self.shared.map.read();
                 (map.version, map.trail.last_mark())
@@ -57,6 +62,7 @@ impl Follower {
                 Some(changes) => self.apply(changes).await,
                 None => self.load(&mut feed).await?,
             }
+            self.shared.looks.end(look);
         }
     }
 

@@ -24,6 +24,7 @@ mod gate;
 mod http;
 mod listener;
 mod login;
+mod looks;
 mod map;
 mod metrics;
 mod peers;
@@ -161,6 +162,7 @@ fn share(
         tls: tls::Tls::new(&config)?,
         places: Arc::default(),
         failures: failures::Failures::default(),
+        looks: looks::Looks::default(),
         searches: tokio::sync::Semaphore::new(search::SEARCHES_MAX),
         process,
         serving: AtomicBool::new(false),

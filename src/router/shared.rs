@@ -13,6 +13,7 @@ use crate::config::RouterConfig;
 use crate::failures::Failures;
 use crate::gate::HoldReady;
 use crate::listener::Logins;
+use crate::looks::Looks;
 use crate::map::SharedMap;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -35,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) tls: Tls,
     pub(crate) places: Arc<Places>,
     pub(crate) failures: Failures,
+    pub(crate) looks: Looks,
     /// Turns at looking for a tenant at other servers.
     pub(crate) searches: Semaphore,
     pub(crate) budgets: Budgets,

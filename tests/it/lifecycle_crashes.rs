@@ -16,7 +16,7 @@ trials! {
 const SUSPEND: [&str; 5] = ["refuse", "refuse_done", "drain_done", "close_done", "record_done"];
 const RESUME: [&str; 3] = ["roles", "roles_done", "open_done"];
 const DELETE: [&str; 5] = ["refuse", "refuse_done", "drain_done", "close_done", "put_aside_done"];
-const UNDELETE: [&str; 3] = ["take_back", "take_back_done", "open_done"];
+const UNDELETE: [&str; 4] = ["take_back", "take_back_done", "schema_done", "open_done"];
 const CREATE: [&str; 6] = ["claim", "claim_done", "roles_done", "database_done", "schema_done", "open_done"];
 const CLONE: [&str; 6] =
     ["claim_done", "roles_done", "database_done", "copy_done", "analyze_done", "open_done"];

@@ -116,12 +116,12 @@ async fn are_at_the_third_version(fleet: &Fleet, names: &[String]) {
 }
 
 async fn tenants_that_change_during_a_run_end_at_its_version(fleet: &mut Fleet) {
-    for name in ["blocked", "frozen", "moving", "back"] {
+    for name in ["blocked", "frozen", "moving", "back", "later"] {
         fleet.create(name, &["--server", "pg-1"]).await;
     }
-    fleet.cli(&["tenant", "delete", "back", "--yes"]).await.ok();
-    let deleted = async || (fleet.tenant("back").await["state"] == "deleted").then_some(());
-    until("it to be deleted", deleted).await;
+    for name in ["back", "later"] {
+        fleet.cli(&["tenant", "delete", name, "--yes", "--wait"]).await.ok();
+    }
     // The canary and the one that is to move wait for locks that the test holds.
     let mut locks = Vec::new();
     for name in ["blocked", "moving"] {
@@ -157,7 +157,8 @@ async fn tenants_that_change_during_a_run_end_at_its_version(fleet: &mut Fleet) 
     assert_eq!((&done["state"], &done["failed"]), (&"done".into(), &0.into()), "{done}");
     fleet.cli(&["tenant", "resume", "frozen"]).await.ok();
     until("it to be resumed", async || (fleet.tenant("frozen").await["state"] == "open").then_some(())).await;
-    for name in ["blocked", "frozen", "moving", "back", "late"] {
+    fleet.cli(&["tenant", "undelete", "later", "--wait"]).await.ok();
+    for name in ["blocked", "frozen", "moving", "back", "late", "later"] {
         assert_eq!(fleet.tenant(name).await["schema_version"], 1, "{name}");
         fleet.connect(name).await.run("SELECT a FROM t").await;
     }

@@ -4,7 +4,7 @@
 //! which is why this is decided before the password exchange ends. Who may reach every tenant, or is named for just this
 //! one, learns nothing new from the truth and is told it. The log has the reason in any case.
 
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use shard_map::labels::Labels;
 use shard_map::{Refusal, Route, Tenant, TenantId, TenantState, User};
@@ -19,6 +19,11 @@ use crate::registry;
 use crate::session::Login;
 use crate::shared::Shared;
 use crate::state::APPLICATION_NAME;
+
+/// How long a login waits for a tenant that is being made.
+const CREATING_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it looks whether that has come to an end.
+const CREATING_POLL: Duration = Duration::from_millis(100);
 
 /// Lets a user in to the console, if it asks for that and may. For anybody else the console is a tenant that is not there.
 pub(super) fn console(names: &Names, startup: &Startup, config: &RouterConfig) -> Option<AdminLogin> {
@@ -51,7 +56,7 @@ pub(super) async fn decide(names: Names, settings: Settings, shared: &Shared) ->
     if may_know && !shared.map.is_followed() {
         discover(&id, shared).await?;
     }
-    if !reaches(&user, &id, shared)? {
+    if !comes_to_reach(&user, &id, shared).await? {
         return Err(unknown());
     }
     let pool_mode = settings.pool_mode.unwrap_or(user.pool_mode);
@@ -63,6 +68,28 @@ pub(super) async fn decide(names: Names, settings: Settings, shared: &Shared) ->
         settings: settings.values,
         minor: settings.minor,
     })
+}
+
+/// Whether the tenant is there, and for this user; one that was made a moment ago included, or that is just being made.
+async fn comes_to_reach(user: &User, id: &TenantId, shared: &Shared) -> Result<bool, ClientError> {
+    let deadline = Instant::now() + CREATING_TIMEOUT;
+    let mut looked = false;
+    loop {
+        let found = reaches(user, id, shared);
+        let is_settled = match &found {
+            Ok(is_there) => *is_there || looked,
+            Err(ClientError::Creating(_)) => Instant::now() >= deadline,
+            Err(_) => true,
+        };
+        if is_settled || !shared.map.is_followed() {
+            return found;
+        }
+        if looked {
+            tokio::time::sleep(CREATING_POLL).await;
+        }
+        shared.looks.anew().await;
+        looked = true;
+    }
 }
 
 /// Whether the tenant is there, and for this user.

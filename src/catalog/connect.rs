@@ -11,10 +11,10 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::FuturesUnordered;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, TargetSessionAttrs};
-use tokio_postgres::tls::NoTlsStream;
-use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
+use tokio_postgres::{Client, Config, Connection, Socket};
 
 use crate::error::{Error, Result};
+use crate::tls::{Secured, TlsOptions, without_tls};
 
 /// How long a connection to the catalog may take, over all its hosts.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -23,11 +23,21 @@ pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a host may be silent before the next is tried beside it.
 const HOST_PAUSE: Duration = Duration::from_millis(250);
 
-type Connected = (Client, Connection<Socket, NoTlsStream>);
+type Connected = (Client, Connection<Socket, Secured<Socket>>);
+
+/// Where the catalog is, and how it is spoken to.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) config: Config,
+    pub(crate) tls: TlsOptions,
+}
 
 /// Reads a catalog URL and sets the limits that every connection has.
-pub(crate) fn config(url: &str) -> Result<Config> {
-    let mut config: Config = url.parse().map_err(|e: tokio_postgres::Error| Error::Url(e.to_string()))?;
+pub(crate) fn target(url: &str) -> Result<Target> {
+    let (rest, tls) = without_tls(url).map_err(Error::Url)?;
+    let not_a_url = |e: tokio_postgres::Error| Error::Url(format!("it is not a Postgres URL: {e}"));
+    let mut config: Config = rest.parse().map_err(not_a_url)?;
+    config.ssl_mode(tls.ssl_mode());
     config.connect_timeout(CONNECT_TIMEOUT);
     // A peer that lost its power is noticed within seconds, not after the system's two hours.
     config
@@ -41,15 +51,15 @@ pub(crate) fn config(url: &str) -> Result<Config> {
         // All but one of several are standbys.
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
     }
-    Ok(config)
+    Ok(Target { config, tls })
 }
 
 /// Connects within the time for it.
 ///
 /// # Errors
 /// [`Error::Unreachable`]; [`Error::Query`] with the SQLSTATE when there is no such database.
-pub(crate) async fn connect_in_time(config: &Config) -> Result<Connected> {
-    let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect(config)).await;
+pub(crate) async fn connect_in_time(target: &Target) -> Result<Connected> {
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect(&target.config, &target.tls)).await;
     let silent = |_| Error::Unreachable(format!("no answer within {CONNECT_TIMEOUT:?}"));
     connected.map_err(silent)?.map_err(|e| match e.code() {
         Some(code) if code.code() == "3D000" => Error::from_query("connect", &e),
@@ -62,12 +72,17 @@ pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-async fn connect(config: &Config) -> std::result::Result<Connected, tokio_postgres::Error> {
+async fn connect(config: &Config, tls: &TlsOptions) -> std::result::Result<Connected, tokio_postgres::Error> {
+    // Made anew each time: files may have been replaced.
+    let tls = tls.connector();
     let mut hosts = each_host(config).into_iter();
     let mut attempts = FuturesUnordered::new();
     let mut refused = None;
     loop {
-        attempts.extend(hosts.next().map(|host| async move { host.connect(NoTls).await }));
+        attempts.extend(hosts.next().map(|host| {
+            let tls = tls.clone();
+            async move { host.connect(tls).await }
+        }));
         let pause = if hosts.len() > 0 { HOST_PAUSE } else { CONNECT_TIMEOUT };
         match tokio::time::timeout(pause, attempts.next()).await {
             Ok(Some(Ok(connected))) => return Ok(connected),
@@ -76,7 +91,7 @@ async fn connect(config: &Config) -> std::result::Result<Connected, tokio_postgr
             Ok(None) => match refused {
                 Some(error) => return Err(error),
                 // No host at all: the library says so.
-                None => return config.connect(NoTls).await,
+                None => return config.connect(tls).await,
             },
             Err(_) => {}
         }
@@ -143,16 +158,16 @@ fn copy_all_but_hosts(from: &Config, to: &mut Config) {
 }
 
 /// How the pool connects.
-pub(crate) struct ToAnyHost;
+pub(crate) struct ToAnyHost(pub(crate) TlsOptions);
 
 impl Connect for ToAnyHost {
     fn connect(
         &self,
         config: &Config,
     ) -> BoxFuture<'_, std::result::Result<(Client, JoinHandle<()>), tokio_postgres::Error>> {
-        let config = config.clone();
+        let (config, tls) = (config.clone(), self.0.clone());
         async move {
-            let (client, connection) = connect(&config).await?;
+            let (client, connection) = connect(&config, &tls).await?;
             // What it ends with, the next query on it is told.
             let connection = tokio::spawn(async move { drop(connection.await) });
             Ok((client, connection))
@@ -167,7 +182,7 @@ mod tests {
 
     #[test]
     fn each_host_is_tried_with_the_same_login_and_must_take_writes() {
-        let config = config("postgres://ann:secret@one:5433,two:5434/map").unwrap();
+        let config = target("postgres://ann:secret@one:5433,two:5434/map").unwrap().config;
         let each = each_host(&config);
         let hosts: Vec<_> = each.iter().map(|c| (c.get_hosts()[0].clone(), c.get_ports()[0])).collect();
         assert_eq!(hosts, [(Host::Tcp("one".into()), 5433), (Host::Tcp("two".into()), 5434)]);
@@ -178,7 +193,7 @@ mod tests {
             assert_eq!(alone.get_options(), config.get_options());
             assert_eq!(alone.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
         }
-        let one = super::config("postgres://ann@one/map").unwrap();
+        let one = target("postgres://ann@one/map").unwrap().config;
         assert_eq!(one.get_target_session_attrs(), TargetSessionAttrs::Any, "it costs a round trip");
     }
 
@@ -189,9 +204,9 @@ mod tests {
         let next = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let ports = (hung.local_addr().unwrap().port(), next.local_addr().unwrap().port());
         let url = format!("postgres://ann@127.0.0.1:{},127.0.0.1:{}/map", ports.0, ports.1);
-        let config = config(&url).unwrap();
+        let target = target(&url).unwrap();
         tokio::select! {
-            outcome = connect_in_time(&config) => panic!("the next was never tried: {:?}", outcome.err()),
+            outcome = connect_in_time(&target) => panic!("the next was never tried: {:?}", outcome.err()),
             accepted = next.accept() => drop(accepted.unwrap()),
         }
     }

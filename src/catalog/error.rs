@@ -27,7 +27,7 @@ pub enum Error {
         known: i64,
     },
     /// The URL can't be read.
-    #[error("catalog_url is not a Postgres URL: {0}")]
+    #[error("catalog_url: {0}")]
     Url(String),
     /// A query failed at the server; a defect, or a catalog that was tampered with.
     #[error("catalog query {name}: {message}")]

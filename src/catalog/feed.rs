@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client};
 
-use crate::connect::{STATEMENT_TIMEOUT, config, connect_in_time};
+use crate::connect::{STATEMENT_TIMEOUT, connect_in_time, target};
 use crate::error::{Error, Result};
 use crate::query::from_json;
 
@@ -39,7 +39,7 @@ impl Feed {
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Url`].
     pub async fn connect(url: &str) -> Result<Self> {
-        let (client, mut connection) = connect_in_time(&config(url)?).await?;
+        let (client, mut connection) = connect_in_time(&target(url)?).await?;
         let news = Arc::new(Notify::new());
         let told = news.clone();
         let connection = tokio::spawn(async move {

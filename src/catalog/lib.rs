@@ -20,6 +20,7 @@ mod recovery;
 mod routers;
 mod servers;
 mod tenants;
+pub mod tls;
 mod users;
 mod uses;
 

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use crate::connect::{CONNECT_TIMEOUT, STATEMENT_TIMEOUT, ToAnyHost, config, describe};
+use crate::connect::{CONNECT_TIMEOUT, STATEMENT_TIMEOUT, ToAnyHost, describe, target};
 use crate::error::{Error, Result};
 
 /// How long a call waits for a free connection of the pool.
@@ -43,7 +43,8 @@ impl Catalog {
     /// [`Error::Url`] when the URL can't be read.
     pub fn new(url: &str, metrics: &Registry) -> Result<Self> {
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_connect(config(url)?, ToAnyHost, recycling);
+        let target = target(url)?;
+        let manager = Manager::from_connect(target.config, ToAnyHost(target.tls), recycling);
         let pool = Pool::builder(manager)
             .max_size(CONNECTIONS_MAX)
             .runtime(Runtime::Tokio1)

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use shard_map::recovery::{CatalogServer, CatalogView, Changes, OperationChange};
 use tokio_postgres::Transaction;
 
-use crate::connect::{config, connect_in_time};
+use crate::connect::{Target, connect_in_time, target};
 use crate::error::{Error, Result};
 use crate::query::{Catalog, Params, from_json, limited};
 
@@ -32,13 +32,13 @@ impl Catalog {
     /// # Errors
     /// [`Error::Unreachable`]; [`Error::Query`] when the URL's user may not make databases.
     pub async fn create_database(url: &str) -> Result<bool> {
-        let config = config(url)?;
-        let database = config.get_dbname().unwrap_or("postgres").to_owned();
-        if Self::is_there(&config).await? {
+        let target = target(url)?;
+        let database = target.config.get_dbname().unwrap_or("postgres").to_owned();
+        if Self::is_there(&target).await? {
             return Ok(false);
         }
-        let mut elsewhere = config.clone();
-        elsewhere.dbname("postgres");
+        let mut elsewhere = target.clone();
+        elsewhere.config.dbname("postgres");
         let (client, connection) = connect_in_time(&elsewhere).await?;
         let connection = tokio::spawn(connection);
         let sql = format!("CREATE DATABASE \"{}\"", database.replace('"', "\"\""));
@@ -52,11 +52,11 @@ impl Catalog {
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Url`].
     pub async fn database_exists(url: &str) -> Result<bool> {
-        Self::is_there(&config(url)?).await
+        Self::is_there(&target(url)?).await
     }
 
-    async fn is_there(config: &tokio_postgres::Config) -> Result<bool> {
-        match connect_in_time(config).await {
+    async fn is_there(target: &Target) -> Result<bool> {
+        match connect_in_time(target).await {
             Ok(_) => Ok(true),
             Err(Error::Query { sqlstate: Some(state), .. }) if state == "3D000" => Ok(false),
             Err(e) => Err(e),

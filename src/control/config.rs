@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use catalog::tls::{SslMode, TlsOptions};
 use serde::Deserialize;
 use shard_map::MasterKey;
 
@@ -54,6 +55,17 @@ pub struct ControlConfig {
     /// How often the leader measures what servers and tenants use.
     #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub measure_interval: Duration,
+    /// TLS to servers, also of `pg_dump`, `pg_restore` and of servers among themselves: `disable`, `prefer`, `require`,
+    /// `verify-ca` or `verify-full`.
+    pub server_tls_mode: SslMode,
+    /// Certificates of the authorities that servers' certificates are of, PEM.
+    pub server_tls_ca_file: Option<PathBuf>,
+    /// The same, where it is on the servers: by it a move's target checks its source. Default: `server_tls_ca_file`.
+    pub server_tls_ca_file_on_servers: Option<PathBuf>,
+    /// A certificate to show to servers, PEM.
+    pub server_tls_cert_file: Option<PathBuf>,
+    /// Its key.
+    pub server_tls_key_file: Option<PathBuf>,
 }
 
 impl Default for ControlConfig {
@@ -77,6 +89,11 @@ impl Default for ControlConfig {
             router_timeout: Duration::from_secs(5),
             map_check_interval: Duration::from_secs(300),
             measure_interval: Duration::from_secs(60),
+            server_tls_mode: SslMode::Disable,
+            server_tls_ca_file: None,
+            server_tls_ca_file_on_servers: None,
+            server_tls_cert_file: None,
+            server_tls_key_file: None,
         }
     }
 }
@@ -106,7 +123,17 @@ impl ControlConfig {
         if self.map_check_interval < Duration::from_secs(1) {
             return Err("map_check_interval: use 1s or more".to_owned());
         }
-        Ok(())
+        self.server_tls().validate(["server_tls_ca_file", "server_tls_cert_file", "server_tls_key_file"])
+    }
+
+    /// TLS to servers.
+    pub(crate) fn server_tls(&self) -> TlsOptions {
+        TlsOptions {
+            mode: self.server_tls_mode,
+            ca_file: self.server_tls_ca_file.clone(),
+            cert_file: self.server_tls_cert_file.clone(),
+            key_file: self.server_tls_key_file.clone(),
+        }
     }
 }
 

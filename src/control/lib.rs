@@ -62,7 +62,7 @@ pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<
     // Each start is a holder of its own: a predecessor of the same name must not share its term.
     let name = config.name.as_deref().unwrap_or(&config.listen);
     let holder = format!("{name}/{:016x}", rand::random::<u64>());
-    let connector = server::Connector::new(secrets.master_key.clone());
+    let connector = server::Connector::new(secrets.master_key.clone(), config.server_tls());
     let context = Arc::new(Context {
         doctor: Doctor::of_control(catalog.clone(), connector.clone(), &config),
         map: MapTools::of_control(catalog.clone(), connector.clone(), &config),

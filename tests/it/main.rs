@@ -60,6 +60,7 @@ mod stock;
 mod stock_crashes;
 mod systemd;
 mod tls;
+mod tls_fleet;
 mod two_controllers;
 mod users;
 
@@ -80,6 +81,7 @@ fn main() -> std::process::ExitCode {
         sessions::trials(),
         shared_roles::trials(),
         tls::trials(),
+        tls_fleet::trials(),
         errors::trials(),
         corners::trials(),
         frameworks::trials(),

@@ -293,7 +293,7 @@ async fn the_host_that_a_client_asks_for_names_its_tenant(fleet: &Fleet) {
 }
 
 /// Writes a file where a server has its own.
-async fn write_file(superuser: &tokio_postgres::Client, name: &str, text: &str) {
+pub(crate) async fn write_file(superuser: &tokio_postgres::Client, name: &str, text: &str) {
     let rows: Vec<String> = text.lines().map(|line| format!("('{}')", line.replace('\'', "''"))).collect();
     let rows = rows.join(",");
     superuser.run(&format!("COPY (VALUES {rows}) TO PROGRAM 'umask 077; cat > {name}'")).await;

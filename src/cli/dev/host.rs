@@ -110,6 +110,8 @@ impl Host {
                 command.env_remove(&name);
             }
         }
+        // A server that streams from another looks for certificates in its home: not in ours, which it may not read.
+        command.env("HOME", &path);
         Ok(Launch { command, _directory: directory })
     }
 

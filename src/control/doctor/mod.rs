@@ -52,7 +52,7 @@ impl Doctor {
     /// When the catalog's URL can't be read.
     pub fn new(config: &ControlConfig, secrets: &Secrets) -> Result<Self> {
         let catalog = Catalog::new(&secrets.catalog_url, &prometheus::Registry::new())?;
-        Ok(Self::of_control(catalog, Connector::new(secrets.master_key.clone()), config))
+        Ok(Self::of_control(catalog, Connector::new(secrets.master_key.clone(), config.server_tls()), config))
     }
 
     pub(crate) fn of_control(catalog: Catalog, connector: Connector, config: &ControlConfig) -> Self {

@@ -50,8 +50,11 @@ pub(super) struct Add {
 /// already, what is not given stays as it is.
 pub(super) async fn add(State(context): Shared, Body(add): Body<Add>) -> Answer<catalog::ServerRow> {
     let name: ServerName = parse(&add.name)?;
+    // How TLS is done is for the configuration to say, as for all connections to servers.
+    let (url, _) =
+        catalog::tls::without_tls(&add.url).map_err(|why| Refusal::usage(&format!("url: {why}")))?;
     let config: tokio_postgres::Config =
-        add.url.parse().map_err(|e| Refusal::usage(&format!("url: {}", describe(&e))))?;
+        url.parse().map_err(|e| Refusal::usage(&format!("url: {}", describe(&e))))?;
     let (host, port) = arm::address(&config)?;
     let term = context.leading_term()?;
     let known: Vec<Server> = context.catalog.servers().await?.into_iter().map(|row| row.server).collect();
@@ -72,7 +75,7 @@ pub(super) async fn add(State(context): Shared, Body(add): Body<Add>) -> Answer<
         return Err(catalog::Error::Conflict(what).into());
     }
     let identity = context.catalog.identity().await?;
-    let armed = arm::arm(&config, &server, (&context.key, term), &identity).await?;
+    let armed = arm::arm(&config, &server, (&context.connector, term), &identity).await?;
     let most = armed.connections_max;
     server.max_connections =
         add.max_connections.or(before.map(|server| server.max_connections)).unwrap_or(most);

@@ -49,7 +49,7 @@ impl MapTools {
     /// When the catalog's URL can't be read.
     pub fn new(config: &ControlConfig, secrets: &Secrets) -> Result<Self> {
         let catalog = Catalog::new(&secrets.catalog_url, &prometheus::Registry::new())?;
-        let connector = Connector::new(secrets.master_key.clone());
+        let connector = Connector::new(secrets.master_key.clone(), config.server_tls());
         let url = Some(secrets.catalog_url.clone());
         Ok(Self { catalog, connector, url, keep_sealed_s: config.sealed_grace.as_secs() })
     }

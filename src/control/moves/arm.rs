@@ -50,7 +50,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     source_registry.run(&format!("GRANT CONNECT ON DATABASE {} TO {}", ident(live), ident(forward))).await?;
 
     undo::drop_slot(&source_registry, forward).await?;
-    let mut walsender = Walsender::connect(&the_move.source, &work.context.key, live).await?;
+    let mut walsender = Walsender::connect(&work.context.connector, &the_move.source, live).await?;
     let slot = walsender.create_slot(forward, work.context.config.slot_timeout).await?;
     the_move.snapshot = Some((walsender, slot.snapshot));
 

@@ -1,9 +1,12 @@
 //! Indexes, constraints, triggers and views on the loaded rows; then the subscription that brings what was written
 //! meanwhile.
 
+use catalog::tls::SslMode;
+
 use super::driver::Move;
 use super::programs::Programs;
 use super::schema::dump_file;
+use crate::config::ControlConfig;
 use crate::error::{Error, Result};
 use crate::server::{Connection, ident, literal};
 
@@ -15,7 +18,7 @@ const POSTGRES_16: i32 = 160_000;
 /// Builds, then subscribes.
 pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let work = the_move.work;
-    let programs = Programs { bin: work.context.config.pg_bin.as_deref(), key: &work.context.key };
+    let programs = Programs::of(&work.context);
     let file = dump_file(the_move);
     let list_file = file.with_extension("list");
     let (Some(path), Some(list_path)) = (file.to_str(), list_file.to_str()) else {
@@ -101,13 +104,14 @@ async fn subscribe(the_move: &Move<'_>, source: &Connection, target: &Connection
     let password = the_move.work.context.key.move_password(the_move.work.operation.id);
     let forward = &the_move.names.forward;
     let connection = format!(
-        "host={} port={} dbname={} user={} password={} connect_timeout=5 application_name={}",
+        "host={} port={} dbname={} user={} password={} connect_timeout=5 application_name={}{}",
         conninfo(&the_move.source.host),
         the_move.source.port,
         conninfo(the_move.id.live_database()),
         conninfo(forward),
         conninfo(&password),
-        conninfo(forward)
+        conninfo(forward),
+        stream_tls(&the_move.work.context.config)
     );
     let name = ident(forward);
     // The statement has the role's password in it: it must not stand in the server's log.
@@ -121,6 +125,14 @@ async fn subscribe(the_move: &Move<'_>, source: &Connection, target: &Connection
         ))
         .await?;
     target.run(&format!("ALTER SUBSCRIPTION {name} ENABLE")).await
+}
+
+/// TLS from one server to another: as the control plane does it, by the file on the server.
+fn stream_tls(config: &ControlConfig) -> String {
+    let mode = format!(" sslmode={}", config.server_tls_mode.as_str());
+    let file = config.server_tls_ca_file_on_servers.as_ref().or(config.server_tls_ca_file.as_ref());
+    let file = file.filter(|_| config.server_tls_mode != SslMode::Disable);
+    file.map_or(mode.clone(), |file| format!("{mode} sslrootcert={}", conninfo(&file.to_string_lossy())))
 }
 
 /// Quotes a value for a libpq connection string.

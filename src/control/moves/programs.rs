@@ -1,15 +1,18 @@
 //! Postgres's own programs, for what only they know: a schema as SQL.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use catalog::tls::TlsOptions;
 use shard_map::{MasterKey, Server};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
 use super::throttle::Throttle;
+use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::server::CONTROL_ROLE;
 
@@ -27,9 +30,14 @@ const DEBIAN_ROOT: &str = "/usr/lib/postgresql";
 pub(crate) struct Programs<'a> {
     pub(crate) bin: Option<&'a Path>,
     pub(crate) key: &'a MasterKey,
+    pub(crate) tls: &'a TlsOptions,
 }
 
-impl Programs<'_> {
+impl<'a> Programs<'a> {
+    pub(crate) fn of(context: &'a Context) -> Self {
+        Self { bin: context.config.pg_bin.as_deref(), key: &context.key, tls: &context.connector.tls }
+    }
+
     /// Runs one to its end. Killed when dropped.
     pub(crate) async fn run(
         &self,
@@ -94,9 +102,18 @@ impl Programs<'_> {
                 "-c statement_timeout=0 -c lock_timeout=10s -c idle_in_transaction_session_timeout=0",
             )
             .env("PGCONNECT_TIMEOUT", "5")
+            .envs(self.tls_variables())
             .stdin(Stdio::null())
             .kill_on_drop(true);
         (path, command)
+    }
+
+    /// How libpq is told of TLS.
+    fn tls_variables(&self) -> impl Iterator<Item = (&'static str, &OsStr)> {
+        let TlsOptions { mode, ca_file, cert_file, key_file } = self.tls;
+        let files = [("PGSSLROOTCERT", ca_file), ("PGSSLCERT", cert_file), ("PGSSLKEY", key_file)];
+        let files = files.into_iter().filter_map(|(name, file)| Some((name, file.as_ref()?.as_os_str())));
+        std::iter::once(("PGSSLMODE", OsStr::new(mode.as_str()))).chain(files)
     }
 
     /// Runs one that needs no server.

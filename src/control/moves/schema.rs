@@ -47,7 +47,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
 
     let file = dump_file(the_move);
     let path = file.to_str().ok_or_else(|| Error::Failed("work_dir: its path is not UTF-8".into()))?;
-    let programs = Programs { bin: work.context.config.pg_bin.as_deref(), key: &work.context.key };
+    let programs = Programs::of(&work.context);
     let snapshot = format!("--snapshot={snapshot}");
     let dump = [
         "--format=custom",

@@ -63,7 +63,7 @@ async fn write_file(work: &Work, place: &Place, database: &str, path: &Path) -> 
     let mut options = OpenOptions::new();
     options.create(true).truncate(true).write(true).mode(FILE_MODE);
     let mut file = options.open(path).await.map_err(|e| io(path, e))?;
-    let programs = Programs { bin: context.config.pg_bin.as_deref(), key: &context.key };
+    let programs = Programs::of(context);
     let throttle = Throttle::new(context.config.copy_bytes_per_second_max);
     let dump = ["--format=custom", "--lock-wait-timeout=10s"];
     let dumping = programs.run_into("pg_dump", (&place.server, database), &dump, (&mut file, &throttle));

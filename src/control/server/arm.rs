@@ -1,7 +1,7 @@
 //! Checks a server that an operator adds, and arms it: the control plane's roles, and the registry.
 
 use catalog::Identity;
-use shard_map::{MasterKey, Server};
+use shard_map::Server;
 use tokio_postgres::config::Host;
 
 use super::connect::{Connection, Connector};
@@ -47,12 +47,13 @@ pub(crate) struct Armed {
 pub(crate) async fn arm(
     config: &tokio_postgres::Config,
     server: &Server,
-    (key, term): (&MasterKey, i64),
+    (connector, term): (&Connector, i64),
     identity: &Identity,
 ) -> Result<Armed> {
+    let key = connector.key();
     let mut config = config.clone();
     config.options(super::connect::session_options()).application_name("tenantry control");
-    let admin = Connection::open(&server.name, &config).await?;
+    let admin = Connection::open(&server.name, &config, &connector.tls).await?;
     let Missing { what, remedies } = check(&admin, identity).await?;
     if !what.is_empty() {
         return Err(Error::refused(
@@ -60,7 +61,7 @@ pub(crate) async fn arm(
             remedies.join("; "),
         ));
     }
-    check_fleet(&admin, &config, server, identity).await?;
+    check_fleet(&admin, (&config, connector), server, identity).await?;
     let system_identifier =
         admin.value("SELECT system_identifier FROM pg_catalog.pg_control_system()", &[]).await?;
     let connections: i32 = admin.value("SELECT current_setting('max_connections')::int", &[]).await?;
@@ -68,7 +69,7 @@ pub(crate) async fn arm(
     let control = "SUPERUSER REPLICATION";
     roles::put_login(&admin, CONTROL_ROLE, control, &key.control_password(&server.name)).await?;
     // From here on as the control plane itself: this also shows that its derived password works.
-    make_registry(&Connector::new(key.clone()), server, (&identity.fleet, term)).await?;
+    make_registry(connector, server, (&identity.fleet, term)).await?;
     let connections_max = u32::try_from((connections - CONNECTIONS_RESERVED).max(1)).unwrap_or(1);
     Ok(Armed { system_identifier, connections_max })
 }
@@ -111,7 +112,7 @@ pub(crate) async fn make_registry(
 /// Refuses a server that another fleet works with, before anything of it is touched.
 async fn check_fleet(
     admin: &Connection,
-    config: &tokio_postgres::Config,
+    (config, connector): (&tokio_postgres::Config, &Connector),
     server: &Server,
     identity: &Identity,
 ) -> Result<()> {
@@ -120,7 +121,7 @@ async fn check_fleet(
     }
     let mut config = config.clone();
     config.dbname(REGISTRY_DATABASE);
-    let registry = Connection::open(&server.name, &config).await?;
+    let registry = Connection::open(&server.name, &config, &connector.tls).await?;
     let is_registry = "SELECT to_regclass('public.fleet') IS NOT NULL";
     let fleet = match registry.value(is_registry, &[]).await? {
         true => registry.row("SELECT id FROM public.fleet", &[]).await?.map(|row| row.get::<_, String>(0)),

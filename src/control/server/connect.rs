@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use catalog::tls::TlsOptions;
 use shard_map::{Access, MasterKey, Server, ServerName, Tenant};
 use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, NoTls, Row};
+use tokio_postgres::{Client, Config, Row};
 
 use super::warm::Warm;
 use super::{CONTROL_ROLE, REGISTRY_DATABASE};
@@ -21,6 +22,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub(crate) struct Connector {
     key: MasterKey,
+    pub(crate) tls: TlsOptions,
     warm: Arc<Warm>,
 }
 
@@ -34,8 +36,8 @@ pub(crate) struct Connection {
 pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl Connector {
-    pub(crate) fn new(key: MasterKey) -> Self {
-        Self { key, warm: Arc::default() }
+    pub(crate) fn new(key: MasterKey, tls: TlsOptions) -> Self {
+        Self { key, tls, warm: Arc::default() }
     }
 
     pub(crate) fn key(&self) -> &MasterKey {
@@ -60,7 +62,7 @@ impl Connector {
 
     /// Connects to a database of a server.
     pub(crate) async fn database(&self, server: &Server, database: &str) -> Result<Connection> {
-        Connection::open(&server.name, &self.config(server, database)).await
+        Connection::open(&server.name, &self.config(server, database), &self.tls).await
     }
 
     /// Connects to a tenant's database as its owner role, for what must not have more rights than that.
@@ -81,7 +83,7 @@ impl Connector {
             Access::Owner,
             tenant.key_version,
         ));
-        Connection::open(&server.name, &config).await
+        Connection::open(&server.name, &config, &self.tls).await
     }
 
     /// Connects to a server's registry.
@@ -123,8 +125,11 @@ pub(crate) fn session_options() -> String {
 }
 
 impl Connection {
-    pub(crate) async fn open(server: &ServerName, config: &Config) -> Result<Self> {
-        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, config.connect(NoTls)).await;
+    /// Connects, with TLS as it is asked for here, whatever the configuration says of it.
+    pub(crate) async fn open(server: &ServerName, config: &Config, tls: &TlsOptions) -> Result<Self> {
+        let mut config = config.clone();
+        config.ssl_mode(tls.ssl_mode());
+        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, config.connect(tls.connector())).await;
         let (client, connection) = connecting
             .map_err(|_| Error::ServerUnreachable {
                 server: server.to_string(),

@@ -3,25 +3,36 @@
 //! tokio-postgres speaks no replication protocol, so this speaks it with the same project's message library. The
 //! snapshot lives as long as this session is open and idle.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use catalog::tls::{SslMode, TlsOptions};
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::backend::{DataRowBody, ErrorResponseBody, Message};
 use postgres_protocol::message::frontend;
-use shard_map::{MasterKey, Server};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use shard_map::Server;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_postgres::tls::TlsConnect as _;
 
 use super::CONTROL_ROLE;
-use super::connect::{CONNECT_TIMEOUT, session_options};
+use super::connect::{CONNECT_TIMEOUT, Connector, session_options};
 use crate::error::{Error, Result};
+
+/// A connection, with TLS or without.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync> Stream for S {}
+
+/// What a server answers to a request for TLS.
+const YES: u8 = b'S';
 
 /// A session of a walsender that is not streaming.
 pub(crate) struct Walsender {
     server: String,
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     received: BytesMut,
 }
 
@@ -34,10 +45,9 @@ pub(crate) struct SlotSnapshot {
 
 impl Walsender {
     /// Connects to a database of a server for logical replication.
-    pub(crate) async fn connect(server: &Server, key: &MasterKey, database: &str) -> Result<Self> {
+    pub(crate) async fn connect(connector: &Connector, server: &Server, database: &str) -> Result<Self> {
         let name = server.name.to_string();
-        let connecting =
-            tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((server.host.as_str(), server.port)));
+        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, open(server, &connector.tls));
         let stream = match connecting.await {
             Ok(Ok(stream)) => stream,
             Ok(Err(e)) => return Err(Error::ServerUnreachable { server: name, message: e.to_string() }),
@@ -47,7 +57,7 @@ impl Walsender {
             }
         };
         let mut walsender = Self { server: name, stream, received: BytesMut::new() };
-        let password = key.control_password(&server.name);
+        let password = connector.key().control_password(&server.name);
         match tokio::time::timeout(CONNECT_TIMEOUT, walsender.log_in(database, &password)).await {
             Ok(outcome) => outcome.map(|()| walsender),
             Err(_) => Err(walsender.broken("no login within connect_timeout")),
@@ -159,6 +169,25 @@ impl Walsender {
     fn broken(&self, message: &str) -> Error {
         Error::ServerUnreachable { server: self.server.clone(), message: message.to_owned() }
     }
+}
+
+/// Opens a connection, and asks for TLS if it is wanted.
+async fn open(server: &Server, tls: &TlsOptions) -> io::Result<Box<dyn Stream>> {
+    let mut stream = TcpStream::connect((server.host.as_str(), server.port)).await?;
+    if tls.mode == SslMode::Disable {
+        return Ok(Box::new(stream));
+    }
+    let mut request = BytesMut::new();
+    frontend::ssl_request(&mut request);
+    stream.write_all(&request).await?;
+    // One byte and no more: what comes behind it must not be taken for something that was encrypted.
+    if stream.read_u8().await? == YES {
+        return Ok(Box::new(tls.connector().handshake(&server.host).connect(stream).await?));
+    }
+    if tls.mode >= SslMode::Require {
+        return Err(io::Error::other("the server does not do TLS, and server_tls_mode asks for it"));
+    }
+    Ok(Box::new(stream))
 }
 
 fn text_column(row: &DataRowBody, column: usize) -> Option<String> {

@@ -3,7 +3,6 @@
 //! Sessions that are under way keep what they began with. Files that can't be used are said in the log, and what was
 //! read before them stays in use.
 
-mod certificate;
 mod channel;
 mod clients;
 mod mode;
@@ -16,7 +15,9 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-pub(crate) use certificate::{end_point, is_for};
+pub use catalog::tls::TlsError;
+use catalog::tls::certificate;
+pub(crate) use catalog::tls::certificate::{end_point, is_for};
 pub(crate) use channel::Channel;
 pub(crate) use clients::{ALPN, Clients};
 pub use mode::TlsMode;
@@ -27,18 +28,6 @@ use crate::shared::Shared;
 
 /// How often the files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
-
-/// A file that TLS can't be made with.
-#[derive(Debug, thiserror::Error)]
-#[error("{key}: {}: {why}", file.display())]
-pub struct TlsError {
-    /// The key in the configuration.
-    pub key: &'static str,
-    /// The file.
-    pub file: PathBuf,
-    /// What is wrong with it.
-    pub why: String,
-}
 
 /// What TLS is made with at present.
 pub(crate) struct Tls {

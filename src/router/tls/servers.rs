@@ -1,19 +1,15 @@
 //! TLS from the router to servers, by libpq's rules.
-//!
-//! A certificate that stands in `server_tls_ca_file` itself is believed as it is, as OpenSSL does and so libpq: a server
-//! that signed its own certificate is common among servers of Postgres.
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use catalog::tls::Verifier;
+use rustls::client::Resumption;
+use rustls::crypto::ring;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, Error};
 
 use tokio::net::{TcpStream, ToSocketAddrs};
 
@@ -46,7 +42,7 @@ impl Servers {
             None => None,
             Some(file) => Some(certificate::read_roots("server_tls_ca_file", file)?),
         };
-        let verifier = Verifier { trust, names: mode == TlsMode::VerifyFull, provider: provider.clone() };
+        let verifier = Verifier::new(trust, mode == TlsMode::VerifyFull, provider.clone());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| failed("server_tls_mode", Path::new(""), error))?
@@ -134,67 +130,5 @@ impl Servers {
         let mut early = BytesMut::new();
         stream.begin_tls(channel, &mut early, None).await?;
         if early.is_empty() { Ok(()) } else { Err(io::Error::other("the server spoke before it was asked")) }
-    }
-}
-
-/// Looks at a server's certificate as far as the mode asks for it.
-#[derive(Debug)]
-struct Verifier {
-    /// Authorities, and their certificates as they stand in the file. Without, any certificate will do.
-    trust: Option<(RootCertStore, Vec<CertificateDer<'static>>)>,
-    /// Whether the certificate must be for the host.
-    names: bool,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let Some((roots, certificates)) = &self.trust else {
-            return Ok(ServerCertVerified::assertion());
-        };
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        if certificates.contains(end_entity) {
-            if !certificate::is_valid_now(end_entity) {
-                return Err(CertificateError::Expired.into());
-            }
-        } else {
-            let algorithms = self.provider.signature_verification_algorithms.all;
-            verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms)?;
-        }
-        if self.names {
-            verify_server_name(&parsed, server_name)?;
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

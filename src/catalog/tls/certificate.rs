@@ -24,7 +24,8 @@ const WEAK: [&str; 3] = ["1.2.840.113549.1.1.4", "1.2.840.113549.1.1.5", "1.2.84
 
 /// The data of the channel binding `tls-server-end-point` (RFC 5929): the certificate's hash, by the function that its
 /// signature uses. None when the signature has no such function (Ed25519) or one with parameters (RSA-PSS).
-pub(crate) fn end_point(certificate: &[u8]) -> Option<Box<[u8]>> {
+#[must_use]
+pub fn end_point(certificate: &[u8]) -> Option<Box<[u8]>> {
     let parsed = Certificate::from_der(certificate).ok()?;
     let algorithm = parsed.signature_algorithm().oid;
     let is_in = |known: &[&str]| known.iter().any(|oid| ObjectIdentifier::new(oid) == Ok(algorithm));
@@ -40,7 +41,8 @@ pub(crate) fn end_point(certificate: &[u8]) -> Option<Box<[u8]>> {
 }
 
 /// Whether a certificate is for this name: its common name, or a DNS name or mail address among its alternative names.
-pub(crate) fn is_for(certificate: &[u8], name: &str) -> bool {
+#[must_use]
+pub fn is_for(certificate: &[u8], name: &str) -> bool {
     let Ok(parsed) = Certificate::from_der(certificate) else { return false };
     let certificate = parsed.tbs_certificate();
     if let Ok(Some(common)) = certificate.subject().common_name()
@@ -56,7 +58,8 @@ pub(crate) fn is_for(certificate: &[u8], name: &str) -> bool {
 }
 
 /// Whether a certificate is valid at this moment.
-pub(super) fn is_valid_now(certificate: &[u8]) -> bool {
+#[must_use]
+pub fn is_valid_now(certificate: &[u8]) -> bool {
     Certificate::from_der(certificate).is_ok_and(|parsed| {
         let validity = parsed.tbs_certificate().validity();
         let now = SystemTime::now();
@@ -65,10 +68,10 @@ pub(super) fn is_valid_now(certificate: &[u8]) -> bool {
 }
 
 /// Reads a file of certificates.
-pub(super) fn read_certificates(
-    key: &'static str,
-    file: &Path,
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+///
+/// # Errors
+/// When there is none in it.
+pub fn read_certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let failed = |why: String| TlsError { key, file: file.to_owned(), why };
     let certificates = CertificateDer::pem_file_iter(file)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -80,7 +83,10 @@ pub(super) fn read_certificates(
 }
 
 /// Reads a private key.
-pub(super) fn read_key(key: &'static str, file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+///
+/// # Errors
+/// When there is none in the file.
+pub fn read_key(key: &'static str, file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_file(file).map_err(|error| TlsError {
         key,
         file: file.to_owned(),
@@ -89,7 +95,10 @@ pub(super) fn read_key(key: &'static str, file: &Path) -> Result<PrivateKeyDer<'
 }
 
 /// Reads the certificates of authorities.
-pub(super) fn read_roots(
+///
+/// # Errors
+/// When there is none in the file, or one of another kind.
+pub fn read_roots(
     key: &'static str,
     file: &Path,
 ) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), TlsError> {

@@ -210,6 +210,8 @@ mod tests {
             labels: Default::default(),
             key_version: 1,
             schema_version: None,
+            quota: None,
+            read_only: false,
         };
         let tenants: Vec<_> = histories.iter().enumerate().map(|(i, (id, ..))| tenant(id, i)).collect();
         let surveyed = histories.iter().zip(&tenants);

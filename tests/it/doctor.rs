@@ -59,7 +59,9 @@ async fn each_thing_that_is_wrong_is_named_with_its_remedy(fleet: &mut Fleet) {
     three.run("CREATE DATABASE stray").await;
     three.run("CREATE DATABASE half").await;
     three.run("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'half'").await;
-    let files = Files::new(&[("V1__bad.sql", "SELECT no_such_column")]);
+    // What only a tenant's own data shows.
+    let bad = "SELECT 1 / (CASE current_database() WHEN 'first' THEN 0 ELSE 1 END)";
+    let files = Files::new(&[("V1__bad.sql", bad)]);
     fleet.cli(&["migrate", "run", "--dir", files.path()]).await.exits(1);
     catalog.run("UPDATE tenant SET server = 'pg-3' WHERE id = 'second'").await;
     catalog.run("UPDATE server SET max_connections = 100000 WHERE name = 'pg-3'").await;

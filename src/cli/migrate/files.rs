@@ -12,6 +12,8 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 pub(super) fn read_dir(dir: &Path) -> anyhow::Result<Vec<(String, String)>> {
     let unreadable =
         |path: &Path, why: &dyn std::fmt::Display| Failure::usage(format!("{}: {why}", path.display()));
+    // As all that is wrong with a file: with a line, so that editors find it.
+    let unusable = |path: &Path, why: &str| Failure::usage(format!("{}:1: {why}", path.display()));
     let mut files = BTreeMap::new();
     for entry in
         std::fs::read_dir(dir).map_err(|error| Failure::usage(format!("{}: {error}", dir.display())))?
@@ -22,14 +24,14 @@ pub(super) fn read_dir(dir: &Path) -> anyhow::Result<Vec<(String, String)>> {
         }
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
         let version = version_of(&name).ok_or_else(|| {
-            unreadable(
+            unusable(
                 &path,
-                &"is not a migration's name: write V<number>__<name>.sql, such as V3__add_index.sql",
+                "is not a migration's name: write V<number>__<name>.sql, such as V3__add_index.sql",
             )
         })?;
         let size = path.metadata().map_err(|error| unreadable(&path, &error))?.len();
         if size > FILE_BYTES_MAX {
-            return Err(unreadable(&path, &"is over 16 MiB: load data apart from schema changes").into());
+            return Err(unusable(&path, "is over 16 MiB: load data apart from schema changes").into());
         }
         let bytes = std::fs::read(&path).map_err(|error| unreadable(&path, &error))?;
         let sql = String::from_utf8(bytes).map_err(|error| {
@@ -38,7 +40,7 @@ pub(super) fn read_dir(dir: &Path) -> anyhow::Result<Vec<(String, String)>> {
             Failure::usage(format!("{}:{line}: is not UTF-8", path.display()))
         })?;
         if let Some((other, _)) = files.insert(version, (name.clone(), sql)) {
-            return Err(unreadable(&path, &format!("has the same version as {other}")).into());
+            return Err(unusable(&path, &format!("has the same version as {other}")).into());
         }
     }
     if files.is_empty() {

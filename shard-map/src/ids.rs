@@ -17,6 +17,8 @@ pub const DELETED_SUFFIX: &str = "__deleted";
 
 /// Suffix of a prepared database, of which no tenant is yet.
 pub const STOCK_SUFFIX: &str = "__stock";
+/// Suffix of an empty copy of a tenant's schema, on which migrations are tried.
+pub const TRIAL_SUFFIX: &str = "__trial";
 
 /// Databases that exist on every server for other purposes.
 const RESERVED: [&str; 4] = ["postgres", "template0", "template1", "tenantry"];
@@ -126,7 +128,9 @@ name_type!(
     TenantId,
     "tenant id",
     |name| RESERVED.contains(&name)
-        || [ARRIVING_SUFFIX, SEALED_SUFFIX, DELETED_SUFFIX, STOCK_SUFFIX].iter().any(|suffix| name.ends_with(suffix))
+        || [ARRIVING_SUFFIX, SEALED_SUFFIX, DELETED_SUFFIX, STOCK_SUFFIX, TRIAL_SUFFIX]
+            .iter()
+            .any(|suffix| name.ends_with(suffix))
 );
 name_type!(
     /// A Postgres server that the control plane manages.

@@ -119,6 +119,8 @@ pub(crate) fn control(args: &ControlArgs) -> anyhow::Result<()> {
     let master_key = secrets.master_key.context("the control plane lacks its master key")?;
     let token = secrets.token.context("the control plane lacks its token")?;
     let secrets = control::Secrets { catalog_url, master_key, token };
+    // What it and its programs write, schemas and dumps, is customers' and nobody else's to read.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     run_until_stopped(StopSignals::listen, |stop| async {
         let outcome = control::run(config, secrets, stop).await;
         Ok(outcome.map_err(|error| Failure::failed(error.to_string()))?)

@@ -11,7 +11,7 @@ use shard_map::{TenantId, TenantState};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::server::roles;
 
 /// How often the routers' reports are looked at.
@@ -20,6 +20,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 const REPORT_AGE_MAX: Duration = Duration::from_secs(5);
 /// A tenant's passwords are set once in this time: the fault may be another, or a client that does it again and again.
 const PAUSE: Duration = Duration::from_secs(60);
+/// How long one tenant's server may take.
+const LET_IN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Tenants that are seen to at one look.
 const TENANTS_AT_ONCE_MAX: usize = 10;
 
@@ -44,7 +46,9 @@ async fn look(context: &Context, seen_to: &mut HashMap<TenantId, Instant>) -> Re
     let mut tenants = context.catalog.locked_out_tenants(REPORT_AGE_MAX).await?;
     tenants.retain(|tenant| !seen_to.contains_key(tenant));
     for tenant in tenants.into_iter().take(TENANTS_AT_ONCE_MAX) {
-        match let_in(context, &tenant).await {
+        let late = |_| Err(Error::Timeout(format!("its server did not answer within {LET_IN_TIMEOUT:?}")));
+        let outcome = tokio::time::timeout(LET_IN_TIMEOUT, let_in(context, &tenant)).await;
+        match outcome.unwrap_or_else(late) {
             Ok(true) => tracing::warn!(
                 %tenant,
                 "its roles have their passwords anew: a server refused a router's; a client may have changed one"

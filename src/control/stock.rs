@@ -17,7 +17,7 @@ use shard_map::{Epoch, Server, ServerClass, ServerName, ServerState, Tenant, Ten
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::fleet;
 use crate::server::stock::{Item, State};
@@ -31,6 +31,8 @@ const FIRST_AFTER: Duration = Duration::from_secs(2);
 const SERVERS_AT_ONCE: usize = 4;
 /// How long a server is left alone after something failed there.
 const REST: Duration = Duration::from_secs(60);
+/// How long one server's stock may take to fill: the schema of each database is the fleet's, with all its migrations.
+const FILL_TIMEOUT: Duration = Duration::from_mins(30);
 /// The pause after a database was made is as long as that took, within these.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -115,7 +117,10 @@ async fn pass(context: &Context, term: i64, resting: &Resting) -> Result<()> {
             if rests(&mut resting.lock().unwrap_or_else(PoisonError::into_inner)) {
                 return;
             }
-            if let Err(error) = fill(context, term, (server, &policy), &wanted).await {
+            let filling = fill(context, term, (server, &policy), &wanted);
+            let filled = tokio::time::timeout(FILL_TIMEOUT, filling).await;
+            let late = |_| Err(Error::Timeout(format!("not filled within {FILL_TIMEOUT:?}")));
+            if let Err(error) = filled.unwrap_or_else(late) {
                 tracing::warn!(server = %server.name, %error, "its stock could not be filled; it rests");
                 let mut resting = resting.lock().unwrap_or_else(PoisonError::into_inner);
                 resting.insert(server.name.clone(), Instant::now());

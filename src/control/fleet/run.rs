@@ -162,10 +162,16 @@ async fn run_wave(run: &Arc<Run>, pending: Vec<(TenantId, ServerName)>) -> Resul
     for (tenant, server) in pending {
         turns.spawn(turn::take(run.clone(), tenant, server));
     }
+    let mut outcome = Ok(());
     while let Some(ended) = turns.join_next().await {
-        ended.map_err(|e| Error::Failed(e.to_string()))??;
+        let ended = ended.unwrap_or_else(|e| Err(Error::Failed(e.to_string())));
+        if ended.is_err() {
+            // Those that have begun go on to their end: cut short, they would be begun anew.
+            run.stop.store(true, Relaxed);
+            outcome = outcome.and(ended);
+        }
     }
-    Ok(())
+    outcome
 }
 
 #[cfg(test)]

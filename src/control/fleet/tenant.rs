@@ -21,6 +21,8 @@ const MIGRATION_LOCK: i64 = 0x7465_6e61_6e74_7279;
 /// How long a move waits for the migration of its tenant, and how often it looks.
 const MIGRATION_WAIT_MAX: Duration = Duration::from_secs(3600);
 const MIGRATION_POLL: Duration = Duration::from_millis(200);
+/// How long a migration waits at least for another one of the same tenant.
+const TURN_WAIT_MIN: Duration = Duration::from_secs(30);
 /// How often the end of an operation on a closed tenant is looked for.
 const OPERATION_POLL: Duration = Duration::from_millis(200);
 
@@ -78,12 +80,15 @@ async fn close(context: &Context, tenant: &Tenant, registry: &Connection, term: 
         return database::set_limit(registry, term, database, 0).await;
     }
     loop {
-        let state = context.catalog.tenant(&tenant.id).await?.tenant.state;
-        let limit = if state == TenantState::Open { -1 } else { 0 };
-        database::set_limit(registry, term, database, limit).await?;
-        let under_way = context.catalog.running_operation(&tenant.id).await?.is_some();
-        if !under_way && context.catalog.tenant(&tenant.id).await?.tenant.state == state {
-            return Ok(());
+        // While an operation goes on the limit is its own: it may be a move's fence.
+        if context.catalog.running_operation(&tenant.id).await?.is_none() {
+            let state = context.catalog.tenant(&tenant.id).await?.tenant.state;
+            let limit = if state == TenantState::Open { -1 } else { 0 };
+            database::set_limit(registry, term, database, limit).await?;
+            let under_way = context.catalog.running_operation(&tenant.id).await?.is_some();
+            if !under_way && context.catalog.tenant(&tenant.id).await?.tenant.state == state {
+                return Ok(());
+            }
         }
         if tokio::time::Instant::now() > deadline {
             return Err(Error::Timeout(format!("tenant {}: an operation on it does not end", tenant.id)));
@@ -115,9 +120,14 @@ pub(crate) async fn apply(
     limits: Limits,
     version: &mut Option<i32>,
 ) -> Result<()> {
-    // Another controller that lost its lead without noticing may still be at it, or a move about to begin.
-    let turn = format!("{}; SELECT pg_catalog.pg_advisory_lock({MIGRATION_LOCK})", session(limits));
-    connection.run(&turn).await?;
+    connection.run(&session(limits)).await?;
+    // Another controller that lost its lead without noticing may still be at it, or the statement of one that died; or a
+    // move is about to begin.
+    let longest = match limits.statement_timeout_ms {
+        0 => MIGRATION_WAIT_MAX,
+        limit => Duration::from_millis(limit).max(TURN_WAIT_MIN),
+    };
+    keep_others_off(connection, longest).await?;
     const MOVED: &str =
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtname LIKE 'tenantry\\_guard\\_%')";
     if connection.value::<bool>(MOVED, &[]).await? {
@@ -233,11 +243,15 @@ pub(crate) fn line(sql: &str, error: &tokio_postgres::Error) -> usize {
 /// Waits until nobody migrates this database, and lets nobody begin before the lock is given back with
 /// [`let_migrations_on`], or the session ends.
 pub(crate) async fn keep_migrations_off(connection: &Connection) -> Result<()> {
-    let deadline = tokio::time::Instant::now() + MIGRATION_WAIT_MAX;
+    keep_others_off(connection, MIGRATION_WAIT_MAX).await
+}
+
+async fn keep_others_off(connection: &Connection, longest: Duration) -> Result<()> {
+    let deadline = tokio::time::Instant::now() + longest;
     let sql = format!("SELECT pg_catalog.pg_try_advisory_lock({MIGRATION_LOCK})");
     while !connection.value::<bool>(&sql, &[]).await? {
         if tokio::time::Instant::now() > deadline {
-            return Err(Error::Failed("the migration of this tenant does not end".into()));
+            return Err(Error::Failed("another migration of this tenant does not end".into()));
         }
         tokio::time::sleep(MIGRATION_POLL).await;
     }

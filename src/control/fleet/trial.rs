@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use shard_map::{Access, Server, Tenant};
+use shard_map::{Access, Server, TRIAL_SUFFIX, Tenant};
 use wire::sql::statements;
 
 use super::files::{Limits, Migrations, Step};
@@ -16,8 +16,6 @@ use crate::error::{Error, Result};
 use crate::moves::{Programs, take_guard_down};
 use crate::server::{Connection, database, ident};
 
-/// The name of a copy begins so; then come seconds since 1970 and a random number.
-const COPY_PREFIX: &str = "tenantry_try_";
 /// A copy that is older was left by a controller that died.
 const COPY_AGE_MAX: Duration = Duration::from_secs(3600);
 /// Sessions of plain roles in it: one, and those that are just leaving.
@@ -48,7 +46,8 @@ pub(crate) async fn run(
 ) -> Result<Outcome> {
     let registry = context.connector.registry(server).await?;
     sweep(&registry).await?;
-    let copy = format!("{COPY_PREFIX}{}_{:08x}", now_s(), rand::random::<u32>());
+    // Seconds since 1970, by which old ones are known, and a random number.
+    let copy = format!("{}_{:08x}{TRIAL_SUFFIX}", now_s(), rand::random::<u32>());
     let tried = async {
         make(context, (server, tenant), &registry, &copy).await?;
         fill_history(context, server, &copy, applied).await?;
@@ -155,8 +154,8 @@ async fn fill_history(context: &Context, server: &Server, copy: &str, applied: &
 /// Drops copies that were left.
 async fn sweep(registry: &Connection) -> Result<()> {
     const COPIES: &str = "
-        SELECT datname FROM pg_catalog.pg_database WHERE datname ~ '^tenantry_try_[0-9]{1,15}_'
-            AND substring(datname FROM '^tenantry_try_([0-9]{1,15})_')::bigint < $1";
+        SELECT datname FROM pg_catalog.pg_database WHERE datname ~ '^[0-9]{1,15}_[0-9a-f]{8}__trial$'
+            AND substring(datname FROM '^([0-9]{1,15})_')::bigint < $1";
     let before = now_s().saturating_sub(COPY_AGE_MAX.as_secs());
     for row in registry.rows(COPIES, &[&i64::try_from(before).unwrap_or(i64::MAX)]).await? {
         database::drop(registry, row.get(0)).await?;

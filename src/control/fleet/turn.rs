@@ -118,6 +118,10 @@ async fn attempt(run: &Run, id: &TenantId, server: &ServerName) -> Result<Tried>
     if tenant.server != *server {
         return Ok(Tried::Elsewhere(tenant.server));
     }
+    // The operation that makes it may end between two looks, and opens what a turn would close behind itself.
+    if tenant.state == TenantState::Creating {
+        return ended(TargetState::Pending, Some("it is being made; its turn comes after that"));
+    }
     if let Some(operation) = context.catalog.running_operation(id).await? {
         let why = format!("its turn comes after operation {} ({})", operation.id, operation.kind.as_str());
         return ended(TargetState::Pending, Some(&why));

@@ -105,7 +105,7 @@ async fn look_around(connection: &Connection) -> Result<Registry> {
     let mut registry = server_itself(connection).await?;
     const DATABASES: &str = "
         SELECT datname::text FROM pg_catalog.pg_database
-        WHERE datname <> ALL ('{postgres,template0,template1,tenantry}') AND datname !~ '^tenantry_try_'";
+        WHERE datname <> ALL ('{postgres,template0,template1,tenantry}') AND datname !~ '__trial$'";
     registry.databases = connection.rows(DATABASES, &[]).await?.iter().map(|row| row.get(0)).collect();
     registry.moves = moves(connection).await?;
     Ok(registry)

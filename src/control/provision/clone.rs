@@ -4,6 +4,7 @@
 //! A copy is never gone on with: a try that died is begun anew in an empty database, and one that can't succeed leaves
 //! nothing.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -73,6 +74,7 @@ async fn copy_all(work: &Work, source: &Place, place: &Place) -> Result<()> {
     let from = connector.database(&source.server, from_id.live_database()).await?;
     let from = from.without_statement_limit().await?;
     refuse_what_is_not_copied(&from).await?;
+    let files = tables::files(&from).await?;
     from.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     let snapshot: String = from.value("SELECT pg_catalog.pg_export_snapshot()", &[]).await?;
 
@@ -88,12 +90,29 @@ async fn copy_all(work: &Work, source: &Place, place: &Place) -> Result<()> {
         snapshot: snapshot.clone(),
     };
     copy::rows(work, sides, Arc::default()).await?;
+    have_stayed(work, source, &files).await?;
     let set_sequences = fence::read_sequences(&from, &tables::sequences(&from).await?).await?;
     into.run(&set_sequences).await?;
     into.run("DROP SCHEMA tenantry CASCADE").await?;
     schema(work, (source, place), "post-data", &snapshot).await?;
     refresh_views(&from, &into).await?;
     from.run("COMMIT").await
+}
+
+/// TRUNCATE and rewrites of a table are not seen by snapshots as other changes are (Postgres' documentation, "Caveats" of
+/// concurrency control): what a later range read there would be nothing.
+async fn have_stayed(work: &Work, source: &Place, files: &HashMap<String, u32>) -> Result<()> {
+    let database = source.tenant.id.live_database();
+    let from = work.context.connector.database(&source.server, database).await?;
+    let now = tables::files(&from).await?;
+    from.close().await;
+    match files.iter().find(|(table, file)| now.get(*table) != Some(*file)) {
+        // Another try may meet a quieter moment.
+        Some((table, _)) => {
+            Err(Error::Timeout(format!("table {table} was truncated or rewritten meanwhile")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What can't be copied faithfully is not copied half.

@@ -32,7 +32,9 @@ pub(super) async fn write(work: &Work, place: &Place, database: &str) -> Result<
         Some(name) => name.to_owned(),
         None => name(work, place).await?,
     };
-    let partial = directory.join(format!(".{name}.partial"));
+    // One that leads no more may still be at it: it has a file of its own.
+    remove_partials(directory, &name).await?;
+    let partial = directory.join(format!(".{name}.{}.partial", work.term));
     let written = write_file(work, place, database, &partial).await;
     let written = unless_it_is_the_servers(work, &[&place.server], written).await;
     if written.is_err() {
@@ -45,6 +47,19 @@ pub(super) async fn write(work: &Work, place: &Place, database: &str) -> Result<
     // The name is on disk only when the directory is.
     sync(&File::open(directory).await.map_err(|e| io(directory, e))?, directory).await?;
     work.remember(&json!({ "dumped": true, "dump": path })).await
+}
+
+/// What earlier tries left, or are at: those fail, then.
+async fn remove_partials(directory: &Path, name: &str) -> Result<()> {
+    let mut entries = tokio::fs::read_dir(directory).await.map_err(|e| io(directory, e))?;
+    while let Some(entry) = entries.next_entry().await.map_err(|e| io(directory, e))? {
+        let file = entry.file_name();
+        let of_this = |file: &str| file.starts_with(&format!(".{name}.")) && file.ends_with(".partial");
+        if file.to_str().is_some_and(of_this) {
+            tokio::fs::remove_file(entry.path()).await.map_err(|e| io(&entry.path(), e))?;
+        }
+    }
+    Ok(())
 }
 
 /// The tenant, and when: the same for every try.
@@ -61,7 +76,7 @@ async fn write_file(work: &Work, place: &Place, database: &str, path: &Path) -> 
     let text =
         path.to_str().ok_or_else(|| Error::Failed("deleted_dump_dir: its path is not UTF-8".into()))?;
     let mut options = OpenOptions::new();
-    options.create(true).truncate(true).write(true).mode(FILE_MODE);
+    options.create_new(true).write(true).mode(FILE_MODE);
     let mut file = options.open(path).await.map_err(|e| io(path, e))?;
     let programs = Programs::of(context);
     let throttle = Throttle::new(context.config.copy_bytes_per_second_max);

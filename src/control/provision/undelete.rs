@@ -25,7 +25,10 @@ async fn catch_up(work: &Work, place: &Place) -> Result<()> {
     match fleet::apply_fleet_schema(&work.context, &place.server, &place.tenant).await {
         Ok(None) => Ok(()),
         Ok(version) => Ok(work.context.catalog.set_schema_version(id, version, work.term).await?),
-        Err(error) if error.is_transient() || error.is_lost_lead() => Err(error),
+        // 57014: it took longer than the run's limit, and would again.
+        Err(error) if error.sqlstate() != Some("57014") && (error.is_transient() || error.is_lost_lead()) => {
+            Err(error)
+        }
         Err(error) => {
             tracing::warn!(operation = work.operation.id, tenant = %id, %error, "comes back with an older schema");
             Ok(())

@@ -115,11 +115,13 @@ fn notice_death(config: &mut Config) {
     config.tcp_user_timeout(Duration::from_secs(10));
 }
 
-/// Settings of every session: limits of its own, and none of those that an operator may have set for applications.
+/// Settings of every session: limits of its own, and none of those that an operator may have set for applications. What a
+/// controller that died had begun ends soon after it: its successor would wait for that.
 pub(crate) fn session_options() -> String {
     format!(
         "-c statement_timeout={} -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c search_path= \
-         -c standard_conforming_strings=on -c default_transaction_read_only=off -c synchronous_commit=on",
+         -c standard_conforming_strings=on -c default_transaction_read_only=off -c synchronous_commit=on \
+         -c client_connection_check_interval=2s",
         STATEMENT_TIMEOUT.as_millis()
     )
 }

@@ -34,8 +34,14 @@ pub(crate) async fn create(registry: &Connection, database: &str, limit: i32) ->
         return Ok(());
     }
     drop(registry, database).await?;
-    let database = ident(database);
-    registry.run(&format!("CREATE DATABASE {database} TEMPLATE template0 CONNECTION LIMIT {limit}")).await
+    let sql = format!("CREATE DATABASE {} TEMPLATE template0 CONNECTION LIMIT {limit}", ident(database));
+    match registry.run(&sql).await {
+        // A controller that stopped had begun to make it, and its server has ended that now.
+        Err(e) if matches!(e.sqlstate(), Some("42P04" | "23505")) && is_valid(registry, database).await? => {
+            Ok(())
+        }
+        outcome => outcome,
+    }
 }
 
 /// Lets the tenant's roles in, and nobody else.

@@ -174,10 +174,10 @@ async fn a_renamed_tenant_is_found_under_its_new_id_and_no_other(fleet: &Fleet) 
 
 async fn a_rename_is_refused_while_anything_stands_in_its_way(fleet: &Fleet) {
     with_data(fleet, "steady").await;
-    fleet.create("occupied", &["--server", "pg-2"]).await;
+    fleet.create("engaged", &["--server", "pg-2"]).await;
     fleet.cli(&["tenant", "rename", "nobody-here", "somebody"]).await.error(3);
     fleet.cli(&["tenant", "rename", "steady", "Not an id"]).await.error(2);
-    let error = fleet.cli(&["tenant", "rename", "steady", "occupied"]).await.error(4);
+    let error = fleet.cli(&["tenant", "rename", "steady", "engaged"]).await.error(4);
     assert!(error.contains("occupied exists already"), "{error}");
     // A database on another server that no tenant has.
     let other = fleet.direct("pg-2", "postgres").await;

@@ -178,7 +178,7 @@ async fn a_rename_is_refused_while_anything_stands_in_its_way(fleet: &Fleet) {
     fleet.cli(&["tenant", "rename", "nobody-here", "somebody"]).await.error(3);
     fleet.cli(&["tenant", "rename", "steady", "Not an id"]).await.error(2);
     let error = fleet.cli(&["tenant", "rename", "steady", "engaged"]).await.error(4);
-    assert!(error.contains("occupied exists already"), "{error}");
+    assert!(error.contains("engaged exists already"), "{error}");
     // A database on another server that no tenant has.
     let other = fleet.direct("pg-2", "postgres").await;
     other.run("CREATE DATABASE squatted__sealed").await;

@@ -59,14 +59,17 @@ impl Tenant {
         }
     }
 
-    /// Asks the other servers' registries, unless the catalog is followed or they were asked just now.
+    /// Asks the other servers' registries, unless the catalog is followed, they were asked just now, or enough are asked.
     pub(crate) async fn look_elsewhere(self: &Rc<Self>, place: &Rc<Place>) -> Asked {
         let shared = &self.worker.shared;
-        if shared.map.is_followed() || !self.pacing.turn(Instant::now()) {
+        if shared.map.is_followed() {
             return Asked::Wait;
         }
-        // The semaphore is never closed.
-        let Ok(_turn) = shared.searches.acquire().await else { return Asked::Wait };
+        // While others are looked for, this one keeps its turn: whoever waits for it asks again.
+        let Ok(_search) = shared.searches.try_acquire() else { return Asked::Wait };
+        if !self.pacing.turn(Instant::now()) {
+            return Asked::Wait;
+        }
         match registry::find_moved(shared, &self.id, &place.server.name).await {
             Some(moved) => self.follow(&moved, place),
             None => Asked::Wait,

@@ -51,13 +51,13 @@ pub(crate) struct Tenant {
     pub(crate) weight: Cell<u32>,
     /// Since when an administrator lets no transaction begin.
     pub(crate) paused: Cell<Option<Instant>>,
-    /// Grows when the place changes: a connection of an earlier one is not used again.
+    /// Grows when the place changes, or the role that clients get: a connection of an earlier one is not used again.
     pub(crate) generation: Cell<u64>,
-    /// Version of the schema, as the map has it.
     /// What it may use, as the map has it.
     pub(crate) quota: Cell<Quota>,
     /// Over its size.
     pub(crate) read_only: Cell<bool>,
+    /// Version of the schema, as the map has it.
     schema_version: Cell<Option<i32>>,
     /// Grows when the schema changes, or a plan was found to be invalid: statements are prepared anew, each before its next use.
     pub(crate) plans: Cell<u64>,
@@ -122,7 +122,7 @@ impl Tenant {
     /// Looks the tenant up in the map again and acts on what is different.
     pub(crate) fn refresh(self: &Rc<Self>) {
         let shared = &self.worker.shared;
-        let (gate, place) = {
+        let (gate, place, read_only) = {
             let map = shared.map.read();
             let server = map.tenants.get(&self.id).and_then(|tenant| {
                 let server = map.servers.get(&tenant.server)?;
@@ -137,7 +137,7 @@ impl Tenant {
             self.quota.set(quota);
             let shortest = [quota.statement_timeout, self.worker.statement_timeout_min.get()];
             self.worker.statement_timeout_min.set(shortest.into_iter().flatten().min());
-            self.read_only.set(map.tenants.get(&self.id).is_some_and(|tenant| tenant.read_only));
+            let read_only = map.tenants.get(&self.id).is_some_and(|tenant| tenant.read_only);
             self.weight.set(map.tenants.get(&self.id).map_or(1, |tenant| weight(&tenant.labels)));
             let place = server.map(|(server, key_version)| {
                 let metrics = self.worker.metrics.server(&shared.metrics, server.name.as_str());
@@ -154,10 +154,14 @@ impl Tenant {
                 Route::Hold(_, hold) => Gate::Held(Holding::new(hold)),
                 Route::Refuse(refusal) => Gate::Refused(refusal),
             };
-            (gate, place)
+            (gate, place, read_only)
         };
+        let has_other_role = self.read_only.replace(read_only) != read_only;
+        if has_other_role {
+            self.renew_connections();
+        }
         let (has_moved, has_turned) = (self.set_place(place), self.set_gate(gate));
-        if has_moved || has_turned {
+        if has_moved || has_turned || has_other_role {
             self.tell_changed();
         } else {
             // A limit may be another: for those who wait, and nobody else.

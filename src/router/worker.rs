@@ -89,10 +89,10 @@ pub(crate) struct Worker {
     /// Tenants that are not here, and whose hold could not be acknowledged yet.
     unacknowledged: RefCell<BTreeSet<TenantId>>,
     pub(crate) locked_out: LockedOut,
-    evict_rest: steward::Rest,
+    evict_rests: steward::Rests,
     /// Turns in which handshakes of TLS are computed: one at a time.
     pub(crate) handshakes: Rc<Semaphore>,
-    /// The shortest time that a quota of its tenants has set to statements.
+    /// The shortest time that a quota of its tenants has set to statements, or had since the last sweep.
     pub(crate) statement_timeout_min: Cell<Option<Duration>>,
     tasks: TaskTracker,
     /// Those that are waited for.
@@ -118,7 +118,7 @@ impl Worker {
             next_id: Cell::new(0),
             unacknowledged: RefCell::default(),
             locked_out: LockedOut::default(),
-            evict_rest: steward::Rest::default(),
+            evict_rests: steward::Rests::default(),
             handshakes: Rc::new(Semaphore::new(1)),
             statement_timeout_min: Cell::default(),
             tasks: TaskTracker::new(),
@@ -262,12 +262,12 @@ impl Worker {
 
     fn evict_or_pass_on(&self, server: &ServerName, asked: usize) {
         let begun = Instant::now();
-        // Who waits asks again, and so does everybody who waits for a server that is full.
-        if !self.evict_rest.is_over(begun) {
-            return;
+        // Everybody asks who waits for a server that is full, and again: another worker may have time to look.
+        let looks = self.evict_rests.is_over(server, begun);
+        let is_found = looks && self.evict_oldest(server);
+        if looks {
+            self.evict_rests.begin(server, begun, Instant::now());
         }
-        let is_found = self.evict_oldest(server);
-        self.evict_rest.begin(begun, Instant::now());
         if is_found || asked + 1 >= self.shared.workers.len() {
             return;
         }
@@ -297,7 +297,10 @@ impl Worker {
         // Routers come and go, and the configuration may be another.
         self.shared.budgets.divide(self.shared.terms());
         let tenants = self.tenants();
-        let limit = self.clock.look().checked_sub(self.shared.config().idle_server_timeout);
+        let now = self.clock.look();
+        self.evict_rests.sweep(now);
+        let limit = now.checked_sub(self.shared.config().idle_server_timeout);
+        let mut shortest = None;
         for tenant in tenants {
             if let Some(limit) = limit {
                 tenant.sweep(limit);
@@ -309,8 +312,11 @@ impl Worker {
             if tenant.is_cold() {
                 self.tenants.borrow_mut().remove(&tenant.id);
                 self.cold.borrow_mut().put(tenant.id.clone(), tenant.counters.take());
+            } else {
+                shortest = [shortest, tenant.quota.get().statement_timeout].into_iter().flatten().min();
             }
         }
+        self.statement_timeout_min.set(shortest);
         self.cold.borrow().fade();
         self.metrics.flush();
     }

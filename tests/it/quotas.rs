@@ -48,6 +48,11 @@ async fn a_tenant_over_its_size_is_read_and_not_written_until_it_has_made_room(f
     owner.run("CREATE TABLE bulk (text text); CREATE TABLE small AS SELECT 7 AS value").await;
     let app = connect(&fleet.user("greedy-app", "greedy", &["--access", "app"]).await).await.unwrap();
     app.run("UPDATE small SET value = value").await;
+    let keeping = ["--access", "app", "--pool-mode", "session"];
+    let sitter = connect(&fleet.user("greedy-sitter", "greedy", &keeping).await).await.unwrap();
+    sitter.run("UPDATE small SET value = value").await;
+    let reader =
+        connect(&fleet.user("greedy-reader", "greedy", &["--access", "readonly"]).await).await.unwrap();
     owner.run("ALTER TABLE bulk ALTER text SET STORAGE PLAIN").await;
     owner.run("INSERT INTO bulk SELECT repeat('x', 1000) FROM generate_series(1, 20000)").await;
 
@@ -74,6 +79,15 @@ async fn a_tenant_over_its_size_is_read_and_not_written_until_it_has_made_room(f
     }
     assert_eq!(owner.number("SELECT sum(value) FROM small").await, 7);
     assert_eq!(app.number("SELECT sum(value) FROM small").await, 7);
+    // Who keeps its connection does not keep its role.
+    assert!(refused(&sitter, "UPDATE small SET value = 8").await.is_some());
+    assert_eq!(sitter.number("SELECT sum(value) FROM small").await, 7);
+    // What is refused for another reason is told as ever.
+    let error = reader.simple_query("UPDATE small SET value = 8").await.unwrap_err();
+    assert_eq!(code(&error), "42501", "{error:?}");
+    let error = owner.simple_query("BEGIN READ ONLY; TRUNCATE small").await.unwrap_err();
+    assert_eq!(code(&error), "25006", "{error:?}");
+    owner.run("ROLLBACK").await;
 
     fleet.cli(&["tenant", "set", "greedy", "--writable-for", "10m"]).await.ok();
     until("it to be let", async || owner.simple_query("TRUNCATE bulk").await.ok()).await;
@@ -83,4 +97,5 @@ async fn a_tenant_over_its_size_is_read_and_not_written_until_it_has_made_room(f
     })
     .await;
     app.run("UPDATE small SET value = 8").await;
+    sitter.run("UPDATE small SET value = 9").await;
 }

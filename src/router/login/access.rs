@@ -1,8 +1,9 @@
 //! What a user with the right password gets.
 //!
-//! A user that may not reach a tenant must not learn whether it exists: both cases are answered like a wrong password,
-//! which is why this is decided before the password exchange ends. Who may reach every tenant, or is named for just this
-//! one, learns nothing new from the truth and is told it. The log has the reason in any case.
+//! A user that may not reach a tenant must not learn whether it exists: both cases are answered like a wrong password, and
+//! as soon. So this is decided when the password was proven right, but before the client is told so. Who may reach every
+//! tenant, or is named for just this one, learns nothing new from the truth and is told it. The log has the reason in any
+//! case.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,7 +21,7 @@ use crate::session::Login;
 use crate::shared::Shared;
 use crate::state::APPLICATION_NAME;
 
-/// How long a login waits for a tenant that is being made.
+/// How long a login waits for a tenant that is being made; half of the time for a login, if that is less.
 const CREATING_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often it looks whether that has come to an end.
 const CREATING_POLL: Duration = Duration::from_millis(100);
@@ -56,7 +57,10 @@ pub(super) async fn decide(names: Names, settings: Settings, shared: &Shared) ->
     if may_know && !shared.map.is_followed() {
         discover(&id, shared).await?;
     }
-    if !comes_to_reach(&user, &id, shared).await? {
+    // A look at the catalog takes time, too.
+    let is_there =
+        if may_know { comes_to_reach(&user, &id, shared).await? } else { reaches(&user, &id, shared)? };
+    if !is_there {
         return Err(unknown());
     }
     let pool_mode = settings.pool_mode.unwrap_or(user.pool_mode);
@@ -72,7 +76,7 @@ pub(super) async fn decide(names: Names, settings: Settings, shared: &Shared) ->
 
 /// Whether the tenant is there, and for this user; one that was made a moment ago included, or that is just being made.
 async fn comes_to_reach(user: &User, id: &TenantId, shared: &Shared) -> Result<bool, ClientError> {
-    let deadline = Instant::now() + CREATING_TIMEOUT;
+    let deadline = Instant::now() + CREATING_TIMEOUT.min(shared.config().login_timeout / 2);
     let mut looked = false;
     loop {
         let found = reaches(user, id, shared);

@@ -1,9 +1,12 @@
 //! Finds unused connections for those who wait for a server's budget. One for each worker, asleep while nobody waits.
 
-use std::cell::Cell;
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use shard_map::ServerName;
 
 use crate::pool::budget::Budget;
 use crate::pool::connection::ServerConnection;
@@ -17,19 +20,26 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How long it rests after a look, in times of how long that took.
 const REST: u32 = 20;
 
-/// Keeps a look through all tenants, which somebody else asks for, from taking more than its share of a worker's time.
+/// Keeps looks through all tenants, which somebody else asks for, from taking more than their share of a worker's time:
+/// until when there is none for a server.
 #[derive(Debug, Default)]
-pub(crate) struct Rest(Cell<Option<Instant>>);
+pub(crate) struct Rests(RefCell<HashMap<ServerName, Instant>>);
 
-impl Rest {
-    /// Whether it is over.
-    pub(crate) fn is_over(&self, now: Instant) -> bool {
-        self.0.get().is_none_or(|until| now >= until)
+impl Rests {
+    /// Whether a server's is over.
+    pub(crate) fn is_over(&self, server: &ServerName, now: Instant) -> bool {
+        self.0.borrow().get(server).is_none_or(|until| now >= *until)
     }
 
-    /// Begins, after a look.
-    pub(crate) fn begin(&self, look_begun: Instant, now: Instant) {
-        self.0.set(Some(now + now.saturating_duration_since(look_begun) * REST));
+    /// A server's begins, after a look.
+    pub(crate) fn begin(&self, server: &ServerName, look_begun: Instant, now: Instant) {
+        let until = now + now.saturating_duration_since(look_begun) * REST;
+        self.0.borrow_mut().insert(server.clone(), until);
+    }
+
+    /// Forgets those that are over.
+    pub(crate) fn sweep(&self, now: Instant) {
+        self.0.borrow_mut().retain(|_, until| now < *until);
     }
 }
 
@@ -88,12 +98,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_looks_long_rests_long() {
-        let (rest, begun) = (Rest::default(), Instant::now());
-        assert!(rest.is_over(begun));
+    fn who_looks_long_rests_long_from_looks_for_this_server() {
+        let [full, other] = ["full", "other"].map(|name| ServerName::new(name).unwrap());
+        let (rests, begun) = (Rests::default(), Instant::now());
+        assert!(rests.is_over(&full, begun));
         let ended = begun + Duration::from_millis(10);
-        rest.begin(begun, ended);
-        assert!(!rest.is_over(ended + Duration::from_millis(199)));
-        assert!(rest.is_over(ended + Duration::from_millis(200)));
+        rests.begin(&full, begun, ended);
+        assert!(rests.is_over(&other, ended));
+        rests.sweep(ended + Duration::from_millis(199));
+        assert!(!rests.is_over(&full, ended + Duration::from_millis(199)));
+        assert!(rests.is_over(&full, ended + Duration::from_millis(200)));
+        rests.sweep(ended + Duration::from_millis(200));
+        assert!(rests.0.borrow().is_empty());
     }
 }

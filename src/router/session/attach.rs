@@ -45,8 +45,7 @@ impl Session {
     pub(super) async fn attach(&mut self) -> Result<(), Over> {
         for _ in 0..ATTEMPTS_MAX {
             if let Some(connection) = self.connection.take() {
-                let stale = connection.generation != self.tenant.generation.get();
-                if stale && !self.state.is_pinned() {
+                if self.is_stale(&connection) && !self.state.is_pinned() {
                     self.detach(connection);
                 } else {
                     self.connection = Some(connection);

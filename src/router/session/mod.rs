@@ -239,14 +239,14 @@ impl Session {
             }
         }
         backend::write_authentication_ok(self.side.out(&self.tenant.worker.buffers));
-        match self.tenant.known_params(self.access, &key) {
+        match self.tenant.known_params(self.tenant.granted(self.access), &key) {
             Some(params) => {
                 crate::state::tell_differences(&mut self.told, &params, &mut self.side.output);
             }
             None => {
                 self.attach().await?;
                 if let Some(connection) = self.connection.take() {
-                    self.tenant.know_params(self.access, key, &connection.params);
+                    self.tenant.know_params(connection.access, key, &connection.params);
                     self.detach(connection);
                 }
             }

@@ -7,6 +7,8 @@ use std::rc::Rc;
 
 use wire::frontend;
 
+use shard_map::Access;
+
 use crate::error::ClientError;
 use crate::prepared::{NAME_OF_NONE, Statement};
 use crate::session::Session;
@@ -16,12 +18,12 @@ use crate::session::expect::Expect;
 const NO_SUCH_STATEMENT: &str = "26000";
 /// SQLSTATE of a statement that was cancelled.
 const QUERY_CANCELED: &str = "57014";
-/// What Postgres says to who may only read: insufficient privilege, read-only transaction.
-const REFUSED_WRITES: [&str; 2] = ["42501", "25006"];
+/// SQLSTATE of what a role may not do.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 impl Session {
-    /// What the client is told in the place of a server's error with this SQLSTATE.
-    pub(super) fn told_instead(&self, code: &str) -> Option<ClientError> {
+    /// What the client is told in the place of an error with this SQLSTATE on a connection that has this access.
+    pub(super) fn told_instead(&self, code: &str, access: Access) -> Option<ClientError> {
         match self.expected.front() {
             Some(Expect::Refused(refusal)) => return Some(ClientError::clone(refusal)),
             Some(Expect::Query(deeds)) if deeds.alters_role() && code == NO_SUCH_STATEMENT => {
@@ -29,7 +31,8 @@ impl Session {
             }
             _ => {}
         }
-        if self.tenant.read_only.get() && REFUSED_WRITES.contains(&code) {
+        // Who asked for no more than it has is refused for another reason.
+        if self.tenant.read_only.get() && access != self.access && code == INSUFFICIENT_PRIVILEGE {
             return Some(ClientError::OverSize(self.tenant.id.to_string()));
         }
         let limit = self.me.overdue.get().filter(|_| code == QUERY_CANCELED)?;

@@ -309,7 +309,7 @@ impl Session {
                     return Ok(Fate::KeepBack);
                 }
                 self.server_said_so = true;
-            } else if let Some(error) = self.told_instead(error.code) {
+            } else if let Some(error) = self.told_instead(error.code, connection.access) {
                 self.tenant.count_refusal(&error);
                 let mut answer = BytesMut::new();
                 error.write(&mut answer, Severity::Error);

@@ -121,7 +121,7 @@ impl Session {
         let behind = !self.unsynced && !self.copying_in && !self.expected.is_empty();
         behind
             && (self.tenant.is_held()
-                || connection.generation != self.tenant.generation.get()
+                || self.is_stale(connection)
                 || self.me.ending().is_some()
                 || self.tenant.refusal().is_some()
                 || replay(&connection.applied, &self.state.settings).is_some())
@@ -142,8 +142,7 @@ impl Session {
             if self.tenant.is_held() {
                 return Some(Need::Answers);
             }
-            let stale = connection.generation != self.tenant.generation.get();
-            if (stale && !self.state.is_pinned())
+            if (self.is_stale(connection) && !self.state.is_pinned())
                 || replay(&connection.applied, &self.state.settings).is_some()
             {
                 return Some(Need::Server);

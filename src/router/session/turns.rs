@@ -6,6 +6,7 @@ use std::task::{Poll, ready};
 use shard_map::PoolMode;
 use wire::backend::TransactionStatus;
 
+use crate::pool::ServerConnection;
 use crate::session::{Need, Over, Session};
 
 /// What a session waits for, other than bytes.
@@ -83,6 +84,13 @@ impl Session {
         self.mode == PoolMode::Transaction && self.is_quiet() && !self.state.is_pinned()
     }
 
+    /// Whether the next transaction is to have another connection. One that this client waited for while the role that it
+    /// gets became another is of the old role.
+    pub(super) fn is_stale(&self, connection: &ServerConnection) -> bool {
+        connection.generation != self.tenant.generation.get()
+            || connection.access != self.tenant.granted(self.access)
+    }
+
     /// Whether nothing is under way on the connection, if there is one.
     pub(super) fn is_at_rest(&self) -> bool {
         let connection_at_rest = self.connection.as_ref().is_none_or(|connection| {
@@ -105,7 +113,7 @@ impl Session {
         if let Some(connection) = self.connection.take() {
             self.count_transaction(&connection);
             let pinned = self.state.is_pinned();
-            let may_keep = connection.generation == self.tenant.generation.get() && !self.tenant.is_held();
+            let may_keep = !self.is_stale(&connection) && !self.tenant.is_held();
             if pinned || (self.mode == PoolMode::Session && may_keep) {
                 self.connection = Some(connection);
                 if !self.me.parked.replace(true) && self.tenant.is_held() {

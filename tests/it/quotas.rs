@@ -42,17 +42,17 @@ async fn a_tenants_connections_and_statements_are_held_to_its_quota(fleet: &Flee
 }
 
 async fn a_tenant_over_its_size_is_read_and_not_written_until_it_has_made_room(fleet: &Fleet) {
-    let quota = ["tenant", "set", "greedy", "--quota", "size=20MB"];
-    fleet.create("greedy", &quota[3..]).await;
-    let owner = fleet.connect("greedy").await;
+    let quota = ["tenant", "set", "hoarder", "--quota", "size=20MB"];
+    fleet.create("hoarder", &quota[3..]).await;
+    let owner = fleet.connect("hoarder").await;
     owner.run("CREATE TABLE bulk (text text); CREATE TABLE small AS SELECT 7 AS value").await;
-    let app = connect(&fleet.user("greedy-app", "greedy", &["--access", "app"]).await).await.unwrap();
+    let app = connect(&fleet.user("hoarder-app", "hoarder", &["--access", "app"]).await).await.unwrap();
     app.run("UPDATE small SET value = value").await;
     let keeping = ["--access", "app", "--pool-mode", "session"];
-    let sitter = connect(&fleet.user("greedy-sitter", "greedy", &keeping).await).await.unwrap();
+    let sitter = connect(&fleet.user("greedy-sitter", "hoarder", &keeping).await).await.unwrap();
     sitter.run("UPDATE small SET value = value").await;
     let reader =
-        connect(&fleet.user("greedy-reader", "greedy", &["--access", "readonly"]).await).await.unwrap();
+        connect(&fleet.user("greedy-reader", "hoarder", &["--access", "readonly"]).await).await.unwrap();
     owner.run("ALTER TABLE bulk ALTER text SET STORAGE PLAIN").await;
     owner.run("INSERT INTO bulk SELECT repeat('x', 1000) FROM generate_series(1, 20000)").await;
 
@@ -89,10 +89,10 @@ async fn a_tenant_over_its_size_is_read_and_not_written_until_it_has_made_room(f
     assert_eq!(code(&error), "25006", "{error:?}");
     owner.run("ROLLBACK").await;
 
-    fleet.cli(&["tenant", "set", "greedy", "--writable-for", "10m"]).await.ok();
+    fleet.cli(&["tenant", "set", "hoarder", "--writable-for", "10m"]).await.ok();
     until("it to be let", async || owner.simple_query("TRUNCATE bulk").await.ok()).await;
     until("its room to be noticed", async || {
-        let shown = fleet.cli(&["tenant", "set", "greedy", "--writable-for", "1ms"]).await.ok();
+        let shown = fleet.cli(&["tenant", "set", "hoarder", "--writable-for", "1ms"]).await.ok();
         (shown["size_state"] == "within" && shown["read_only"] == false).then_some(())
     })
     .await;

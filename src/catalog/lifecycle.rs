@@ -94,6 +94,8 @@ impl Catalog {
         for sql in [
             "UPDATE tenant SET state = 'deleted' WHERE id = $1 AND $2::text IS NOT NULL",
             "DELETE FROM tenant WHERE id IN ($1, $2)",
+            "DELETE FROM tenant_use WHERE tenant = $2 AND $1::text IS NOT NULL",
+            "UPDATE tenant_use SET tenant = $2 WHERE tenant = $1",
             "DELETE FROM hold WHERE tenant = $1 AND $2::text IS NOT NULL",
             "UPDATE router_user
              SET tenants = array_to_string(array_replace(string_to_array(tenants, ','), 'id=' || $1::text, 'id=' || $2::text), ',')

@@ -9,6 +9,7 @@ use shard_map::{ServerName, TenantId};
 
 use crate::error::{Error, Result};
 use crate::query::{Catalog, Params};
+use crate::tenants::lock_tenant;
 
 /// What one server bears.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,8 +102,8 @@ impl Catalog {
         Ok(self.json("use_tenant", SQL, &[&id.as_str()]).await?.into_iter().next())
     }
 
-    /// Tenants whose map entry says other than their size about whether they may be written to, or that are near or over
-    /// their size: open ones, by id. Their sizes are their own, or else those of their servers' classes.
+    /// Open tenants, by id, that have a size in their quota, their own or their server's, or that can only be read. How
+    /// what was measured stands to it is for the caller to compare.
     ///
     /// # Errors
     /// When the catalog can't be reached.
@@ -142,15 +143,23 @@ impl Catalog {
         self.execute("use_let_write", SQL, &[&id.as_str(), &time.as_secs_f64()]).await.map(drop)
     }
 
-    /// Gives a tenant these quotas of its own, in place of all that it had.
+    /// Gives a tenant the quotas of its own that `change` makes of those that it has. Nobody else changes them meanwhile;
+    /// and nothing is changed when `change` fails.
     ///
     /// # Errors
-    /// When the catalog can't be reached, or there is no such tenant.
-    pub async fn set_quota(&self, id: &TenantId, quota: &Quota) -> Result<()> {
+    /// What `change` fails with; [`Error::NotFound`]; when the catalog can't be reached.
+    pub async fn set_quota<E: From<Error>>(
+        &self,
+        id: &TenantId,
+        change: impl FnOnce(Quota) -> std::result::Result<Quota, E>,
+    ) -> std::result::Result<(), E> {
+        let mut client = self.client().await?;
+        let error = |e: tokio_postgres::Error| Error::from_query("tenant_quota", &e);
+        let transaction = client.transaction().await.map_err(error)?;
+        let before = lock_tenant(&transaction, id).await?.quota.unwrap_or_default();
+        let quota = serde_json::json!(change(*before)?);
         const SQL: &str = "UPDATE tenant SET quota = $2 WHERE id = $1";
-        match self.execute("tenant_quota", SQL, &[&id.as_str(), &serde_json::json!(quota)]).await? {
-            0 => Err(Error::NotFound(format!("tenant {id} does not exist"))),
-            _ => Ok(()),
-        }
+        transaction.execute(SQL, &[&id.as_str(), &quota]).await.map_err(error)?;
+        Ok(transaction.commit().await.map_err(error)?)
     }
 }

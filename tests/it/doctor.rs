@@ -90,12 +90,12 @@ async fn each_thing_that_is_wrong_is_named_with_its_remedy(fleet: &mut Fleet) {
     assert_named(
         &found,
         &[
+            ["server pg-1", "slot tenantry_move_999 was left by move 999", "tenantry_move_999"],
             [
                 "server pg-1",
-                "slot tenantry_move_999 was left by move 999",
-                "pg_drop_replication_slot('tenantry_move_999')",
+                "slot gone_standby is inactive",
+                "pg_drop_replication_slot('\\''gone_standby'\\'')",
             ],
-            ["server pg-1", "slot gone_standby is inactive", "pg_drop_replication_slot('gone_standby')"],
             ["server pg-1", "it has seen term 1000", "tenantry map rebuild --apply"],
             ["server pg-2", "it can't be reached", "start it"],
             ["server pg-3", "database half is invalid", "DROP DATABASE"],

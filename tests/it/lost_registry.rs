@@ -83,6 +83,14 @@ async fn a_lost_registry_is_made_anew_while_clients_go_on(fleet: &mut Fleet) {
     other.run("UPDATE tenant SET moved_to = 'pg-2', epoch = epoch - 100 WHERE id = 'came'").await;
     let outcome = fleet.cli(&["map", "rebuild", "--apply"]).await.ok();
     assert_eq!(outcome["left"], Value::Array(Vec::new()), "{outcome}");
+    // With its database lost as well it stays on the map, until an operator gives it up.
+    fleet.create("perished", &["--server", "pg-3"]).await;
+    registry.run("DELETE FROM tenant WHERE id = 'perished'").await;
+    fleet.direct("pg-3", "postgres").await.run("DROP DATABASE perished WITH (FORCE)").await;
+    let outcome = fleet.cli(&["map", "rebuild", "--apply"]).await.json();
+    assert_eq!(outcome["left"][0]["kind"], "missing_record", "{outcome}");
+    assert_eq!(fleet.tenant("perished").await["state"], "open");
+    fleet.cli(&["tenant", "delete", "perished", "--now", "--yes"]).await.ok();
     rebuild(fleet, "latecomer").await;
     move_to(fleet, "came", "pg-1").await;
     for ledger in [busy, came] {

@@ -123,7 +123,8 @@ pub fn rebuild(
     changes.operations = moves::settle(catalog, &trusted, is_past(catalog, &trusted));
     let mut settled = catalog.clone();
     changes.apply_to(&mut settled);
-    place(&mut changes, &settled, sources, &trusted);
+    let past = is_past(catalog, &trusted);
+    place(&mut changes, &settled, sources, (&trusted, past));
     let taken_up = changes.operations.iter().map(|change| match change {
         OperationChange::TakeUp { id, .. } | OperationChange::End { id, .. } => *id,
     });
@@ -176,21 +177,30 @@ fn servers(
     changed
 }
 
-fn place(changes: &mut Changes, catalog: &CatalogView, sources: &Sources, trusted: &Trusted<'_>) {
+/// `past`: the catalog is older than the servers.
+fn place(
+    changes: &mut Changes,
+    catalog: &CatalogView,
+    sources: &Sources,
+    (trusted, past): (&Trusted<'_>, bool),
+) {
     let all: BTreeSet<&TenantId> = catalog.tenants.keys().chain(trusted.tenants()).collect();
     let mut after: BTreeSet<&ServerName> = catalog.servers.keys().collect();
     after.extend(trusted.registries.keys().copied());
-    let running = catalog.operations.values().filter(|operation| operation.is_running());
-    let running: BTreeMap<&TenantId, &str> =
-        running.filter_map(|o| Some((o.tenant.as_ref()?, o.kind.as_str()))).collect();
-    for id in all {
+    let running = || catalog.operations.values().filter(|operation| operation.is_running());
+    let operations: BTreeMap<&TenantId, &str> =
+        running().filter_map(|o| Some((o.tenant.as_ref()?, o.kind.as_str()))).collect();
+    // Which of its two ids a tenant has on its server depends on the moment; its row has what goes with both.
+    let renamed: BTreeSet<&TenantId> = running()
+        .filter(|operation| operation.becomes.is_some())
+        .flat_map(|operation| operation.tenant.iter().chain(&operation.becomes))
+        .collect();
+    for id in all.into_iter().filter(|id| !renamed.contains(id)) {
         let row = catalog.tenants.get(id);
-        let operation = running.get(id).copied();
+        let operation = operations.get(id).copied();
         let Some(mut placed) = placement(row, id, trusted, operation) else {
-            let unused = row.is_some() && trusted.is_whole && !trusted.has_database(id);
-            // Where a registry was lost, the database was most likely lost with it: its restore needs the row.
-            let lost = row.is_some_and(|row| changes.registries.contains(&row.server));
-            if unused && !lost && operation != Some("create") {
+            let is_made = matches!(operation, Some("create" | "clone"));
+            if row.is_some_and(|row| !is_made && is_over(row, changes, (trusted, past))) {
                 changes.gone.push(id.clone());
             }
             continue;
@@ -212,6 +222,17 @@ fn place(changes: &mut Changes, catalog: &CatalogView, sources: &Sources, truste
             changes.tenants.push(placed);
         }
     }
+}
+
+/// Whether a tenant that no server has leaves the map. Where databases were lost, a restore needs the row; so one that
+/// is to serve stays unless it was deleted after the backup that this catalog is of.
+fn is_over(row: &Tenant, changes: &Changes, (trusted, past): (&Trusted<'_>, bool)) -> bool {
+    let unused = trusted.is_whole && !trusted.has_database(&row.id);
+    let lost = changes.registries.contains(&row.server);
+    let to_serve = matches!(row.state, TenantState::Open | TenantState::Suspended);
+    // A registry without any record may have been made anew just now.
+    let kept = trusted.registries.get(&row.server).is_some_and(|registry| !registry.records.is_empty());
+    unused && !lost && (!to_serve || past && kept)
 }
 
 /// Where a tenant belongs, with what else its row has; `None` when no registry has it. `operation`: what is changing it.

@@ -249,9 +249,10 @@ fn swapped_placements_are_set_right_and_no_epoch_goes_back() {
 }
 
 #[test]
-fn a_tenant_leaves_the_map_only_if_every_server_was_asked_and_none_has_it() {
+fn a_deleted_tenant_leaves_the_map_only_if_every_server_was_asked_and_none_has_it() {
     let (mut catalog, mut survey) = sound();
-    catalog.tenants.insert(id("d"), tenant("d", "s1", 1));
+    let deleted = |of: &str| Tenant { state: TenantState::Deleted, ..tenant(of, "s1", 1) };
+    catalog.tenants.insert(id("d"), deleted("d"));
     let (after, left) = rebuilt(&catalog, &survey);
     assert!(!after.tenants.contains_key("d") && left.is_empty());
     registry(&mut survey, "s3").databases.insert("d__deleted".to_owned());
@@ -260,6 +261,44 @@ fn a_tenant_leaves_the_map_only_if_every_server_was_asked_and_none_has_it() {
     assert_eq!(left, ["missing_record", "orphan_database"]);
     survey.insert(name("s3"), Seen::Unreachable("no answer".to_owned()));
     assert!(rebuilt(&catalog, &survey).0.tenants.contains_key("d"), "it may be on the server that is away");
+}
+
+#[test]
+fn a_tenant_whose_database_was_lost_keeps_its_row_however_often_it_is_rebuilt() {
+    for state in [TenantState::Open, TenantState::Suspended] {
+        let (mut catalog, mut survey) = sound();
+        catalog.tenants.get_mut("a").unwrap().state = state;
+        lose_registry(&mut survey, "s1");
+        registry(&mut survey, "s1").databases.remove("a");
+        let (after, left) = rebuilt(&catalog, &survey);
+        assert_eq!((&after.tenants, left), (&catalog.tenants, vec!["missing_record"]));
+        // The registry is made by now, or an operator armed the server: nothing shows that anything was lost.
+        let made = registry(&mut survey, "s1");
+        *made = Registry { lacks: None, fleet: Some("f".to_owned()), term: 4, ..made.clone() };
+        made.records.push(record("b", "b", 5, RecordState::Open));
+        let (after, left) = rebuilt(&catalog, &survey);
+        assert_eq!((&after.tenants, left), (&catalog.tenants, vec!["missing_record"]));
+        // A backup was restored: it was deleted since. Or else its registry was lost as well, and is empty.
+        registry(&mut survey, "s2").term = 6;
+        assert!(!rebuilt(&catalog, &survey).0.tenants.contains_key("a"));
+        registry(&mut survey, "s1").records.clear();
+        registry(&mut survey, "s1").databases.clear();
+        assert!(rebuilt(&catalog, &survey).0.tenants.contains_key("a"));
+    }
+}
+
+#[test]
+fn a_tenant_that_is_being_made_keeps_its_row() {
+    for kind in ["create", "clone"] {
+        let (mut catalog, survey) = sound();
+        let reserved = Tenant { state: TenantState::Creating, ..tenant("d", "s1", 9) };
+        catalog.tenants.insert(id("d"), reserved);
+        let make = OperationView { kind: kind.to_owned(), ..move_operation(3, "d", "running", "database") };
+        catalog.operations.insert(3, make);
+        assert_eq!(rebuilt(&catalog, &survey), (catalog.clone(), vec![]), "{kind}");
+        catalog.operations.clear();
+        assert!(!rebuilt(&catalog, &survey).0.tenants.contains_key("d"), "nobody makes it any more");
+    }
 }
 
 #[test]
@@ -370,12 +409,19 @@ fn a_tenant_that_gets_another_id_is_left_to_its_operation_under_both() {
     };
     catalog.operations.insert(3, rename);
     assert_eq!(find(&catalog, &survey), []);
+    assert_eq!(rebuilt(&catalog, &survey), (catalog.clone(), vec![]));
     let there = registry(&mut survey, "s1");
     there.records.retain(|record| record.id != id("b"));
     there.records.push(record("z", "z", 9, RecordState::Open));
     there.databases.remove("b");
     there.databases.insert("z".to_owned());
     assert_eq!(find(&catalog, &survey), [], "done on the server, not yet in the catalog");
+    let (after, left) = rebuilt(&catalog, &survey);
+    assert_eq!(
+        (after, left),
+        (catalog, vec![]),
+        "labels, quota and selectors are the operation's to carry over"
+    );
 }
 
 #[test]

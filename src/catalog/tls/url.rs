@@ -10,10 +10,11 @@ use super::{SslMode, TlsOptions};
 /// One line that says which word is wrong.
 pub fn without_tls(url: &str) -> Result<(String, TlsOptions), String> {
     let mut options = TlsOptions { mode: SslMode::Prefer, ..TlsOptions::default() };
-    let (base, query) = match url.split_once('?') {
-        Some(parts) if url.starts_with("postgres://") || url.starts_with("postgresql://") => parts,
-        _ => return Ok((url.to_owned(), options)),
-    };
+    // The library reads keywords and values, too; what those say of TLS must not be lost on the way.
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return Err("write it as postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=MODE".to_owned());
+    }
+    let Some((base, query)) = url.split_once('?') else { return Ok((url.to_owned(), options)) };
     let mut left = Vec::new();
     for pair in query.split('&') {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -70,6 +71,14 @@ mod tests {
         assert_eq!((options.mode, options.ca_file), (SslMode::VerifyFull, Some("/etc/a b.crt".into())));
         assert_eq!(without_tls("postgres://h/db?sslmode=disable").unwrap().0, "postgres://h/db");
         assert_eq!(without_tls("postgres://h/db").unwrap().1.mode, SslMode::Prefer);
+    }
+
+    #[test]
+    fn what_is_no_url_is_refused_and_not_taken_without_what_it_says_of_tls() {
+        for text in ["host=db sslmode=require", "host=db password=p://a?sslmode=require", "db/map", ""] {
+            assert!(without_tls(text).unwrap_err().contains("postgres://USER"), "{text}");
+        }
+        without_tls("postgresql://h/db").unwrap();
     }
 
     #[test]

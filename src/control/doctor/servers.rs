@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use catalog::{MoveState, ServerRow};
+use shard_map::Server;
 
 use super::catalog::judge_clock;
 use super::diagnosis::{Part, age, count, size};
 use crate::error::{Error, Result};
 use crate::server::arm::{CONNECTIONS_RESERVED, POSTGRES_VERSION_MIN, SETTINGS_MIN};
 use crate::server::health::{Health, Prepared, RegistryHealth, Slot};
-use crate::server::{literal, registry};
+use crate::server::{ident, literal, registry};
 
 /// Connections that must be free for ordinary roles.
 const CONNECTIONS_FREE_MIN: i32 = 3;
@@ -59,7 +60,7 @@ pub(super) fn judge(row: &ServerRow, seen: &Seen, expected: &Expected<'_>) -> Pa
     for database in health.invalid_databases.iter().take(EACH_MAX) {
         part.error(
             format!("database {database} is invalid: its drop was interrupted"),
-            on_server(row, &format!("DROP DATABASE \"{database}\"")),
+            on_server(row, &format!("DROP DATABASE {}", ident(database))),
         );
     }
     for slot in health.slots.iter() {
@@ -78,13 +79,30 @@ fn on_server(row: &ServerRow, sql: &str) -> String {
 }
 
 fn in_database(row: &ServerRow, database: &str, sql: &str) -> String {
-    let quoted = sql.replace('\\', "\\\\").replace('"', "\\\"");
-    format!("psql -h {} -p {} -U postgres -d {database} -c \"{quoted}\"", row.server.host, row.server.port)
+    let Server { host, port, .. } = &row.server;
+    let database = if is_plain(database) {
+        database.to_owned()
+    } else {
+        // By itself psql may take it for an option or a connection string.
+        let value = database.replace('\\', "\\\\").replace('\'', "\\'");
+        word(&format!("dbname='{value}'"))
+    };
+    format!("psql -h {} -p {port} -U postgres -d {database} -c {}", word(host), word(sql))
+}
+
+/// One word of a shell, whatever it holds: clients choose names, and operators paste what is told.
+fn word(text: &str) -> String {
+    if is_plain(text) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
+fn is_plain(text: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._:/@-".contains(c);
+    !text.is_empty() && !text.starts_with('-') && text.chars().all(is_plain)
 }
 
 fn add_again(row: &ServerRow) -> String {
-    let (name, address) = (&row.server.name, row.server.address());
-    format!("tenantry server add {name} --url postgres://postgres@{address}/postgres")
+    let url = format!("postgres://postgres@{}/postgres", row.server.address());
+    format!("tenantry server add {} --url {}", row.server.name, word(&url))
 }
 
 fn judge_absence(part: &mut Part, row: &ServerRow, error: &Error) {
@@ -92,7 +110,7 @@ fn judge_absence(part: &mut Part, row: &ServerRow, error: &Error) {
     match (error, error.sqlstate()) {
         (_, Some("3D000")) => part.error(
             "it has no registry: no tenant of it can be changed",
-            format!("{}, and put its tenants on record again (docs/recovery.md)", add_again(row)),
+            "tenantry map rebuild --apply; it makes the registry anew (docs/recovery.md)",
         ),
         (_, Some("28P01" | "28000")) => part.error(
             format!("it refuses the control plane's login: {error}"),
@@ -177,7 +195,7 @@ fn judge_registry(
         Err(error) => {
             part.error(
                 format!("its registry can't be read: {error}"),
-                format!("{}, and put its tenants on record again (docs/recovery.md)", add_again(row)),
+                "tenantry map rebuild --apply; if a table of it is gone, drop its database first (docs/recovery.md)",
             );
             return;
         }

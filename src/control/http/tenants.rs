@@ -90,9 +90,10 @@ pub(super) async fn set_quota(
     Body(set): Body<SetQuota>,
 ) -> Answer<Value> {
     let id: TenantId = parse(&id)?;
-    let before = context.catalog.tenant(&id).await?.tenant.quota.unwrap_or_default();
-    if !set.quota.is_empty() {
-        context.catalog.set_quota(&id, &merged(*before, set.quota)?).await?;
+    if set.quota.is_empty() {
+        context.catalog.tenant(&id).await?;
+    } else {
+        context.catalog.set_quota(&id, |before| merged(before, set.quota)).await?;
     }
     if let Some(time) = set.writable_for_ms {
         context.catalog.let_write(&id, Duration::from_millis(time)).await?;

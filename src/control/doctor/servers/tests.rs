@@ -126,7 +126,7 @@ fn a_slot_is_told_with_the_move_that_it_belongs_to() {
     );
     assert_eq!(
         part.remedies()[1],
-        "psql -h db1 -p 5432 -U postgres -d postgres -c \"SELECT pg_drop_replication_slot('tenantry_move_2')\""
+        "psql -h db1 -p 5432 -U postgres -d postgres -c 'SELECT pg_drop_replication_slot('\\''tenantry_move_2'\\'')'"
     );
 }
 
@@ -138,6 +138,37 @@ fn what_was_left_on_a_server_is_told() {
     seen.prepared = vec![prepared("young", 10), prepared("it's", 700)];
     let part = judged(seen, registry(), &BTreeMap::new());
     assert_eq!(part.wrong().len(), 2);
-    assert!(part.remedies()[0].contains("DROP DATABASE \\\"gone\\\""), "{:?}", part.remedies());
-    assert!(part.remedies()[1].contains("ROLLBACK PREPARED 'it''s'"), "{:?}", part.remedies());
+    assert!(part.remedies()[0].contains("DROP DATABASE \"gone\""), "{:?}", part.remedies());
+    assert!(part.remedies()[1].contains(r"ROLLBACK PREPARED '\''it'\'''\''s'\''"), "{:?}", part.remedies());
+}
+
+/// The words that a shell makes of a command, and what it says of it.
+fn words(command: &str) -> Vec<String> {
+    let script = format!("psql() {{ printf '%s\\0' \"$@\"; }}; {command}");
+    let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().split_terminator('\0').map(str::to_owned).collect()
+}
+
+#[test]
+fn what_clients_named_is_never_run_by_the_shell_that_a_remedy_is_pasted_into() {
+    let evil = r#"a'b"c`id`$(id)\;x=y -d"#;
+    let mut seen = health();
+    seen.invalid_databases = vec![evil.to_owned()];
+    seen.prepared = vec![Prepared { gid: evil.to_owned(), database: evil.to_owned(), age_s: 700 }];
+    let part = judged(seen, registry(), &BTreeMap::new());
+    let remedies = part.remedies();
+    let drop = words(&remedies[0]);
+    assert_eq!(drop[6..], ["-d", "postgres", "-c", r#"DROP DATABASE "a'b""c`id`$(id)\;x=y -d""#]);
+    let rollback = words(remedies[1].strip_prefix("ask whose it is; then ").unwrap());
+    let database = r#"dbname='a\'b"c`id`$(id)\\;x=y -d'"#;
+    assert_eq!(rollback[6..], ["-d", database, "-c", r#"ROLLBACK PREPARED 'a''b"c`id`$(id)\;x=y -d'"#]);
+}
+
+#[test]
+fn a_lost_registry_is_for_a_rebuild_to_make_anew() {
+    let expected = Expected { fleet: None, term: None, moves: &BTreeMap::new(), moves_known: true };
+    let unreadable = || Err(Error::Failed("relation \"tenant\" does not exist".to_owned()));
+    let part = judge(&row(), &Ok((health(), unreadable())), &expected);
+    assert!(part.remedies()[0].starts_with("tenantry map rebuild --apply"), "{:?}", part.remedies());
 }

@@ -237,6 +237,15 @@ async fn a_catalog_restored_from_a_backup_is_brought_to_the_truth(fleet: &mut Fl
         assert!(found.contains(&expected.to_owned()), "{expected}: {found:?}");
     }
     first.goes_on().await;
+    // That it was deleted, and not lost, is for an operator to say.
+    let outcome = fleet.cli(&["map", "rebuild", "--apply"]).await.exits(1).json();
+    assert_eq!(outcome["left"].as_array().unwrap().len(), 1, "{outcome}");
+    assert_eq!(outcome["left"][0]["tenant"], "deleted-since", "{outcome}");
+    until("the control plane to lead again", async || {
+        let delete = ["tenant", "delete", "deleted-since", "--now", "--yes"];
+        (fleet.cli(&delete).await.status == 0).then_some(())
+    })
+    .await;
     rebuild(fleet, "after").await;
     let shown = fleet.tenant("first").await;
     assert_eq!(

@@ -123,8 +123,7 @@ pub fn rebuild(
     changes.operations = moves::settle(catalog, &trusted, is_past(catalog, &trusted));
     let mut settled = catalog.clone();
     changes.apply_to(&mut settled);
-    let past = is_past(catalog, &trusted);
-    place(&mut changes, &settled, sources, (&trusted, past));
+    place(&mut changes, &settled, sources, &trusted);
     let taken_up = changes.operations.iter().map(|change| match change {
         OperationChange::TakeUp { id, .. } | OperationChange::End { id, .. } => *id,
     });
@@ -177,13 +176,7 @@ fn servers(
     changed
 }
 
-/// `past`: the catalog is older than the servers.
-fn place(
-    changes: &mut Changes,
-    catalog: &CatalogView,
-    sources: &Sources,
-    (trusted, past): (&Trusted<'_>, bool),
-) {
+fn place(changes: &mut Changes, catalog: &CatalogView, sources: &Sources, trusted: &Trusted<'_>) {
     let all: BTreeSet<&TenantId> = catalog.tenants.keys().chain(trusted.tenants()).collect();
     let mut after: BTreeSet<&ServerName> = catalog.servers.keys().collect();
     after.extend(trusted.registries.keys().copied());
@@ -200,7 +193,7 @@ fn place(
         let operation = operations.get(id).copied();
         let Some(mut placed) = placement(row, id, trusted, operation) else {
             let is_made = matches!(operation, Some("create" | "clone"));
-            if row.is_some_and(|row| !is_made && is_over(row, changes, (trusted, past))) {
+            if row.is_some_and(|row| !is_made && is_over(row, changes, trusted)) {
                 changes.gone.push(id.clone());
             }
             continue;
@@ -224,15 +217,12 @@ fn place(
     }
 }
 
-/// Whether a tenant that no server has leaves the map. Where databases were lost, a restore needs the row; so one that
-/// is to serve stays unless it was deleted after the backup that this catalog is of.
-fn is_over(row: &Tenant, changes: &Changes, (trusted, past): (&Trusted<'_>, bool)) -> bool {
+/// Whether a tenant that no server has leaves the map: never one that is to serve. Its database was lost, and a restore needs
+/// the row; or it was deleted after the backup that this catalog is of, which nothing shows for sure.
+fn is_over(row: &Tenant, changes: &Changes, trusted: &Trusted<'_>) -> bool {
     let unused = trusted.is_whole && !trusted.has_database(&row.id);
     let lost = changes.registries.contains(&row.server);
-    let to_serve = matches!(row.state, TenantState::Open | TenantState::Suspended);
-    // A registry without any record may have been made anew just now.
-    let kept = trusted.registries.get(&row.server).is_some_and(|registry| !registry.records.is_empty());
-    unused && !lost && (!to_serve || past && kept)
+    unused && !lost && !matches!(row.state, TenantState::Open | TenantState::Suspended)
 }
 
 /// Where a tenant belongs, with what else its row has; `None` when no registry has it. `operation`: what is changing it.

@@ -278,11 +278,8 @@ fn a_tenant_whose_database_was_lost_keeps_its_row_however_often_it_is_rebuilt() 
         made.records.push(record("b", "b", 5, RecordState::Open));
         let (after, left) = rebuilt(&catalog, &survey);
         assert_eq!((&after.tenants, left), (&catalog.tenants, vec!["missing_record"]));
-        // A backup was restored: it was deleted since. Or else its registry was lost as well, and is empty.
+        // A backup was restored: it may have been deleted since, or not.
         registry(&mut survey, "s2").term = 6;
-        assert!(!rebuilt(&catalog, &survey).0.tenants.contains_key("a"));
-        registry(&mut survey, "s1").records.clear();
-        registry(&mut survey, "s1").databases.clear();
         assert!(rebuilt(&catalog, &survey).0.tenants.contains_key("a"));
     }
 }

@@ -1,7 +1,7 @@
 //! Looks at every part and says what is wrong, and what to do. It changes nothing.
 //!
 //! What is seen is gathered here as plain values: from the catalog, and from all servers at once, each with a limit, so that
-//! one that hangs costs no more than that. What follows from it is decided in a file for each part, by pure functions.
+//! those that hang cost no more than that. What follows from it is decided in a file for each part, by pure functions.
 //! Needs the catalog's URL and the master key, and no control plane that leads: the command line does the same by itself
 //! when there is none.
 
@@ -17,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use ::catalog::{Catalog, Health, MoveState, OperationHealth, ServerRow};
-use futures_util::{StreamExt as _, stream};
+use futures_util::future::join_all;
 use shard_map::Server;
 
 use crate::config::{ControlConfig, Secrets};
@@ -29,8 +29,8 @@ use servers::{Expected, Seen};
 
 /// How long one server may take to be looked at.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Servers that are looked at at once.
-const SERVERS_AT_ONCE: usize = 64;
+/// How long all of it may take.
+const EXAMINE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long ago a failed change of a tenant may be to be told.
 const FAILED_WITHIN: Duration = Duration::from_secs(24 * 3600);
 
@@ -71,38 +71,50 @@ impl Doctor {
         *self.servers.lock().unwrap_or_else(PoisonError::into_inner) = servers;
     }
 
-    /// Looks at everything.
+    /// Looks at everything, within [`EXAMINE_TIMEOUT`].
     pub async fn examine(&self) -> Diagnosis {
+        let (mut parts, mut unreachable) = (Vec::new(), None);
+        let looked =
+            tokio::time::timeout(EXAMINE_TIMEOUT, self.look_at_all(&mut parts, &mut unreachable)).await;
+        if looked.is_err() {
+            let slow = format!("not all of it was read within {EXAMINE_TIMEOUT:?}");
+            parts.push(unread("catalog", &::catalog::Error::Unreachable(slow), &mut unreachable));
+        }
+        Diagnosis::of(parts, unreachable)
+    }
+
+    async fn look_at_all(&self, parts: &mut Vec<Part>, unreachable: &mut Option<String>) {
         let asked = health::unix_time();
         let health = self.catalog.health().await;
         let answered = health::unix_time();
-        let mut parts = Vec::new();
-        let mut unreachable = None;
         match &health {
             Ok(seen) => {
                 parts.push(catalog::judge(seen, health::ahead(seen.unix_ms, asked, answered)));
                 parts.push(catalog::judge_leader(seen.lease.as_ref(), self.lease_duration));
             }
-            Err(error) => parts.push(unread("catalog", error, &mut unreachable)),
+            Err(error) => parts.push(unread("catalog", error, unreachable)),
         }
-        if unreachable.is_some() {
-            let rows = self.remembered();
-            let seen = self.look_at(&rows).await;
-            let expected = Expected { fleet: None, term: None, moves: &BTreeMap::new(), moves_known: false };
-            parts.extend(rows.iter().zip(&seen).map(|(row, seen)| servers::judge(row, seen, &expected)));
-            return Diagnosis::of(parts, unreachable);
+        // Once it is away it is not asked again: each question would wait as long as the first.
+        let mut before = Vec::new();
+        if unreachable.is_none() {
+            match self.catalog.servers().await {
+                Ok(servers) => self.remember(servers),
+                Err(error) => parts.push(unread("server", &error, unreachable)),
+            }
         }
-        match self.catalog.servers().await {
-            Ok(servers) => self.remember(servers),
-            Err(error) => parts.push(unread("server", &error, &mut unreachable)),
+        if unreachable.is_none() {
+            before = self.catalog.operation_health().await.unwrap_or_default();
         }
-        let before = self.catalog.operation_health().await.unwrap_or_default();
         let rows = self.remembered();
         let seen = self.look_at(&rows).await;
+        if unreachable.is_some() {
+            let expected = Expected { fleet: None, term: None, moves: &BTreeMap::new(), moves_known: false };
+            parts.extend(rows.iter().zip(&seen).map(|(row, seen)| servers::judge(row, seen, &expected)));
+            return;
+        }
         parts.extend(self.judge_servers((&rows, &seen), &before, health.as_ref().ok()).await);
         let map_version = health.ok().and_then(|health| health.map_version);
-        self.judge_records(&mut parts, &mut unreachable, map_version).await;
-        Diagnosis::of(parts, unreachable)
+        self.judge_records(parts, unreachable, map_version).await;
     }
 
     fn remembered(&self) -> Vec<ServerRow> {
@@ -121,7 +133,7 @@ impl Doctor {
                 }),
             }
         });
-        stream::iter(looks).buffered(SERVERS_AT_ONCE).collect().await
+        join_all(looks).await
     }
 
     /// Holds servers against the catalog as it was before they were looked at, and as it is now: what a move is just
@@ -136,23 +148,24 @@ impl Doctor {
         let numbers: Vec<i64> = slots.filter_map(|slot| servers::move_of(&slot.name)).collect();
         let states = self.catalog.move_states(&numbers).await;
         let moves_known = states.is_ok();
+        let away = matches!(states, Err(::catalog::Error::Unreachable(_)));
         let mut moves: BTreeMap<i64, MoveState> =
             states.unwrap_or_default().into_iter().map(|state| (state.id, state)).collect();
         for operation in before {
             let OperationHealth { id, tenant, state, .. } = operation.clone();
             moves.insert(id, MoveState { id, tenant, state });
         }
-        let identity = self.catalog.identity().await.ok();
+        let identity = if away { None } else { self.catalog.identity().await.ok() };
         // A leader that came meanwhile has told the servers its term already.
         let term = |health: &Health| health.lease.as_ref().map(|lease| lease.term);
-        let now = self.catalog.health().await.ok();
+        let now = if away { None } else { self.catalog.health().await.ok() };
         let term = health.and_then(term).max(now.as_ref().and_then(term));
         let fleet = identity.as_ref().map(|identity| identity.fleet.as_str());
         let expected = Expected { fleet, term, moves: &moves, moves_known };
         rows.iter().zip(seen).map(|(row, seen)| servers::judge(row, seen, &expected)).collect()
     }
 
-    /// Everything that stands in the catalog.
+    /// Everything that stands in the catalog, as long as it answers.
     async fn judge_records(
         &self,
         parts: &mut Vec<Part>,
@@ -161,22 +174,41 @@ impl Doctor {
     ) {
         let catalog = &self.catalog;
         let mut add = |part, judged: ::catalog::Result<Vec<Part>>| match judged {
-            Ok(judged) => parts.extend(judged),
-            Err(error) => parts.push(unread(part, &error, unreachable)),
+            Ok(judged) => {
+                parts.extend(judged);
+                true
+            }
+            Err(error) => {
+                parts.push(unread(part, &error, unreachable));
+                unreachable.is_none()
+            }
         };
         let judged = catalog.router_health().await;
-        add("router", judged.map(|seen| routers::judge(&seen, map_version, self.router_timeout)));
+        if !add("router", judged.map(|seen| routers::judge(&seen, map_version, self.router_timeout))) {
+            return;
+        }
         let judged = catalog.hold_health(self.router_timeout).await;
-        add("router", judged.map(|seen| vec![routers::judge_holds(&seen)]));
+        if !add("router", judged.map(|seen| vec![routers::judge_holds(&seen)])) {
+            return;
+        }
         let judged = match (catalog.map_check().await, catalog.map_check_age().await) {
             (Ok(check), Ok(ages)) => Ok(vec![map::judge(check.as_ref(), ages, self.map_check_interval)]),
             (Err(error), _) | (_, Err(error)) => Err(error),
         };
-        add("map", judged);
+        if !add("map", judged) {
+            return;
+        }
         let judged = catalog.operation_health().await;
-        add("operations", judged.map(|seen| vec![work::judge_operations(&seen), work::judge_moves(&seen)]));
+        if !add(
+            "operations",
+            judged.map(|seen| vec![work::judge_operations(&seen), work::judge_moves(&seen)]),
+        ) {
+            return;
+        }
         let judged = catalog.run_health().await;
-        add("migrations", judged.map(|seen| vec![work::judge_run(seen.as_ref())]));
+        if !add("migrations", judged.map(|seen| vec![work::judge_run(seen.as_ref())])) {
+            return;
+        }
         let judged = catalog.unfinished_tenants(FAILED_WITHIN).await;
         add("tenants", judged.map(|seen| vec![work::judge_tenants(&seen)]));
     }

@@ -101,6 +101,10 @@ impl Lane {
         }
     }
 
+    fn used(&self) -> i64 {
+        i64::try_from(lock(&self.state).used).unwrap_or(i64::MAX)
+    }
+
     /// Waits until the server is well enough for a tenant, or is given up.
     pub(super) async fn is_well(self: &Arc<Self>) {
         drop(self.enter().await);
@@ -133,7 +137,7 @@ async fn probe(context: Arc<Context>, lane: Arc<Lane>, run: i64, term: i64) {
     let mut connection = None;
     let mut said = None;
     loop {
-        let Ok(sample) = look(&context, &lane.server, &mut connection).await else {
+        let Ok(sample) = look(&context, &lane, &mut connection).await else {
             tokio::time::sleep(PROBE_INTERVAL).await;
             continue;
         };
@@ -160,21 +164,17 @@ async fn probe(context: Arc<Context>, lane: Arc<Lane>, run: i64, term: i64) {
 ///
 /// # Errors
 /// When the catalog can't say where the server is.
-async fn look(
-    context: &Context,
-    name: &ServerName,
-    connection: &mut Option<Connection>,
-) -> Result<Option<Sample>> {
+async fn look(context: &Context, lane: &Lane, connection: &mut Option<Connection>) -> Result<Option<Sample>> {
     let server = match connection {
         Some(_) => None,
-        None => Some(context.server(name).await?),
+        None => Some(context.server(&lane.server).await?),
     };
     let looked = tokio::time::timeout(PROBE_TIMEOUT, async {
         if let Some(server) = server {
             *connection = Some(context.connector.registry(&server).await?);
         }
         match connection {
-            Some(connection) => measure(connection).await.map(Some),
+            Some(connection) => measure(connection, lane.used()).await.map(Some),
             None => Ok(None),
         }
     });
@@ -187,14 +187,17 @@ async fn look(
     }
 }
 
-async fn measure(connection: &Connection) -> Result<Sample> {
+/// `used`: tenants that the run works on there, with a session each as the tenant's owner.
+async fn measure(connection: &Connection, used: i64) -> Result<Sample> {
     // A message in the log is the least that has to reach the disk, and nobody reads it.
     const COMMIT: &str = "SELECT pg_catalog.pg_logical_emit_message(true, 'tenantry', '')";
+    // Any client can give itself the control plane's name: no more are believed than the run has.
     const ACTIVE: &str = "
-        SELECT count(*) FROM pg_catalog.pg_stat_activity
+        SELECT count(*) - least(count(*) FILTER (WHERE application_name = 'tenantry control'), $1::bigint)
+        FROM pg_catalog.pg_stat_activity
         WHERE backend_type = 'client backend' AND state NOT IN ('idle', 'idle in transaction', 'disabled')
-            AND application_name <> 'tenantry control'";
-    let active: i64 = connection.value(ACTIVE, &[]).await?;
+            AND usename <> 'tenantry_control'";
+    let active: i64 = connection.value(ACTIVE, &[&used]).await?;
     let begun = Instant::now();
     connection.run(COMMIT).await?;
     let commit_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);

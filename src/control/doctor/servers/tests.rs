@@ -158,7 +158,7 @@ fn what_clients_named_is_never_run_by_the_shell_that_a_remedy_is_pasted_into() {
     seen.prepared = vec![Prepared { gid: evil.to_owned(), database: evil.to_owned(), age_s: 700 }];
     let part = judged(seen, registry(), &BTreeMap::new());
     let remedies = part.remedies();
-    let drop = words(&remedies[0]);
+    let drop = words(remedies[0]);
     assert_eq!(drop[6..], ["-d", "postgres", "-c", r#"DROP DATABASE "a'b""c`id`$(id)\;x=y -d""#]);
     let rollback = words(remedies[1].strip_prefix("ask whose it is; then ").unwrap());
     let database = r#"dbname='a\'b"c`id`$(id)\\;x=y -d'"#;

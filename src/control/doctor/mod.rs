@@ -71,7 +71,7 @@ impl Doctor {
         *self.servers.lock().unwrap_or_else(PoisonError::into_inner) = servers;
     }
 
-    /// Looks at everything, within [`EXAMINE_TIMEOUT`].
+    /// Looks at everything, within `EXAMINE_TIMEOUT`.
     pub async fn examine(&self) -> Diagnosis {
         let (mut parts, mut unreachable) = (Vec::new(), None);
         let looked =

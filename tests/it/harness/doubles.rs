@@ -108,6 +108,10 @@ impl Fleet {
     pub(crate) fn take_control(&self, settings: &[&str]) -> HandControl<'_> {
         signal(self.dev(), Signal::STOP);
         signal(self.process("control").expect("it runs"), Signal::KILL);
+        // It is there until it has closed what it had open.
+        let address = self.variable("TENANTRY_API").trim_start_matches("http://");
+        let is_free = || std::net::TcpStream::connect(address).is_err().then_some(());
+        until_blocking("the killed one to leave its port", is_free).unwrap();
         let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
         let child = Mutex::new(start_control(self, &settings));
         HandControl { fleet: self, child, settings }

@@ -184,7 +184,8 @@ impl ShardMap {
         self.servers.values().for_each(|server| file.server(server));
         self.users.values().for_each(|user| file.user(user));
         self.tenants.values().for_each(|tenant| file.tenant(tenant));
-        file.finish()
+        let body = file.take();
+        [file.header(), body].concat()
     }
 
     /// Reads a snapshot file's contents.
@@ -220,9 +221,13 @@ impl ShardMap {
 
 /// Makes a snapshot file entry by entry, so that whoever shares the map need not keep it still, or copy it, for as long as
 /// that takes. An entry that is newer than the version does no harm: the changes after that version bring it once more.
+///
+/// The file is never in memory as a whole: its parts are taken and written one after the other, behind a header that is
+/// known when all were taken, and has the same length before.
 pub struct SnapshotEncoder {
     version: i64,
-    body: Vec<u8>,
+    sum: Sha256,
+    part: Vec<u8>,
 }
 
 /// A line of the file.
@@ -248,7 +253,8 @@ impl SnapshotEncoder {
     /// Begins a file of a map at this version, which came there by this trail.
     #[must_use]
     pub fn new(version: i64, trail: &Trail) -> Self {
-        let mut file = Self { version, body: Vec::new() };
+        let mut file =
+            Self { version, sum: Sha256::new_with_prefix(version.to_be_bytes()), part: Vec::new() };
         file.line(&Line::Trail(trail));
         file
     }
@@ -270,27 +276,31 @@ impl SnapshotEncoder {
 
     fn line(&mut self, line: &Line<'_>) {
         // Entries are plain structs with string keys: their JSON can't fail, and a Vec takes every write.
-        if serde_json::to_writer(&mut self.body, line).is_ok() {
-            self.body.push(b'\n');
+        if serde_json::to_writer(&mut self.part, line).is_ok() {
+            self.part.push(b'\n');
         }
     }
 
-    /// The file's contents.
+    /// The part of the file's body that was added since the last call.
     #[must_use]
-    pub fn finish(self) -> Vec<u8> {
-        let header = format!("{MAGIC} {} {}\n", self.version, checksum(self.version, &self.body));
-        [header.into_bytes(), self.body].concat()
+    pub fn take(&mut self) -> Vec<u8> {
+        self.sum.update(&self.part);
+        std::mem::take(&mut self.part)
+    }
+
+    /// What goes in front of the parts taken so far.
+    #[must_use]
+    pub fn header(&self) -> Vec<u8> {
+        format!("{MAGIC} {} {}\n", self.version, hex(self.sum.clone())).into_bytes()
     }
 }
 
 fn checksum(version: i64, body: &[u8]) -> String {
-    Sha256::new()
-        .chain_update(version.to_be_bytes())
-        .chain_update(body)
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(Sha256::new_with_prefix(version.to_be_bytes()).chain_update(body))
+}
+
+fn hex(sum: Sha256) -> String {
+    sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

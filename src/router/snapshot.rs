@@ -1,5 +1,7 @@
 //! The map's copy on disk: what a router begins with, and serves by as long as the catalog can't be reached.
 
+use std::fs::File;
+use std::io::{self, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,7 +72,8 @@ impl Snapshot {
             return;
         }
         let shared = shared.clone();
-        let written = tokio::task::spawn_blocking(move || write_file(&file, &encode(&shared.map))).await;
+        let written =
+            tokio::task::spawn_blocking(move || replace(&file, |new| encode(&shared.map, new))).await;
         match written {
             Ok(Ok(())) => self.written = Some(changes),
             Ok(Err(error)) => tracing::warn!(%error, "the map's snapshot can't be written"),
@@ -84,7 +87,7 @@ fn read_sound(file: &Path) -> Option<ShardMap> {
     let bytes = match std::fs::read(file) {
         Ok(bytes) => bytes,
         Err(error) => {
-            if error.kind() != std::io::ErrorKind::NotFound {
+            if error.kind() != io::ErrorKind::NotFound {
                 tracing::warn!(file = %file.display(), %error, "the map's snapshot can't be read");
             }
             return None;
@@ -101,20 +104,27 @@ fn read_sound(file: &Path) -> Option<ShardMap> {
     }
 }
 
-/// The map as a snapshot file, encoded in slices: no worker waits for the lock while a large map is gone through.
-fn encode(shared: &SharedMap) -> Vec<u8> {
-    let (mut file, ids) = {
+/// Writes the map in slices: no worker waits for the lock while a large map is gone through, and memory holds one of them.
+fn encode(shared: &SharedMap, file: &mut File) -> io::Result<()> {
+    let (mut encoder, ids) = {
         let map = shared.read();
-        let mut file = SnapshotEncoder::new(map.version, &map.trail);
-        map.servers.values().for_each(|server| file.server(server));
-        map.users.values().for_each(|user| file.user(user));
-        (file, map.tenants.keys().cloned().collect::<Vec<_>>())
+        let mut encoder = SnapshotEncoder::new(map.version, &map.trail);
+        map.servers.values().for_each(|server| encoder.server(server));
+        map.users.values().for_each(|user| encoder.user(user));
+        (encoder, map.tenants.keys().cloned().collect::<Vec<_>>())
     };
+    // In the place of the one that is known at the end.
+    file.write_all(&encoder.header())?;
     for slice in ids.chunks(TENANTS_PER_SLICE) {
-        let map = shared.read();
-        slice.iter().filter_map(|id| map.tenants.get(id)).for_each(|tenant| file.tenant(tenant));
+        {
+            let map = shared.read();
+            slice.iter().filter_map(|id| map.tenants.get(id)).for_each(|tenant| encoder.tenant(tenant));
+        }
+        file.write_all(&encoder.take())?;
     }
-    file.finish()
+    file.write_all(&encoder.take())?;
+    file.rewind()?;
+    file.write_all(&encoder.header())
 }
 
 fn beside(file: &Path, suffix: &str) -> PathBuf {
@@ -124,25 +134,27 @@ fn beside(file: &Path, suffix: &str) -> PathBuf {
     file.with_file_name(name)
 }
 
-/// Writes a file so that after a crash the old or the new one is there, whole; the one before it stays under another name.
-fn write_file(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write as _;
+/// Puts another file in its place so that after a crash the old or the new one is there, whole; the one before it stays
+/// under another name.
+fn replace(file: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let new = beside(file, "new");
-    let mut written = std::fs::File::create(&new)?;
-    written.write_all(bytes)?;
+    let mut written = File::create(&new)?;
+    write(&mut written)?;
     written.sync_all()?;
     match std::fs::rename(file, beside(file, OLD)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => std::fs::rename(&new, file)?,
     }
     match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => std::fs::File::open(folder)?.sync_all(),
+        Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
         _ => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use shard_map::{Entry, Epoch, ServerName, Tenant, TenantId, TenantState};
+
     use super::*;
 
     fn in_a_folder(name: &str, test: impl FnOnce(&Path, &Snapshot)) {
@@ -151,6 +163,10 @@ mod tests {
         let file = folder.join("map");
         test(&file, &Snapshot { file: Some(file.clone()), written: None });
         std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    fn write_file(file: &Path, bytes: &[u8]) -> io::Result<()> {
+        replace(file, |new| new.write_all(bytes))
     }
 
     fn map(version: i64) -> ShardMap {
@@ -167,6 +183,31 @@ mod tests {
             assert!(snapshot.load().is_none());
             assert!(!file.exists() && beside(file, "bad").exists());
         });
+    }
+
+    #[test]
+    fn a_map_of_many_slices_comes_back_whole() {
+        let tenant = |number: usize| Tenant {
+            id: TenantId::new(&format!("t{number}")).unwrap(),
+            server: ServerName::new("pg-1").unwrap(),
+            epoch: Epoch(1),
+            state: TenantState::Open,
+            labels: [].into(),
+            key_version: 1,
+            schema_version: None,
+            quota: None,
+            read_only: false,
+        };
+        for count in [0, 1, TENANTS_PER_SLICE, 2 * TENANTS_PER_SLICE + 1] {
+            let mut large = map(9);
+            (0..count).for_each(|number| large.insert(Entry::Tenant(tenant(number))));
+            let shared = SharedMap::default();
+            shared.replace(large.clone());
+            in_a_folder("slices", |file, snapshot| {
+                replace(file, |new| encode(&shared, new)).unwrap();
+                assert_eq!(snapshot.load().unwrap(), large);
+            });
+        }
     }
 
     #[test]

@@ -214,15 +214,16 @@ async fn a_catalog_restored_from_a_backup_is_brought_to_the_truth(fleet: &mut Fl
     fleet.cli(&["tenant", "delete", "deleted-since", "--now", "--yes"]).await.ok();
     move_to(fleet, "first", "pg-3").await;
     let epoch = fleet.tenant("first").await["epoch"].as_i64().unwrap();
-    // Another leader, so another term; its servers have seen it when it has changed something there.
-    let killed = fleet.process("control");
-    fleet.kill_process("control");
-    until("dev to start it again", async || fleet.process("control").filter(|new| Some(*new) != killed))
+    // Two more leaders, so that the term is behind also when one took the lease of the restored catalog already; the servers
+    // have seen theirs when they have changed something there.
+    fleet.cli(&["tenant", "suspend", "made-since"]).await.ok();
+    for verb in ["resume", "suspend"] {
+        restart(fleet, "control").await;
+        until("it to lead", async || {
+            (fleet.cli(&["tenant", verb, "made-since"]).await.status == 0).then_some(())
+        })
         .await;
-    until("it to lead", async || {
-        (fleet.cli(&["tenant", "suspend", "made-since"]).await.status == 0).then_some(())
-    })
-    .await;
+    }
 
     restore_catalog(fleet, &backup).await;
     let found = found(fleet).await;

@@ -38,7 +38,7 @@ pub use migration_runs::{NewTarget, RunProgress, SchemaMark, Target, TargetState
 pub use operations::{Kind, Operation, Step};
 pub use query::Catalog;
 pub use recovery::{Opened, Repair, Writing};
-pub use routers::{Report, Reporter, RouterRow};
+pub use routers::{InService, Report, Reporter, RouterRow};
 pub use servers::{Identity, ServerRow};
 pub use tenants::TenantRow;
 pub use uses::{ServerUse, SizeRow, TenantUse};

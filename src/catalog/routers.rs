@@ -65,6 +65,17 @@ pub struct RouterRow {
     pub report: Report,
 }
 
+/// A router that has clients, or may have.
+#[derive(Debug, Clone, Deserialize)]
+pub struct InService {
+    /// What no other process has.
+    pub process: String,
+    /// Its name.
+    pub name: String,
+    /// It does not report just now.
+    pub is_silent: bool,
+}
+
 impl Catalog {
     /// Writes a router's report; doing so regularly is what makes it count as live.
     ///
@@ -108,6 +119,23 @@ impl Catalog {
             SELECT DISTINCT t FROM router, jsonb_array_elements(coalesce(report->'locked_out', '[]')) t
             WHERE seen_at > now() - $1 * interval '1 second'";
         self.json("router_locked_out", SQL, &[&within.as_secs_f64()]).await
+    }
+
+    /// Routers that have clients, for all that is known: those that reported within `timeout`, and those silent ones that
+    /// did within `memory`, were not shut down, and have no successor that reports under their name.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn routers_in_service(&self, timeout: Duration, memory: Duration) -> Result<Vec<InService>> {
+        const SQL: &str = "
+            WITH known AS (
+                SELECT process, name, seen_at <= now() - $1 * interval '1 second' AS is_silent FROM router
+                WHERE seen_at > now() - greatest($1, $2) * interval '1 second'
+            )
+            SELECT to_jsonb(k) FROM known k
+            WHERE NOT is_silent OR NOT EXISTS (SELECT FROM known n WHERE n.name = k.name AND NOT n.is_silent)
+            ORDER BY name";
+        self.json("router_in_service", SQL, &[&timeout.as_secs_f64(), &memory.as_secs_f64()]).await
     }
 
     /// Routers that reported within this time.

@@ -46,9 +46,13 @@ pub struct ControlConfig {
     /// How long the sealed copy of a moved tenant is kept on its old server.
     #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub sealed_grace: Duration,
-    /// Routers that reported within this time must acknowledge a hold; others are taken for dead.
+    /// A router that did not report within this time is silent.
     #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub router_timeout: Duration,
+    /// A router that was silent for longer is taken for dead even if it did not shut down; until then nobody is cut over
+    /// without it, as its clients' transactions would be cut off.
+    #[serde(deserialize_with = "shard_map::duration::deserialize")]
+    pub router_lost_after: Duration,
     /// How often the leader compares the catalog with all registries and databases.
     #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub map_check_interval: Duration,
@@ -87,6 +91,7 @@ impl Default for ControlConfig {
             slot_timeout: Duration::from_secs(60),
             sealed_grace: Duration::from_secs(24 * 3600),
             router_timeout: Duration::from_secs(5),
+            router_lost_after: Duration::from_secs(30),
             map_check_interval: Duration::from_secs(300),
             measure_interval: Duration::from_secs(60),
             server_tls_mode: SslMode::Disable,

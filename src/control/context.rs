@@ -1,7 +1,7 @@
 //! What every part of the control plane works with: built once, handed down.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use catalog::{Catalog, Operation};
 use serde_json::{Value, json};
@@ -36,6 +36,8 @@ pub(crate) struct Context {
     pub(crate) nudge: Notify,
     /// Wakes who fills the stock.
     pub(crate) stock_nudge: Notify,
+    /// When a tenant was last made from the stock here.
+    pub(crate) stock_claimed: watch::Sender<Option<Instant>>,
     /// Wakes who measures what servers and tenants use.
     pub(crate) measure_nudge: Notify,
     /// Told whenever an operation that this instance drove has ended.

@@ -74,6 +74,7 @@ pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<
         metrics,
         nudge: Notify::new(),
         stock_nudge: Notify::new(),
+        stock_claimed: watch::Sender::new(None),
         measure_nudge: Notify::new(),
         ended: Notify::new(),
         term: watch::Sender::new(None),

@@ -36,6 +36,11 @@ const FILL_TIMEOUT: Duration = Duration::from_mins(30);
 /// The pause after a database was made is as long as that took, within these.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// As long as tenants follow each other more closely, none is added: a claim would wait for the disk with it. Until few
+/// are left.
+const CLAIM_PAUSE: Duration = Duration::from_secs(1);
+/// One of so many is few.
+const FEW: usize = 4;
 
 /// What a server shall have.
 struct Wanted {
@@ -156,6 +161,13 @@ async fn fill(
             Deed::Drop(id) => discard(&connection, term, id).await?,
             Deed::Finish(id) => finish(context, term, (server, &connection), id, wanted).await?,
             Deed::Make => {
+                if let Some(since) = last_claim(context)
+                    && since < CLAIM_PAUSE
+                    && items.len() > wanted.count / FEW
+                {
+                    tokio::time::sleep(CLAIM_PAUSE - since).await;
+                    continue;
+                }
                 let id = stock::add(&connection, term).await?;
                 failpoint::reach("stock_added");
                 finish(context, term, (server, &connection), &id, wanted).await?;
@@ -168,6 +180,11 @@ async fn fill(
     }
     context.connector.keep_warm(server, connection);
     Ok(())
+}
+
+/// How long ago a tenant was last made from the stock.
+fn last_claim(context: &Context) -> Option<Duration> {
+    context.stock_claimed.borrow().map(|at| at.elapsed())
 }
 
 /// Whether a migration run goes on, or a move to or from the server. What is made meanwhile would soon be old, or in the way.

@@ -14,6 +14,7 @@ use crate::map_damage::catalog;
 use crate::moves::move_to;
 
 trials! {
+    shared a_cutover_waits_for_a_router_that_does_not_report_for_a_moment,
     own a_router_that_is_cut_off_follows_two_moves_and_loses_nothing,
     own a_router_that_is_cut_off_finds_what_moved_from_a_server_that_died_since,
     own a_router_that_missed_many_changes_catches_up_at_one_go,
@@ -76,6 +77,29 @@ async fn says(snapshot: &Path, text: &str) {
         std::fs::read_to_string(snapshot).ok().filter(|content| content.contains(text))
     })
     .await;
+}
+
+async fn a_cutover_waits_for_a_router_that_does_not_report_for_a_moment(fleet: &Fleet) {
+    fleet.create("waited-for", &["--server", "pg-1"]).await;
+    let router = fleet.router(&[]).await;
+    knows(&router, fleet, "waited-for").await;
+    let client = connect(&router.through(&fleet.config("waited-for"))).await.unwrap();
+    // As long as it stands still it can't hold, and what its clients had under way would be cut off.
+    signal(router.pid(), Signal::STOP);
+    let start = ["move", "start", "waited-for", "--to", "pg-2"];
+    let id = fleet.cli(&start).await.ok()["id"].as_i64().unwrap().to_string();
+    until("the move to wait for it", async || {
+        let shown = fleet.cli(&["move", "show", &id]).await.ok();
+        assert_eq!(shown["state"], "running", "{shown}");
+        shown["waiting_for"].as_str().is_some_and(|what| what.contains("does not report")).then_some(())
+    })
+    .await;
+    signal(router.pid(), Signal::CONT);
+    until("the move to end", async || {
+        (fleet.cli(&["move", "show", &id]).await.ok()["state"] == "switched").then_some(())
+    })
+    .await;
+    client.run("SELECT 1").await;
 }
 
 async fn a_router_that_is_cut_off_follows_two_moves_and_loses_nothing(fleet: &mut Fleet) {

@@ -68,9 +68,12 @@ async fn a_server_that_is_gone_is_waited_for(fleet: &mut Fleet) {
     };
     let clients = join_all(names.iter().map(through)).await;
     let killed = fleet.postmaster("pg-1");
+    let all: Vec<_> = leftovers(&fleet.path().join("pg-1")).into_keys().collect();
     signal(killed, Signal::KILL);
+    // A session that a backend still answered would be ended by it.
     until("its last process to be gone", async || {
-        (!leftovers(&fleet.path().join("pg-1")).contains_key(&killed)).then_some(())
+        let there = leftovers(&fleet.path().join("pg-1"));
+        (!all.iter().any(|pid| there.contains_key(pid))).then_some(())
     })
     .await;
     // It replays its log, says that it is starting, and serves: nobody is told any of that.

@@ -17,6 +17,8 @@ const LAG_BYTES_MAX: i64 = 16 << 20;
 const ADVANCE_INTERVAL: Duration = Duration::from_secs(10);
 /// How often a subscription that stopped at an error is started again; a network that blinks stops it, too.
 const ENABLE_TRIES: u32 = 10;
+/// Routers that reported before that are forgotten.
+const ROUTER_MEMORY: Duration = Duration::from_hours(1);
 /// Cutovers that may be taken back, before the move gives up.
 const CUTOVERS_MAX: i64 = 40;
 
@@ -99,6 +101,10 @@ async fn what_is_in_the_way(
     if !is_close(the_move, source, target, most).await? {
         return Ok(Some(format!("the target is more than {most:?} behind")));
     }
+    // Whose clients' transactions may be the old ones.
+    if let Some(silent) = silent_router(the_move).await? {
+        return Ok(Some(silent));
+    }
     const OLD: &str = "
         SELECT pid, usename::text, extract(epoch FROM clock_timestamp() - xact_start)::float8
         FROM pg_catalog.pg_stat_activity
@@ -111,6 +117,18 @@ async fn what_is_in_the_way(
         let (pid, role, age): (i32, Option<&str>, f64) = (row.get(0), row.get(1), row.get(2));
         format!("a transaction of {} (pid {pid}) is open for {age:.1} s", role.unwrap_or("?"))
     }))
+}
+
+/// A router that was there a moment ago and would not be asked to hold.
+async fn silent_router(the_move: &Move<'_>) -> Result<Option<String>> {
+    let (catalog, config) = (&the_move.work.context.catalog, &the_move.work.context.config);
+    let lost_after = config.router_lost_after;
+    // While the catalog was away nobody could report: all that it remembers get their time to come back.
+    let comes_back = the_move.taken_up.is_some_and(|at| at.elapsed() < lost_after);
+    let memory = if comes_back { ROUTER_MEMORY } else { lost_after };
+    let routers = catalog.routers_in_service(config.router_timeout, memory).await?;
+    let silent = routers.into_iter().find(|router| router.is_silent);
+    Ok(silent.map(|router| format!("router {} does not report", router.name)))
 }
 
 /// Writes a row on the source, and sees whether it is applied in time.

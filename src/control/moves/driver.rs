@@ -1,7 +1,7 @@
 //! Drives a move from phase to phase: records the phase, does its deeds, asks the law what follows.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use catalog::Operation;
 use serde::{Deserialize, Serialize};
@@ -66,6 +66,8 @@ pub(crate) struct Move<'w> {
     pub(crate) at_switch: Option<TargetSnapshot>,
     /// Whether the phase it is in was begun by somebody else, or by an earlier try.
     pub(crate) resumed: bool,
+    /// When it was taken up, if that was not its beginning: the catalog may have been away before.
+    pub(crate) taken_up: Option<Instant>,
 }
 
 impl<'w> Move<'w> {
@@ -88,6 +90,7 @@ impl<'w> Move<'w> {
             snapshot: None,
             at_switch: None,
             resumed: operation.step != "begin",
+            taken_up: (operation.step != "begin").then(Instant::now),
         })
     }
 

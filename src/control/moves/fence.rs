@@ -17,7 +17,7 @@ pub(crate) const POLL: Duration = Duration::from_millis(1);
 /// lives never loses the hold in the middle.
 pub(crate) const LEASE_MARGIN: Duration = Duration::from_secs(3);
 
-/// Places the hold, and waits until every live router says that nothing of the tenant is running any more.
+/// Places the hold, and waits until every router in service says that nothing of the tenant is running any more.
 ///
 /// `lease`: for how long it counts without being released.
 pub(crate) async fn hold(work: &Work, tenant: &TenantId, lease: Duration, deadline: Instant) -> Result<()> {
@@ -25,10 +25,11 @@ pub(crate) async fn hold(work: &Work, tenant: &TenantId, lease: Duration, deadli
     let hold = context.catalog.place_hold(tenant, lease, work.term).await?;
     loop {
         // Looked up each time: a router may come up, or die, meanwhile.
-        let live = context.catalog.live_routers(context.config.router_timeout).await?;
+        let (timeout, lost_after) = (context.config.router_timeout, context.config.router_lost_after);
+        let routers = context.catalog.routers_in_service(timeout, lost_after).await?;
         let acks = context.catalog.hold_acks(hold).await?;
         let acked: HashSet<&str> = acks.iter().map(|ack| ack.process.as_str()).collect();
-        let missing = live.iter().filter(|router| !acked.contains(router.process.as_str()));
+        let missing = routers.iter().filter(|router| !acked.contains(router.process.as_str()));
         let missing: Vec<&str> = missing.map(|router| router.name.as_str()).collect();
         if missing.is_empty() {
             return Ok(());

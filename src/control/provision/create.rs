@@ -1,5 +1,7 @@
 //! `create`: a tenant's database is made. One that can't be made leaves nothing.
 
+use std::time::Instant;
+
 use serde_json::json;
 use shard_map::{Server, TenantId, TenantState};
 
@@ -64,6 +66,7 @@ async fn from_stock(work: &Work) -> Result<bool> {
     }
     context.catalog.finish_creation(&tenant.id, version, work.operation.id, work.term).await?;
     tracing::info!(operation = work.operation.id, tenant = %tenant.id, "made from the stock");
+    context.stock_claimed.send_replace(Some(Instant::now()));
     context.stock_nudge.notify_one();
     Ok(true)
 }

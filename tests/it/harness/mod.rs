@@ -116,6 +116,8 @@ fn spread(tests: Vec<Test>) -> Vec<Test> {
 fn trial(test: Test, under_way: Arc<()>) -> Trial {
     Trial::test(test.name.clone(), move || {
         let _under_way = under_way;
+        // The queue of those with a fleet of their own is not their time.
+        let _turn = matches!(test.need, Need::Own(_)).then(Turn::take);
         let _clock = Clock { name: test.name, begun: Instant::now() };
         match test.need {
             Need::Nothing(run) => run(),
@@ -124,7 +126,6 @@ fn trial(test: Test, under_way: Arc<()>) -> Trial {
                 with_logs(fleet, || run(fleet));
             }
             Need::Own(run) => {
-                let _turn = Turn::take();
                 let mut fleet = Fleet::start()?;
                 let logs = fleet.place().clone();
                 with_logs(&logs, || run(&mut fleet));

@@ -15,6 +15,9 @@ pub const SEALED_SUFFIX: &str = "__sealed";
 /// Suffix of a tenant's database that was deleted and waits for the end of its grace time.
 pub const DELETED_SUFFIX: &str = "__deleted";
 
+/// Suffix of a database that is being dropped.
+pub const DOOMED_SUFFIX: &str = "__doomed";
+
 /// Suffix of a prepared database, of which no tenant is yet.
 pub const STOCK_SUFFIX: &str = "__stock";
 /// Suffix of an empty copy of a tenant's schema, on which migrations are tried.
@@ -128,7 +131,7 @@ name_type!(
     TenantId,
     "tenant id",
     |name| RESERVED.contains(&name)
-        || [ARRIVING_SUFFIX, SEALED_SUFFIX, DELETED_SUFFIX, STOCK_SUFFIX, TRIAL_SUFFIX]
+        || [ARRIVING_SUFFIX, SEALED_SUFFIX, DELETED_SUFFIX, DOOMED_SUFFIX, STOCK_SUFFIX, TRIAL_SUFFIX]
             .iter()
             .any(|suffix| name.ends_with(suffix))
 );
@@ -169,6 +172,21 @@ impl TenantId {
     #[must_use]
     pub fn deleted_database(&self) -> String {
         format!("{self}{DELETED_SUFFIX}")
+    }
+
+    /// The name of one of its databases that is being dropped: no other has it, and none ever had it, since the server
+    /// gives the object id `oid` once.
+    #[must_use]
+    pub fn doomed_database(&self, oid: u32) -> String {
+        format!("{self}__{oid}{DOOMED_SUFFIX}")
+    }
+
+    /// Whose the database is that is being dropped under this name. `None` when it is no such name.
+    #[must_use]
+    pub fn of_doomed(name: &str) -> Option<Self> {
+        let (id, oid) = name.strip_suffix(DOOMED_SUFFIX)?.rsplit_once("__")?;
+        oid.parse::<u32>().ok()?;
+        Self::new(id).ok()
     }
 }
 
@@ -214,9 +232,23 @@ mod tests {
             "acme__sealed",
             "acme__arriving",
             "acme__deleted",
+            "acme__1__doomed",
             "acme__stock",
         ] {
             assert!(matches!(TenantId::new(id), Err(InvalidName::Reserved { .. })), "{id:?}");
+        }
+    }
+
+    #[test]
+    fn a_database_that_is_being_dropped_tells_whose_it_was() {
+        let longest = TenantId::new(&"x".repeat(NAME_LENGTH_MAX)).unwrap();
+        assert!(longest.doomed_database(u32::MAX).len() < 64, "Postgres would cut the name");
+        for id in ["acme", "acme__5", "a__"] {
+            let id = TenantId::new(id).unwrap();
+            assert_eq!(TenantId::of_doomed(&id.doomed_database(16_999)), Some(id));
+        }
+        for name in ["acme", "acme__doomed", "acme__x__doomed", "__7__doomed", "acme__deleted"] {
+            assert_eq!(TenantId::of_doomed(name), None, "{name}");
         }
     }
 }

@@ -22,7 +22,7 @@ pub mod tenant;
 pub mod trail;
 pub mod user;
 
-pub use ids::{Epoch, InvalidName, ServerName, TRIAL_SUFFIX, TenantId};
+pub use ids::{DOOMED_SUFFIX, Epoch, InvalidName, ServerName, TRIAL_SUFFIX, TenantId};
 pub use keys::MasterKey;
 pub use route::{Refusal, Route};
 pub use selector::Selector;

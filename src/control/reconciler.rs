@@ -161,8 +161,7 @@ async fn attempt(work: &Work) {
         };
         let Err(error) = outcome else { return };
         if error.is_lost_lead() {
-            tracing::warn!(operation = id, %error, "left to the instance that leads now");
-            return;
+            return left(id, &error);
         }
         let goes_on = match work.operation.kind {
             // A move decides for itself when it gives up: past its decision it may not.
@@ -183,12 +182,17 @@ async fn attempt(work: &Work) {
         tracing::error!(operation = id, %error, "operation failed");
         match end_failed(work, &error).await {
             Ok(()) => return,
+            Err(error) if error.is_lost_lead() => return left(id, &error),
             // It stays on record as running: the next pass, or the next leader, takes it up.
             Err(error) => tracing::error!(operation = id, %error, "its failure could not be recorded"),
         }
         tries = 0;
         back_off(6).await;
     }
+}
+
+fn left(operation: i64, error: &Error) {
+    tracing::warn!(operation, %error, "left to the instance that leads now");
 }
 
 async fn end_failed(work: &Work, error: &Error) -> Result<()> {

@@ -249,6 +249,10 @@ async fn prepare(
     };
     roles::put_tenant_roles(connection, &context.key, id, nobody.key_version).await?;
     failpoint::reach("stock_roles");
+    if !database::is_valid(connection, id.live_database()).await? {
+        // Half dropped; nothing else ever has its name.
+        database::drop(connection, id.live_database()).await?;
+    }
     database::create(connection, id.live_database(), 0).await?;
     database::grant(connection, id.live_database(), id).await?;
     failpoint::reach("stock_database");
@@ -267,7 +271,7 @@ async fn discard(connection: &Connection, term: i64, id: &TenantId) -> Result<()
     }
     database::drop(connection, id.live_database()).await?;
     failpoint::reach("stock_dropped");
-    roles::drop_tenant_roles(connection, id).await?;
+    roles::drop_tenant_roles(connection, term, id).await?;
     stock::remove(connection, term, id).await
 }
 

@@ -21,7 +21,8 @@ const CREATE: [&str; 6] = ["claim", "claim_done", "roles_done", "database_done",
 const CLONE: [&str; 6] =
     ["claim_done", "roles_done", "database_done", "copy_done", "analyze_done", "open_done"];
 const RENAME: [&str; 6] = ["claim", "claim_done", "hold_done", "close_done", "rename_done", "place_done"];
-const DROP: [&str; 5] = ["refuse_done", "put_aside_done", "finish_moves_done", "dump_done", "drop_done"];
+const DROP: [&str; 6] =
+    ["refuse_done", "put_aside_done", "finish_moves_done", "dump_done", "doomed", "drop_done"];
 
 /// A fleet whose control plane dies on demand.
 struct Mortal<'f> {

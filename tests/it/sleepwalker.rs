@@ -9,6 +9,7 @@ use crate::map_damage::{catalog, found};
 
 trials! {
     own what_a_controller_does_that_leads_no_more_is_refused_by_the_servers,
+    own what_its_successor_opened_under_a_name_that_it_was_about_to_drop_stays,
 }
 
 /// Refusals by a registry that the fleet's own control plane met.
@@ -89,4 +90,58 @@ async fn what_a_controller_does_that_leads_no_more_is_refused_by_the_servers(fle
     .await;
     assert_eq!(found(fleet).await, Vec::<String>::new());
     ledger.reckon(fleet).await;
+}
+
+async fn what_its_successor_opened_under_a_name_that_it_was_about_to_drop_stays(fleet: &mut Fleet) {
+    let there = ["--server", "pg-1"];
+    for source in ["whole", "scratched"] {
+        fleet.create(source, &there).await;
+    }
+    fleet.connect("whole").await.run("CREATE TABLE kept AS SELECT 7 AS n").await;
+    // What it has can't be cloned, so that the clone is undone.
+    fleet.connect("scratched").await.run("CREATE UNLOGGED TABLE scratch ()").await;
+    let catalog = catalog(fleet).await;
+    let registry = fleet.direct("pg-1", "tenantry").await;
+    let (wish, reached) = (fleet.path().join("failpoint"), fleet.path().join("failpoint.reached"));
+    let oid = async |database: &str| {
+        let oid = format!("SELECT oid::bigint FROM pg_database WHERE datname = '{database}'");
+        until("the database to be there", async || registry.column(&oid).await.pop()).await
+    };
+    // Right before a clone's retry makes room for itself, and before an undone clone is removed.
+    for (point, source, name) in
+        [("doom_unrecorded", "whole", "copied"), ("doom_open", "scratched", "retried")]
+    {
+        let first_leads =
+            "SELECT holder FROM lease WHERE expires_at > now() AND holder NOT LIKE 'control-2/%'";
+        until("the fleet's own control plane to lead", async || catalog.column(first_leads).await.pop())
+            .await;
+        let led = catalog.number("SELECT term FROM lease").await;
+        std::fs::write(&wish, format!("stand {point}")).unwrap();
+        fleet.cli(&["tenant", "clone", source, name, "--server", "pg-1"]).await.ok();
+        exists(&reached).await;
+        let second = fleet.second_control();
+        until("the other one to lead", async || {
+            (catalog.number("SELECT term FROM lease").await > led).then_some(())
+        })
+        .await;
+        // The other one ends it, and opens a tenant of that name.
+        if source == "scratched" {
+            until("the clone to be undone, and the name to be free", async || {
+                let create = ["tenant", "create", name, "--server", "pg-1", "--wait"];
+                (fleet.cli(&create).await.status == 0).then_some(())
+            })
+            .await;
+            fleet.connect(name).await.run("CREATE TABLE kept AS SELECT 7 AS n").await;
+        }
+        shows(fleet, &["tenant", "show", name], "open").await;
+        let (opened, refused) = (oid(name).await, refusals(fleet));
+        std::fs::write(&wish, "").unwrap();
+        until("its act to be refused", async || (refusals(fleet) > refused).then_some(())).await;
+        assert_eq!(oid(name).await, opened, "{point}");
+        let kept = fleet.direct("pg-1", name).await;
+        assert_eq!(kept.number("SELECT n FROM kept").await, 7, "{point}");
+        std::fs::remove_file(&reached).unwrap();
+        drop((kept, second));
+    }
+    until("the map to be sound", async || found(fleet).await.is_empty().then_some(())).await;
 }

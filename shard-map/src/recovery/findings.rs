@@ -153,7 +153,8 @@ impl Findings<'_> {
     }
 
     fn add_database(&mut self, kind: Kind, server: &ServerName, database: &str, detail: String) {
-        let (server, tenant) = (Some(server.clone()), tenant_of_database(database));
+        let tenant = tenant_of_database(database).or_else(|| TenantId::of_doomed(database));
+        let server = Some(server.clone());
         self.found.push(Finding { kind, server, tenant, database: Some(database.to_owned()), detail });
     }
 
@@ -277,9 +278,16 @@ impl Findings<'_> {
             }
             for database in &registry.databases {
                 let is_stock = registry.stock.contains(database);
+                let doomed = TenantId::of_doomed(database);
+                if doomed.as_ref().is_some_and(|id| self.catalog.has_open_operation(id)) {
+                    continue;
+                }
                 if !expected.contains(database.as_str()) && !is_stock && !is_busy(database) {
-                    let detail = "no tenant on record has it".to_owned();
-                    self.add_database(Kind::OrphanDatabase, server, database, detail);
+                    let detail = match doomed {
+                        Some(_) => "it was being dropped, and nothing goes on with that",
+                        None => "no tenant on record has it",
+                    };
+                    self.add_database(Kind::OrphanDatabase, server, database, detail.to_owned());
                 }
             }
         }

@@ -394,6 +394,17 @@ fn a_number_that_was_given_to_another_operation_is_left_alone() {
 }
 
 #[test]
+fn a_database_that_is_being_dropped_is_named_when_no_operation_sees_to_it() {
+    let (mut catalog, mut survey) = sound();
+    registry(&mut survey, "s1").databases.insert("b__16999__doomed".to_owned());
+    assert_eq!(kinds(&find(&catalog, &survey)), ["orphan_database"]);
+    // It is nobody's: a rebuild makes no tenant of it.
+    assert_eq!(rebuilt(&catalog, &survey), (catalog.clone(), vec!["orphan_database"]));
+    catalog.operations.insert(3, move_operation(3, "b", "running", "undo"));
+    assert_eq!(find(&catalog, &survey), []);
+}
+
+#[test]
 fn a_tenant_that_gets_another_id_is_left_to_its_operation_under_both() {
     let (mut catalog, mut survey) = sound();
     let reserved = Tenant { state: TenantState::Creating, ..tenant("z", "s1", 9) };

@@ -83,6 +83,11 @@ impl CatalogView {
         self.fleet.as_deref().filter(|_| !is_empty)
     }
 
+    /// Whether an operation will see to what is left of a tenant's databases.
+    pub(crate) fn has_open_operation(&self, id: &TenantId) -> bool {
+        self.operations.values().any(|operation| operation.is_open() && operation.tenant.as_ref() == Some(id))
+    }
+
     /// Tenants that an operation is changing just now.
     pub(crate) fn busy(&self) -> BTreeSet<&TenantId> {
         let running = self.operations.values().filter(|operation| operation.is_running());

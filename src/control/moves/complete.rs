@@ -8,7 +8,8 @@ use super::driver::Move;
 use super::{driver, undo};
 use crate::context::Work;
 use crate::error::{Error, Result};
-use crate::server::{database, registry, roles};
+use crate::server::doom::{self, Doomed};
+use crate::server::{registry, roles};
 
 /// Drops the sealed copy. The source's registry keeps its record: it tells a router that is behind where the tenant
 /// went.
@@ -16,12 +17,14 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let source_registry = the_move.source_registry().await?;
     registry::raise_term(&source_registry, the_move.work.term).await?;
     undo::drop_slot(&source_registry, &the_move.names.forward).await?;
-    database::drop(&source_registry, &the_move.id.sealed_database()).await?;
+    let sealed = the_move.id.sealed_database();
+    let doomed = Doomed { tenant: &the_move.id, database: &sealed, state: Some("sealed") };
+    doom::remove(&source_registry, the_move.work.term, doomed).await?;
     undo::drop_move_role(&source_registry, the_move).await?;
     // Unless the tenant is on its way back here, or was made anew here.
     let record = registry::read(&source_registry, &the_move.id).await?;
     if record.is_none_or(|record| record.state == "sealed") {
-        roles::drop_tenant_roles(&source_registry, &the_move.id).await?;
+        roles::drop_tenant_roles(&source_registry, the_move.work.term, &the_move.id).await?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use super::copy;
 use super::driver::Move;
 use super::programs::Programs;
 use crate::error::{Error, Result};
+use crate::server::doom::{self, Doomed};
 use crate::server::{database, registry, roles, settings};
 
 /// Where this move keeps the source's schema, between this phase and the build.
@@ -38,7 +39,8 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         )));
     }
     roles::put_tenant_roles(&target_registry, &work.context.key, id, tenant.key_version).await?;
-    database::create(&target_registry, &arriving, 0).await?;
+    let place = Doomed { tenant: id, database: &arriving, state: Some("arriving") };
+    doom::make(&target_registry, work.term, place, 0).await?;
     database::grant(&target_registry, &arriving, id).await?;
     let source_registry = the_move.source_registry().await?;
     let from = settings::Of { registry: &source_registry, tenant: id, database: id.live_database() };

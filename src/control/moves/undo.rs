@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::driver::Move;
 use super::{arm, build, guard, identity};
 use crate::error::{Error, Result};
+use crate::server::doom::{self, Doomed};
 use crate::server::{Connection, database, ident, registry, roles};
 
 /// How long a slot's walsender may take to end.
@@ -37,9 +38,11 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     registry::raise_term(&target_registry, work.term).await?;
     end_subscription(the_move, &target_registry).await?;
     drop_slot(&target_registry, &the_move.names.reverse).await?;
-    database::drop(&target_registry, &the_move.id.arriving_database()).await?;
+    let arriving = the_move.id.arriving_database();
+    let doomed = Doomed { tenant: &the_move.id, database: &arriving, state: Some("arriving") };
+    doom::remove(&target_registry, work.term, doomed).await?;
     if registry::remove(&target_registry, work.term, &the_move.id, &["arriving"]).await? {
-        roles::drop_tenant_roles(&target_registry, &the_move.id).await?;
+        roles::drop_tenant_roles(&target_registry, work.term, &the_move.id).await?;
     }
     Ok(())
 }

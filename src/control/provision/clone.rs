@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::moves::copy::{self, Sides};
 use crate::moves::programs::Programs;
 use crate::moves::{fence, refresh_views};
+use crate::server::doom::{self, Doomed};
 use crate::server::{Connection, database, registry, roles, settings, tables};
 
 /// Makes a tenant that is a copy of another.
@@ -30,7 +31,7 @@ pub(crate) async fn clone_tenant(work: &Work) -> Result<()> {
         let source = Place::of(work, &source_of(work)?).await?;
         let put_roles = roles::put_tenant_roles(registry, &work.context.key, id, place.tenant.key_version);
         steps.run("roles", put_roles).await?;
-        steps.run("database", make_database(&source, &place)).await?;
+        steps.run("database", make_database(work, &source, &place)).await?;
         let copied = steps.run("copy", copy_all(work, &source, &place)).await;
         unless_it_is_the_servers(work, &[&source.server, &place.server], copied).await?;
         steps.run("analyze", analyze(work, &place)).await?;
@@ -51,13 +52,14 @@ fn source_of(work: &Work) -> Result<TenantId> {
 }
 
 /// Makes an empty database with the source's settings. What an earlier try left goes first.
-async fn make_database(source: &Place, place: &Place) -> Result<()> {
+async fn make_database(work: &Work, source: &Place, place: &Place) -> Result<()> {
     if !matches!(source.tenant.state, TenantState::Open | TenantState::Suspended) {
         let (id, state) = (&source.tenant.id, source.tenant.state.as_str());
         return Err(Error::Failed(format!("tenant {id} is {state}: it can't be copied")));
     }
     let (id, registry) = (&place.tenant.id, &place.registry);
-    database::drop(registry, id.live_database()).await?;
+    let earlier = Doomed { tenant: id, database: id.live_database(), state: None };
+    doom::remove(registry, work.term, earlier).await?;
     database::create(registry, id.live_database(), 0).await?;
     database::grant(registry, id.live_database(), id).await?;
     settings::copy(&settings_of(source), &settings_of(place)).await

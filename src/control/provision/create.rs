@@ -9,6 +9,7 @@ use super::{Place, Steps, open, remove, tenant_of};
 use crate::context::Work;
 use crate::error::{Error, Result};
 use crate::fleet;
+use crate::server::doom::{self, Doomed};
 use crate::server::stock::Claim;
 use crate::server::{database, registry, roles, stock};
 
@@ -24,7 +25,8 @@ pub(crate) async fn create(work: &Work) -> Result<()> {
     let put_roles = roles::put_tenant_roles(registry, &work.context.key, id, place.tenant.key_version);
     steps.run("roles", put_roles).await?;
     let make_database = async {
-        database::create(registry, id.live_database(), 0).await?;
+        let place = Doomed { tenant: id, database: id.live_database(), state: None };
+        doom::make(registry, work.term, place, 0).await?;
         database::grant(registry, id.live_database(), id).await
     };
     steps.run("database", make_database).await?;
@@ -135,7 +137,7 @@ pub(crate) async fn undo_create(work: &Work, error: &Error) -> Result<()> {
     let mut steps = Steps::of(work);
     let undo = async {
         match is_claimed {
-            true => remove(work, &place, id.live_database()).await,
+            true => remove(work, &place, (id.live_database(), "open")).await,
             false => Ok(work.context.catalog.remove_tenant(id, work.term).await?),
         }
     };

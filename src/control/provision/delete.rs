@@ -26,7 +26,7 @@ pub(crate) async fn delete(work: &Work) -> Result<()> {
         if wanted && database::is_valid(&place.registry, &aside).await? {
             steps.run("dump", dump::write(work, &place, &aside)).await?;
         }
-        steps.run("drop", remove(work, &place, &aside)).await?;
+        steps.run("drop", remove(work, &place, (&aside, "leaving"))).await?;
     }
     work.set_state("done", None).await
 }

@@ -22,6 +22,7 @@ use shard_map::{Server, Tenant, TenantId, TenantState};
 use crate::context::Work;
 use crate::error::{Error, Result};
 use crate::moves;
+use crate::server::doom::{self, Doomed};
 use crate::server::{Connection, database, registry, roles};
 
 pub(crate) use clone::clone_tenant;
@@ -176,12 +177,12 @@ async fn shut(work: &Work, registry: &Connection, database: &str) -> Result<()> 
     database::terminate(registry, database, None, Instant::now() + database::TERMINATE_TIMEOUT).await
 }
 
-/// Removes a tenant for good: database, roles, record, and its place in the map.
-async fn remove(work: &Work, place: &Place, database: &str) -> Result<()> {
+/// Removes a tenant for good: database (which may be on record in this state), roles, record, and its place in the map.
+async fn remove(work: &Work, place: &Place, (database, state): (&str, &str)) -> Result<()> {
     let id = &place.tenant.id;
-    registry::raise_term(&place.registry, work.term).await?;
-    database::drop(&place.registry, database).await?;
-    roles::drop_tenant_roles(&place.registry, id).await?;
+    let doomed = Doomed { tenant: id, database, state: Some(state) };
+    doom::remove(&place.registry, work.term, doomed).await?;
+    roles::drop_tenant_roles(&place.registry, work.term, id).await?;
     registry::remove(&place.registry, work.term, id, &["open", "leaving"]).await?;
     Ok(work.context.catalog.remove_tenant(id, work.term).await?)
 }

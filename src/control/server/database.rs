@@ -28,12 +28,12 @@ pub(crate) async fn is_valid(registry: &Connection, database: &str) -> Result<bo
     registry.value(SQL, &[&database]).await
 }
 
-/// Makes an empty database with a connection limit, if it is not there. Its owner is the control plane's role.
+/// Makes an empty database with a connection limit, if it is not there. Its owner is the control plane's role. One of this
+/// name that can't be connected to is in its way.
 pub(crate) async fn create(registry: &Connection, database: &str, limit: i32) -> Result<()> {
     if is_valid(registry, database).await? {
         return Ok(());
     }
-    drop(registry, database).await?;
     let sql = format!("CREATE DATABASE {} TEMPLATE template0 CONNECTION LIMIT {limit}", ident(database));
     match registry.run(&sql).await {
         // A controller that stopped had begun to make it, and its server has ended that now.
@@ -122,6 +122,9 @@ pub(crate) async fn rename(registry: &Connection, from: &str, to: &str) -> Resul
 }
 
 /// Drops a database with whoever is in it, if it exists. A replication slot of it must be dropped before.
+///
+/// Nothing keeps a controller from it that leads no more: only for a name that nobody gives to another database. Others are
+/// dropped by [`super::doom::remove`].
 pub(crate) async fn drop(registry: &Connection, database: &str) -> Result<()> {
     // It waits for a checkpoint, which takes as long as the server has to write.
     registry.run(&format!("SET statement_timeout = {}", DROP_TIMEOUT.as_millis())).await?;

@@ -5,6 +5,7 @@
 pub(crate) mod arm;
 pub(crate) mod connect;
 pub(crate) mod database;
+pub(crate) mod doom;
 pub(crate) mod health;
 pub(crate) mod registry;
 pub(crate) mod roles;

@@ -53,8 +53,10 @@ pub(crate) async fn set_tenant_passwords(
     Ok(())
 }
 
-/// Drops a tenant's roles from a server where it has no database any more.
-pub(crate) async fn drop_tenant_roles(connection: &Connection, tenant: &TenantId) -> Result<()> {
+/// Drops a tenant's roles from a server where it has no database any more. Refused by the registry, in the same
+/// transaction, if a newer controller was here.
+pub(crate) async fn drop_tenant_roles(registry: &Connection, term: i64, tenant: &TenantId) -> Result<()> {
     let roles: Vec<String> = Access::ALL.into_iter().map(|access| ident(&access.role(tenant))).collect();
-    connection.run(&format!("DROP ROLE IF EXISTS {}", roles.join(", "))).await
+    let roles = roles.join(", ");
+    registry.run(&format!("SELECT public.check_term({term}); DROP ROLE IF EXISTS {roles}")).await
 }

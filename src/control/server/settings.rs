@@ -5,7 +5,7 @@ use shard_map::{Access, TenantId};
 use super::{Connection, ident, literal};
 use crate::error::Result;
 
-/// Settings whose stored value is a list of quoted names already, and must not be quoted again. From the settings
+/// Settings whose stored value is a list of names, each of which is quoted by itself. From the settings
 /// marked GUC_LIST_QUOTE in Postgres 15 to 18.
 const LIST_SETTINGS: [&str; 5] = [
     "search_path",
@@ -43,12 +43,43 @@ pub(crate) async fn copy(from: &Of<'_>, to: &Of<'_>) -> Result<()> {
         };
         for setting in row.get::<_, Vec<&str>>(2) {
             let Some((name, value)) = setting.split_once('=') else { continue };
-            let value = if LIST_SETTINGS.contains(&name) { value.to_owned() } else { literal(value) };
-            let value = if value.is_empty() { "''".to_owned() } else { value };
+            let value = if LIST_SETTINGS.contains(&name) { literals(value) } else { literal(value) };
             to.registry.run(&format!("ALTER {subject} SET {} TO {value}", ident(name))).await?;
         }
     }
     Ok(())
+}
+
+/// A list as it is stored, as SQL in which each of its items is a string. Whoever may set it for a role can store any text
+/// (`SET … FROM CURRENT`), so none of it goes into a statement as it is.
+fn literals(list: &str) -> String {
+    let mut items = Vec::new();
+    let mut rest = list.trim_start();
+    while !rest.is_empty() {
+        let (item, behind) = match rest.strip_prefix('"') {
+            Some(quoted) => unquoted(quoted),
+            None => {
+                let (item, behind) = rest.split_at(rest.find(',').unwrap_or(rest.len()));
+                (item.trim_end().to_owned(), behind)
+            }
+        };
+        items.push(literal(&item));
+        rest = behind.trim_start().trim_start_matches(',').trim_start();
+    }
+    if items.is_empty() { literal("") } else { items.join(", ") }
+}
+
+/// What stands before the closing quote, and what behind it.
+fn unquoted(text: &str) -> (String, &str) {
+    let (mut item, mut rest) = (String::new(), text);
+    while let Some((before, behind)) = rest.split_once('"') {
+        item += before;
+        match behind.strip_prefix('"') {
+            Some(more) => (item, rest) = (item + "\"", more),
+            None => return (item, behind),
+        }
+    }
+    (item + rest, "")
 }
 
 /// The other tenant's role of the same access; a role that is not one of the tenant's is itself.
@@ -60,6 +91,21 @@ fn counterpart(role: &str, from: &TenantId, to: &TenantId) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_of_a_list_gets_out_of_its_strings() {
+        for (list, sql) in [
+            ("", "''"),
+            ("public", "'public'"),
+            ("\"$user\", public", "'$user', 'public'"),
+            ("\"a\"\"b, c\",d", "'a\"b, c', 'd'"),
+            ("x;ALTER/**/ROLE/**/me/**/SUPERUSER", "'x;ALTER/**/ROLE/**/me/**/SUPERUSER'"),
+            ("it's", "'it''s'"),
+            ("\"not ended", "'not ended'"),
+        ] {
+            assert_eq!(literals(list), sql);
+        }
+    }
 
     #[test]
     fn each_role_has_its_counterpart() {

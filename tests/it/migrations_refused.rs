@@ -9,6 +9,7 @@ trials! {
     shared a_file_that_was_changed_after_it_ran_is_refused,
     shared a_second_run_at_once_is_refused,
     shared runs_that_cannot_be_meant_are_refused,
+    shared what_an_owner_makes_of_the_history_never_runs_as_a_superuser,
 }
 
 async fn directories_that_contradict_themselves_are_refused(fleet: &Fleet) {
@@ -118,4 +119,46 @@ async fn runs_that_cannot_be_meant_are_refused(fleet: &Fleet) {
     fleet.cli(&["migrate", "status", "987654"]).await.error(3);
     fleet.cli(&["migrate", "resume", "987654"]).await.error(3);
     fleet.cli(&["migrate", "abort", "987654"]).await.error(3);
+}
+
+async fn what_an_owner_makes_of_the_history_never_runs_as_a_superuser(fleet: &Fleet) {
+    let _turn = turn().await;
+    fleet.create("forger", &["--label", "group=forger"]).await;
+    let files = Files::new(&[("V1__t.sql", "CREATE TABLE t (n int)")]);
+    let args = ["migrate", "run", "--dir", files.path(), "--selector", "group=forger"];
+    fleet.cli(&args).await.ok();
+    let client = fleet.connect("forger").await;
+    client
+        .run(
+            "CREATE FUNCTION plain() RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
+                 IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN
+                     RAISE EXCEPTION 'a superuser runs this';
+                 END IF;
+                 RETURN true;
+             END $$;
+             CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 PERFORM public.plain();
+                 RETURN new;
+             END $$;
+             CREATE TRIGGER noted BEFORE INSERT ON refinery_schema_history FOR EACH ROW EXECUTE FUNCTION noted()",
+        )
+        .await;
+    // It is tried on a copy that has the same history.
+    files.add("V2__more.sql", "ALTER TABLE t ADD more int");
+    fleet.cli(&args).await.ok();
+    client
+        .run(
+            "ALTER TABLE refinery_schema_history RENAME TO history;
+             CREATE VIEW refinery_schema_history AS SELECT * FROM history WHERE public.plain()",
+        )
+        .await;
+    files.add("V3__again.sql", "ALTER TABLE t ADD again int");
+    let refused = fleet.cli(&args).await;
+    assert_ne!(refused.status, 0);
+    let why = format!("{}{}", refused.stdout, refused.stderr);
+    assert!(why.contains("no plain table") && !why.contains("a superuser runs this"), "{why}");
+    client
+        .run("DROP VIEW refinery_schema_history; ALTER TABLE history RENAME TO refinery_schema_history")
+        .await;
+    fleet.cli(&args).await.ok();
 }

@@ -12,6 +12,7 @@ trials! {
     shared changes_of_every_kind_are_followed_during_the_copy,
     shared a_truncation_after_the_switch_is_not_taken_for_a_loss,
     shared settings_and_grants_arrive,
+    shared what_an_owner_wrote_never_runs_as_a_superuser_in_a_move_or_clone,
 }
 
 /// Where the example product's migrations are.
@@ -280,4 +281,40 @@ async fn settings_and_grants_arrive(fleet: &Fleet) {
     owner.run("CREATE TABLE later (n int)").await;
     app.run("INSERT INTO later VALUES (1)").await;
     assert_eq!(reader.number("SELECT count(*) FROM later").await, 1);
+}
+
+async fn what_an_owner_wrote_never_runs_as_a_superuser_in_a_move_or_clone(fleet: &Fleet) {
+    fleet.create("scheming", &["--server", "pg-1"]).await;
+    let client = fleet.connect("scheming").await;
+    client
+        .run(
+            "CREATE FUNCTION plain(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog AS $$ BEGIN
+                 -- Whoever only took a role on is made again what it was.
+                 BEGIN PERFORM set_config('role', 'none', false); EXCEPTION WHEN OTHERS THEN NULL; END;
+                 IF EXISTS (SELECT FROM pg_roles WHERE rolname = current_user AND rolsuper) THEN
+                     RAISE EXCEPTION 'a superuser runs this';
+                 END IF;
+                 RETURN n;
+             END $$;
+             CREATE DOMAIN small AS int CHECK (public.plain(VALUE) < 100);
+             CREATE TABLE kept (n int CHECK (public.plain(n) > 0), s small,
+                 twice int GENERATED ALWAYS AS (public.plain(n) * 2) STORED);
+             INSERT INTO kept SELECT n, n FROM generate_series(1, 50) n;
+             CREATE INDEX ON kept (public.plain(n));
+             CREATE MATERIALIZED VIEW seen AS SELECT public.plain(n) FROM kept;
+             CREATE TABLE parts (n int) PARTITION BY RANGE (public.plain(n));
+             CREATE TABLE part PARTITION OF parts FOR VALUES FROM (1) TO (100);
+             INSERT INTO parts SELECT n FROM kept;
+             GRANT CREATE ON SCHEMA public TO scheming__app",
+        )
+        .await;
+    let app = connect(&fleet.user("scheming-app", "scheming", &["--access", "app"]).await).await.unwrap();
+    app.run("CREATE TABLE of_app (n int CHECK (public.plain(n) > 0)); INSERT INTO of_app VALUES (1)").await;
+    fleet.cli(&["tenant", "clone", "scheming", "schemed", "--server", "pg-2", "--wait"]).await.ok();
+    let cloned = contents(fleet, "pg-2", "schemed").await;
+    assert_eq!(cloned, contents(fleet, "pg-1", "scheming").await);
+    arrives_whole(fleet, "scheming", "pg-1", "pg-3").await;
+    // Nobody was let into the copy before its time, and everybody is now.
+    let limit = "SELECT datconnlimit FROM pg_database WHERE datname = 'scheming'";
+    assert_eq!(fleet.direct("pg-3", "postgres").await.number(limit).await, -1);
 }

@@ -40,24 +40,42 @@ impl std::fmt::Display for Drift {
     }
 }
 
-/// Reads the history; none when nothing ever ran.
+/// Locks the table, so that it stays what it is, and tells whether reading it runs nothing but Postgres's own code. A view, or
+/// a column of a type with a cast of its own, would run its owner's functions, and the reader may be a superuser.
+const LOOK: &str = "
+    LOCK TABLE ONLY public.refinery_schema_history IN ACCESS SHARE MODE;
+    DO $$ BEGIN
+        IF EXISTS (SELECT FROM pg_catalog.pg_class c
+            WHERE c.oid = 'public.refinery_schema_history'::pg_catalog.regclass AND (c.relkind <> 'r' OR EXISTS (
+                SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+                    AND (a.atttypid >= 16384 OR a.attgenerated <> '')))) THEN
+            RAISE EXCEPTION 'refinery_schema_history is no plain table of plain columns' USING ERRCODE = '42809';
+        END IF;
+    END $$";
+
+/// Reads the history; none when nothing ever ran. In a transaction of its own.
 pub(crate) async fn read(connection: &Connection) -> Result<Vec<Applied>> {
     // As text, whatever somebody made of the columns.
     const THERE: &str = "SELECT pg_catalog.to_regclass('public.refinery_schema_history') IS NOT NULL";
     const SQL: &str = "
         SELECT version::int, coalesce(name::text, ''), coalesce(applied_on::text, ''), coalesce(checksum::text, '')
-        FROM public.refinery_schema_history ORDER BY 1";
+        FROM ONLY public.refinery_schema_history ORDER BY 1";
     if !connection.value::<bool>(THERE, &[]).await? {
         return Ok(Vec::new());
     }
-    let rows = connection.rows(SQL, &[]).await?;
+    let locked = async {
+        connection.run(&format!("BEGIN; {LOOK}")).await?;
+        connection.rows(SQL, &[]).await
+    };
+    let rows = locked.await;
+    connection.run("ROLLBACK").await?;
     let applied = |row: &tokio_postgres::Row| Applied {
         version: row.get(0),
         name: row.get(1),
         applied_on: row.get(2),
         checksum: row.get(3),
     };
-    Ok(rows.iter().map(applied).collect())
+    Ok(rows?.iter().map(applied).collect())
 }
 
 /// The newest version that ran.

@@ -20,7 +20,13 @@ use shard_map::{Server, Tenant};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::server::Connection;
 use files::{Input, Migrations};
+
+/// The newest migration that ran in a database.
+pub(crate) async fn newest_version(connection: &Connection) -> Result<Option<i32>> {
+    Ok(history::version(&history::read(connection).await?))
+}
 
 /// Brings a new tenant's database to the schema that the last complete run gave the whole fleet. Returns its version.
 pub(crate) async fn apply_fleet_schema(

@@ -50,8 +50,8 @@ pub(crate) async fn run(
     let copy = format!("{}_{:08x}{TRIAL_SUFFIX}", now_s(), rand::random::<u32>());
     let tried = async {
         make(context, (server, tenant), &registry, &copy).await?;
-        fill_history(context, server, &copy, applied).await?;
-        let mut connection = context.connector.as_owner_in(server, tenant, &copy).await?;
+        fill_history(context, (server, tenant), &copy, applied).await?;
+        let mut connection = context.connector.as_role_in(server, (tenant, Access::Owner), &copy).await?;
         let begun = Instant::now();
         let refusal = try_files(&mut connection, migrations).await?;
         connection.close().await;
@@ -139,9 +139,14 @@ async fn make(
     Ok(())
 }
 
-/// What ran in the tenant's database has run in the copy.
-async fn fill_history(context: &Context, server: &Server, copy: &str, applied: &[Applied]) -> Result<()> {
-    let connection = context.connector.database(server, copy).await?;
+/// What ran in the tenant's database has run in the copy. As its owner, whose triggers the table may have.
+async fn fill_history(
+    context: &Context,
+    (server, tenant): (&Server, &Tenant),
+    copy: &str,
+    applied: &[Applied],
+) -> Result<()> {
+    let connection = context.connector.as_role_in(server, (tenant, Access::Owner), copy).await?;
     for row in applied {
         const SQL: &str = "
             INSERT INTO public.refinery_schema_history (version, name, applied_on, checksum) VALUES ($1, $2, $3, $4)";

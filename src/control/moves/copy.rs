@@ -1,7 +1,8 @@
 //! Rows, from the snapshot, by several workers, in ranges. Each range is one COPY out of the source straight into one
 //! COPY into the target, in one transaction with its line in the journal.
 
-use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
-use shard_map::Server;
+use shard_map::{Access, Server, Tenant, TenantId};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
@@ -20,12 +21,14 @@ use super::throttle::Throttle;
 use crate::context::{Context, Work};
 use crate::error::{Error, Result};
 use crate::server::tables::{self, Table};
-use crate::server::{Connection, Connector};
+use crate::server::{Connection, Connector, database, ident};
 
 /// How often the copy's rate is adapted to what routers measure.
 const ADAPT_INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes that are sent to the target at once.
 const PIECE_BYTES: usize = 64 << 10;
+/// Sessions of earlier tries that may just be leaving.
+const SESSIONS_LEAVING: usize = 5;
 /// Both sides must write and read text alike.
 pub(super) const TEXT_SETTINGS: &str = "
     SET client_encoding = 'UTF8'; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 3";
@@ -42,6 +45,10 @@ pub(crate) struct Sides {
     pub(crate) source_database: String,
     pub(crate) target: Server,
     pub(crate) target_database: String,
+    /// Whose rows they are.
+    pub(crate) from: TenantId,
+    /// Whose they become.
+    pub(crate) to: Tenant,
     /// The exported snapshot that is copied.
     pub(crate) snapshot: String,
 }
@@ -57,6 +64,13 @@ struct Job {
     progress: Arc<Progress>,
 }
 
+impl Job {
+    /// The role that writes a table's rows: its owner, if that is one of the tenant's; else the control plane's.
+    fn writer(&self, table: &Table) -> Option<Access> {
+        Access::ALL.into_iter().find(|access| access.role(&self.sides.from) == table.owner)
+    }
+}
+
 /// Copies all rows of a move.
 pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let Some((_, snapshot)) = &the_move.snapshot else {
@@ -67,6 +81,8 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         source_database: the_move.id.live_database().to_owned(),
         target: the_move.target.clone(),
         target_database: the_move.id.arriving_database(),
+        from: the_move.id.clone(),
+        to: the_move.tenant().await?,
         snapshot: snapshot.clone(),
     };
     // A copy that is begun anew counts anew.
@@ -92,11 +108,16 @@ pub(crate) async fn rows(work: &Work, sides: Sides, progress: Arc<Progress>) -> 
         Ok::<(), Error>(())
     };
     let both = [&job.sides.source, &job.sides.target];
+    let registry = work.context.connector.registry(&job.sides.target).await?;
+    let sessions = context.config.copy_workers * Access::ALL.len() + SESSIONS_LEAVING;
+    let sessions = i32::try_from(sessions).unwrap_or(i32::MAX);
+    database::set_limit(&registry, work.term, &job.sides.target_database, sessions).await?;
     tokio::select! {
         outcome = all => outcome?,
         outcome = job.progress.report(work) => outcome?,
         () = adapt(context, &job.throttle, &both) => {}
     }
+    database::set_limit(&registry, work.term, &job.sides.target_database, 0).await?;
     job.progress.write(work, 0).await?;
     context.metrics.rows_copied.inc_by(job.progress.rows.load(Relaxed));
     context.metrics.bytes_copied.inc_by(job.progress.bytes.load(Relaxed));
@@ -107,6 +128,12 @@ async fn prepare(work: &Work, sides: Sides, progress: Arc<Progress>) -> Result<J
     let connector = work.context.connector.clone();
     let source = connector.database(&sides.source, &sides.source_database).await?;
     let target = connector.database(&sides.target, &sides.target_database).await?;
+    let roles = Access::ALL.map(|access| ident(&access.role(&sides.to.id))).join(", ");
+    target
+        .run(&format!(
+            "GRANT USAGE ON SCHEMA tenantry TO {roles}; GRANT INSERT ON tenantry.copied TO {roles}"
+        ))
+        .await?;
     let tables = tables::list(&source).await?;
     work.remember(&json!({
         "rows_total": tables.iter().map(|table| table.rows_estimate).sum::<i64>(),
@@ -132,10 +159,8 @@ async fn copy_ranges(job: Arc<Job>) -> Result<()> {
     let (connector, sides) = (&job.connector, &job.sides);
     let source = connector.database(&sides.source, &sides.source_database).await?;
     let source = source.without_statement_limit().await?;
-    let target = connector.database(&sides.target, &sides.target_database).await?;
-    let target = target.without_statement_limit().await?;
     source.run(TEXT_SETTINGS).await?;
-    target.run(TEXT_SETTINGS).await?;
+    let mut targets = HashMap::new();
     let begin = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'",
         sides.snapshot
@@ -145,9 +170,27 @@ async fn copy_ranges(job: Arc<Job>) -> Result<()> {
         // A transaction a range: a longer one would keep its locks on tables that are long done, and an application's
         // TRUNCATE, with all that queues behind it, would wait for the whole copy.
         source.run(&begin).await?;
-        copy_range(&job, range, &source, &target).await?;
+        let writer = job.writer(&job.tables[range.table]);
+        let target = match targets.entry(writer) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(place) => place.insert(connect_target(&job, writer).await?),
+        };
+        copy_range(&job, range, &source, target).await?;
         source.run("COMMIT").await?;
     }
+}
+
+/// A session that writes as the role. Nothing that a check, a domain or a generated column does makes it a superuser's: it
+/// logged in as what it is.
+async fn connect_target(job: &Job, writer: Option<Access>) -> Result<Connection> {
+    let (connector, sides) = (&job.connector, &job.sides);
+    let (server, database) = (&sides.target, sides.target_database.as_str());
+    let target = match writer {
+        Some(access) => connector.as_role_in(server, (&sides.to, access), database).await?,
+        None => connector.database(server, database).await?,
+    };
+    target.run(TEXT_SETTINGS).await?;
+    target.without_statement_limit().await
 }
 
 async fn copy_range(job: &Job, range: Range, source: &Connection, target: &Connection) -> Result<()> {

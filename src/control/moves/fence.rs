@@ -53,6 +53,7 @@ pub(crate) async fn fence(
     deadline: Instant,
 ) -> Result<()> {
     let live = the_move.id.live_database();
+    crate::failpoint::stand("limit").await;
     // Not ALLOW_CONNECTIONS false: that would lock out the walsender and this program, too.
     database::set_limit(source_registry, the_move.work.term, live, 0).await?;
     database::terminate(source_registry, live, Some(spared), deadline).await

@@ -49,6 +49,7 @@ mod tests {
     fn table(blocks: i64) -> Table {
         Table {
             name: "public.t".into(),
+            owner: "acme__owner".into(),
             columns: vec!["a".into()],
             blocks,
             bytes: 0,

@@ -14,6 +14,7 @@ use super::create::{claim, is_claimed};
 use super::{Place, Steps, open, script, tenant_of, unless_it_is_the_servers};
 use crate::context::Work;
 use crate::error::{Error, Result};
+use crate::fleet;
 use crate::moves::copy::{self, Sides};
 use crate::moves::programs::Programs;
 use crate::moves::{fence, refresh_views};
@@ -80,15 +81,19 @@ async fn copy_all(work: &Work, source: &Place, place: &Place) -> Result<()> {
     from.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     let snapshot: String = from.value("SELECT pg_catalog.pg_export_snapshot()", &[]).await?;
 
-    schema(work, (source, place), "pre-data", &snapshot).await?;
+    // Before any table: without the journal no rows are loaded, so one that hung and goes on adds none to a copy that its
+    // successor has ended.
     let into = connector.database(&place.server, id.live_database()).await?;
     let into = into.without_statement_limit().await?;
     into.run(&format!("CREATE SCHEMA tenantry; {}", copy::JOURNAL)).await?;
+    schema(work, (source, place), "pre-data", &snapshot).await?;
     let sides = Sides {
         source: source.server.clone(),
         source_database: from_id.live_database().to_owned(),
         target: place.server.clone(),
         target_database: id.live_database().to_owned(),
+        from: from_id.clone(),
+        to: place.tenant.clone(),
         snapshot: snapshot.clone(),
     };
     copy::rows(work, sides, Arc::default()).await?;
@@ -164,11 +169,7 @@ async fn analyze(work: &Work, place: &Place) -> Result<()> {
     let into = work.context.connector.database(&place.server, id.live_database()).await?;
     let into = into.without_statement_limit().await?;
     into.run("ANALYZE").await?;
-    const HISTORY: &str = "SELECT to_regclass('public.refinery_schema_history') IS NOT NULL";
-    let version: Option<i32> = match into.value(HISTORY, &[]).await? {
-        true => into.value("SELECT max(version) FROM public.refinery_schema_history", &[]).await?,
-        false => None,
-    };
+    let version = fleet::newest_version(&into).await?;
     work.remember(&json!({ "schema_version": version })).await?;
     Ok(work.context.catalog.set_schema_version(id, version, work.term).await?)
 }

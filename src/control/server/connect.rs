@@ -67,22 +67,19 @@ impl Connector {
 
     /// Connects to a tenant's database as its owner role, for what must not have more rights than that.
     pub(crate) async fn as_owner(&self, server: &Server, tenant: &Tenant) -> Result<Connection> {
-        self.as_owner_in(server, tenant, tenant.id.live_database()).await
+        self.as_role_in(server, (tenant, Access::Owner), tenant.id.live_database()).await
     }
 
-    /// The same in another database, such as a copy of its schema.
-    pub(crate) async fn as_owner_in(
+    /// Connects as one of a tenant's roles to any of its databases, such as a copy of its schema.
+    pub(crate) async fn as_role_in(
         &self,
         server: &Server,
-        tenant: &Tenant,
+        (tenant, access): (&Tenant, Access),
         database: &str,
     ) -> Result<Connection> {
         let mut config = self.config(server, database);
-        config.user(Access::Owner.role(&tenant.id)).password(self.key.tenant_password(
-            &tenant.id,
-            Access::Owner,
-            tenant.key_version,
-        ));
+        let password = self.key.tenant_password(&tenant.id, access, tenant.key_version);
+        config.user(access.role(&tenant.id)).password(password);
         Connection::open(&server.name, &config, &self.tls).await
     }
 

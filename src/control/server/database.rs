@@ -83,9 +83,6 @@ pub(crate) async fn limit(registry: &Connection, database: &str) -> Result<i32> 
 /// by the registry, in the same transaction, if a newer controller was here.
 pub(crate) async fn set_limit(registry: &Connection, term: i64, database: &str, limit: i32) -> Result<()> {
     let database = ident(database);
-    if limit == 0 {
-        crate::failpoint::stand("limit").await;
-    }
     let sql = format!("SELECT public.check_term({term}); ALTER DATABASE {database} CONNECTION LIMIT {limit}");
     registry.run(&sql).await
 }

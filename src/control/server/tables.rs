@@ -10,6 +10,8 @@ use crate::error::Result;
 pub(crate) struct Table {
     /// Quoted, with its schema.
     pub(crate) name: String,
+    /// The role that owns it.
+    pub(crate) owner: String,
     /// Its columns that are stored and written, quoted. Generated ones are computed anew.
     pub(crate) columns: Vec<String>,
     /// Size of its main fork, in blocks.
@@ -47,7 +49,8 @@ pub(crate) async fn list(connection: &Connection) -> Result<Vec<Table>> {
                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), '{{}}'),
             NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-                AND (a.atttypid >= 16384 OR t.typsend = 0 OR t.typreceive = 0))
+                AND (a.atttypid >= 16384 OR t.typsend = 0 OR t.typreceive = 0)),
+            pg_get_userbyid(c.relowner)::text
         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND {IS_TENANTS}
         ORDER BY 4 DESC, 1, 2"
@@ -55,6 +58,7 @@ pub(crate) async fn list(connection: &Connection) -> Result<Vec<Table>> {
     let rows = connection.rows(&sql, &[]).await?;
     let table = |row: &tokio_postgres::Row| Table {
         name: format!("{}.{}", ident(row.get(0)), ident(row.get(1))),
+        owner: row.get(7),
         columns: row.get::<_, Vec<&str>>(5).into_iter().map(ident).collect(),
         blocks: row.get(2),
         bytes: row.get(3),

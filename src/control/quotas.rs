@@ -13,6 +13,7 @@ use shard_map::{Access, TenantId};
 
 use crate::context::Context;
 use crate::error::Result;
+use crate::server::connect::UNMARKED_MAX;
 
 /// From so many percent of its quota on, a tenant is told of.
 const WARN_PERCENT: u64 = 90;
@@ -100,15 +101,24 @@ fn tell(row: &SizeRow, read_only: bool, is_news: bool) {
     }
 }
 
-/// Ends sessions of the roles that write; not the control plane's own, which migrates as the owner.
+/// Ends sessions of the roles that write; not the control plane's own, which migrates as the owner. They are looked up first:
+/// one that is old enough by then is known by the time its mark is looked for.
 async fn end_writers(context: &Context, row: &SizeRow) -> Result<()> {
-    const SQL: &str = "
+    const WRITERS: &str = "
+        SELECT pid FROM pg_catalog.pg_stat_activity
+        WHERE datname = $1 AND usename = ANY ($2) AND backend_type = 'client backend'
+            AND backend_start < clock_timestamp() - $3 * interval '1 second'";
+    const END: &str = "
         SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
-        WHERE datname = $1 AND usename = ANY ($2) AND application_name <> 'tenantry control'";
+        WHERE datname = $1 AND usename = ANY ($2) AND pid = ANY ($3)";
     let server = context.server(&row.server).await?;
     let registry = context.connector.warm_registry(&server).await?;
     let roles = [Access::Owner, Access::App].map(|access| access.role(&row.tenant));
-    registry.rows(SQL, &[&row.tenant.live_database(), &roles.as_slice()]).await?;
+    let (database, roles) = (row.tenant.live_database(), roles.as_slice());
+    let writers = registry.rows(WRITERS, &[&database, &roles, &UNMARKED_MAX.as_secs_f64()]).await?;
+    let mut writers: Vec<i32> = writers.iter().map(|row| row.get(0)).collect();
+    writers.retain(|process| !context.connector.is_own(&server.name, *process));
+    registry.rows(END, &[&database, &roles, &writers]).await?;
     context.connector.keep_warm(&server, registry);
     Ok(())
 }

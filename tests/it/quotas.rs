@@ -51,6 +51,10 @@ async fn a_tenant_over_its_size_is_read_and_not_written_until_it_has_made_room(f
     let keeping = ["--access", "app", "--pool-mode", "session"];
     let sitter = connect(&fleet.user("greedy-sitter", "hoarder", &keeping).await).await.unwrap();
     sitter.run("UPDATE small SET value = value").await;
+    // What it calls itself is no reason to spare it.
+    let posing = connect(&fleet.user("greedy-posing", "hoarder", &keeping).await).await.unwrap();
+    owner.run("CREATE TABLE posed (n int)").await;
+    posing.run("SET application_name = 'tenantry control'; BEGIN; INSERT INTO posed VALUES (1)").await;
     let reader =
         connect(&fleet.user("greedy-reader", "hoarder", &["--access", "readonly"]).await).await.unwrap();
     owner.run("ALTER TABLE bulk ALTER text SET STORAGE PLAIN").await;
@@ -82,6 +86,11 @@ async fn a_tenant_over_its_size_is_read_and_not_written_until_it_has_made_room(f
     // Who keeps its connection does not keep its role.
     assert!(refused(&sitter, "UPDATE small SET value = 8").await.is_some());
     assert_eq!(sitter.number("SELECT sum(value) FROM small").await, 7);
+    until("whoever goes on in its transaction to be ended", async || {
+        fleet.cli(&quota).await.ok();
+        posing.simple_query("INSERT INTO posed VALUES (2)").await.err()
+    })
+    .await;
     // What is refused for another reason is told as ever.
     let error = reader.simple_query("UPDATE small SET value = 8").await.unwrap_err();
     assert_eq!(code(&error), "42501", "{error:?}");

@@ -9,12 +9,17 @@ use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, Row};
 
+use super::own::{Mark, OwnSessions};
 use super::warm::Warm;
 use super::{CONTROL_ROLE, REGISTRY_DATABASE};
 use crate::error::{Error, Result};
 
 /// How long a connection to a server may take.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a session under a tenant's role may take to tell which process serves it.
+const MARK_TIMEOUT: Duration = Duration::from_secs(2);
+/// After so long such a session is known as own, or was given up.
+pub(crate) const UNMARKED_MAX: Duration = CONNECT_TIMEOUT.saturating_add(MARK_TIMEOUT);
 /// How long one statement may take, unless the session says otherwise.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -24,6 +29,7 @@ pub(crate) struct Connector {
     key: MasterKey,
     pub(crate) tls: TlsOptions,
     warm: Arc<Warm>,
+    own: Arc<OwnSessions>,
 }
 
 /// A session on a managed server. Closed when dropped.
@@ -31,13 +37,15 @@ pub(crate) struct Connection {
     server: ServerName,
     client: Client,
     task: JoinHandle<()>,
+    /// Of a session under a tenant's role.
+    mark: Option<Mark>,
 }
 
 pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl Connector {
     pub(crate) fn new(key: MasterKey, tls: TlsOptions) -> Self {
-        Self { key, tls, warm: Arc::default() }
+        Self { key, tls, warm: Arc::default(), own: Arc::default() }
     }
 
     pub(crate) fn key(&self) -> &MasterKey {
@@ -80,7 +88,20 @@ impl Connector {
         let mut config = self.config(server, database);
         let password = self.key.tenant_password(&tenant.id, access, tenant.key_version);
         config.user(access.role(&tenant.id)).password(password);
-        Connection::open(&server.name, &config, &self.tls).await
+        let mut connection = Connection::open(&server.name, &config, &self.tls).await?;
+        let asked = connection.value("SELECT pg_catalog.pg_backend_pid()", &[]);
+        let process = tokio::time::timeout(MARK_TIMEOUT, asked).await.map_err(|_| {
+            let message = format!("no answer within mark_timeout ({MARK_TIMEOUT:?})");
+            Error::ServerUnreachable { server: server.name.to_string(), message }
+        })??;
+        connection.mark = Some(self.own.mark(&server.name, process));
+        Ok(connection)
+    }
+
+    /// Whether a session under a tenant's role is this control plane's own. One that logged in within the last
+    /// [`UNMARKED_MAX`] may be without being known yet.
+    pub(crate) fn is_own(&self, server: &ServerName, process: i32) -> bool {
+        self.own.has(server, process)
     }
 
     /// Connects to a server's registry.
@@ -139,7 +160,7 @@ impl Connection {
             // Its error reaches whoever waits for an answer on the client's side.
             drop(connection.await);
         });
-        Ok(Self { server: server.clone(), client, task })
+        Ok(Self { server: server.clone(), client, task, mark: None })
     }
 
     /// Whether it is not known to be broken.

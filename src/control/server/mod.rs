@@ -7,6 +7,7 @@ pub(crate) mod connect;
 pub(crate) mod database;
 pub(crate) mod doom;
 pub(crate) mod health;
+mod own;
 pub(crate) mod registry;
 pub(crate) mod roles;
 pub(crate) mod settings;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use catalog::tls::{SslMode, TlsOptions};
+use catalog::tls::{TlsMode, TlsOptions};
 use serde::Deserialize;
 use shard_map::MasterKey;
 
@@ -61,7 +61,7 @@ pub struct ControlConfig {
     pub measure_interval: Duration,
     /// TLS to servers, also of `pg_dump`, `pg_restore` and of servers among themselves: `disable`, `prefer`, `require`,
     /// `verify-ca` or `verify-full`.
-    pub server_tls_mode: SslMode,
+    pub server_tls_mode: TlsMode,
     /// Certificates of the authorities that servers' certificates are of, PEM.
     pub server_tls_ca_file: Option<PathBuf>,
     /// The same, where it is on the servers: by it a move's target checks its source. Default: `server_tls_ca_file`.
@@ -94,7 +94,7 @@ impl Default for ControlConfig {
             router_lost_after: Duration::from_secs(30),
             map_check_interval: Duration::from_secs(300),
             measure_interval: Duration::from_secs(60),
-            server_tls_mode: SslMode::Disable,
+            server_tls_mode: TlsMode::Disable,
             server_tls_ca_file: None,
             server_tls_ca_file_on_servers: None,
             server_tls_cert_file: None,
@@ -128,7 +128,7 @@ impl ControlConfig {
         if self.map_check_interval < Duration::from_secs(1) {
             return Err("map_check_interval: use 1s or more".to_owned());
         }
-        self.server_tls().validate(["server_tls_ca_file", "server_tls_cert_file", "server_tls_key_file"])
+        self.server_tls().validate()
     }
 
     /// TLS to servers.
@@ -138,6 +138,7 @@ impl ControlConfig {
             ca_file: self.server_tls_ca_file.clone(),
             cert_file: self.server_tls_cert_file.clone(),
             key_file: self.server_tls_key_file.clone(),
+            keys: TlsOptions::CONFIG_KEYS,
         }
     }
 }

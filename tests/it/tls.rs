@@ -102,7 +102,7 @@ async fn a_driver_binds_its_channel_and_pipes_much_through_it(fleet: &Fleet) {
     let token = client.cancel_token();
     let cancel = async {
         until("the statement to run", async || {
-            token.cancel_query(Tls::new(&authority, None)).await.unwrap();
+            token.cancel_query(Tls::new(&authority, None).connector()).await.unwrap();
             let rows = fleet.connect("tls-much").await;
             let running = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' \
                 AND state = 'active'";

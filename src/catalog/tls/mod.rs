@@ -1,9 +1,10 @@
 //! TLS to Postgres servers, for tokio-postgres, by libpq's rules and in its words.
 //!
 //! Files are read for each connection that is made: a certificate that was replaced counts from then on. With
-//! [`SslMode::Prefer`] a server that does TLS, and whose handshake fails, is not spoken to in the clear instead.
+//! [`TlsMode::Prefer`] a server that does TLS, and whose handshake fails, is not spoken to in the clear instead.
 
 pub mod certificate;
+mod mode;
 mod url;
 mod verifier;
 
@@ -17,15 +18,15 @@ use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect};
 
+pub use mode::TlsMode;
 pub use url::without_tls;
-pub use verifier::Verifier;
+use verifier::Verifier;
 
-/// What a Postgres server expects to be offered.
-const ALPN: &[u8] = b"postgresql";
+/// The name of the protocol in ALPN, as Postgres 17 has it.
+pub const ALPN: &[u8] = b"postgresql";
 
 /// A file that TLS can't be made with.
 #[derive(Debug, thiserror::Error)]
@@ -39,67 +40,46 @@ pub struct TlsError {
     pub why: String,
 }
 
-/// How far a connection insists on TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SslMode {
-    /// No TLS.
-    #[default]
-    Disable,
-    /// If the server can.
-    Prefer,
-    /// Always.
-    Require,
-    /// Always, and its certificate is of a known authority.
-    VerifyCa,
-    /// Always, and its certificate is for the host, too.
-    VerifyFull,
-}
-
-impl SslMode {
-    /// libpq's word for it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Disable => "disable",
-            Self::Prefer => "prefer",
-            Self::Require => "require",
-            Self::VerifyCa => "verify-ca",
-            Self::VerifyFull => "verify-full",
-        }
-    }
-}
-
 /// What TLS is made with.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsOptions {
     /// How far it is insisted on.
-    pub mode: SslMode,
-    /// Certificates of authorities. Below [`SslMode::VerifyCa`], a server's certificate is only checked if there is this.
+    pub mode: TlsMode,
+    /// Certificates of authorities. Below [`TlsMode::VerifyCa`], a server's certificate is only checked if there is this.
     pub ca_file: Option<PathBuf>,
     /// A certificate of one's own.
     pub cert_file: Option<PathBuf>,
     /// Its key.
     pub key_file: Option<PathBuf>,
+    /// How these four are called where they were given.
+    pub keys: [&'static str; 4],
 }
 
 impl TlsOptions {
+    /// How a configuration calls them.
+    pub const CONFIG_KEYS: [&'static str; 4] =
+        ["server_tls_mode", "server_tls_ca_file", "server_tls_cert_file", "server_tls_key_file"];
+
     /// How the library is told.
     #[must_use]
     pub fn ssl_mode(&self) -> tokio_postgres::config::SslMode {
         match self.mode {
-            SslMode::Disable => tokio_postgres::config::SslMode::Disable,
-            SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
+            TlsMode::Disable => tokio_postgres::config::SslMode::Disable,
+            TlsMode::Allow | TlsMode::Prefer => tokio_postgres::config::SslMode::Prefer,
             _ => tokio_postgres::config::SslMode::Require,
         }
     }
 
-    /// What only makes sense together, in words for the keys of authorities, certificate and key.
+    /// What a connection by [`TlsOptions::connector`] can't be made with.
     ///
     /// # Errors
-    /// One line that says what is missing.
-    pub fn validate(&self, [ca, cert, key]: [&str; 3]) -> Result<(), String> {
-        if self.mode >= SslMode::VerifyCa && self.ca_file.is_none() {
+    /// One line that names the key, and says what is missing or what else to use.
+    pub fn validate(&self) -> Result<(), String> {
+        let [mode, ca, cert, key] = self.keys;
+        if self.mode == TlsMode::Allow {
+            return Err(format!("{mode}: use disable, prefer, require, verify-ca or verify-full"));
+        }
+        if self.mode >= TlsMode::VerifyCa && self.ca_file.is_none() {
             return Err(format!("{ca}: {} needs a file of authorities, PEM", self.mode.as_str()));
         }
         match (&self.cert_file, &self.key_file) {
@@ -112,14 +92,18 @@ impl TlsOptions {
     /// What makes connections secure.
     #[must_use]
     pub fn connector(&self) -> MakeTls {
-        let made = self.client_config().map_err(|error| error.to_string());
-        MakeTls(made.map(|config| config.map(Arc::new)))
+        MakeTls(self.client_config().map_err(|error| error.to_string()))
     }
 
-    fn client_config(&self) -> Result<Option<ClientConfig>, TlsError> {
-        if self.mode == SslMode::Disable {
+    /// What a handshake with a server is made with; none without TLS.
+    ///
+    /// # Errors
+    /// When a file can't be read, or not be used.
+    pub fn client_config(&self) -> Result<Option<Arc<ClientConfig>>, TlsError> {
+        if self.mode == TlsMode::Disable {
             return Ok(None);
         }
+        let [mode, ca, cert, key] = self.keys;
         let failed = |key, file: &Path, why: rustls::Error| TlsError {
             key,
             file: file.to_owned(),
@@ -127,28 +111,28 @@ impl TlsOptions {
         };
         let trust = match &self.ca_file {
             None => None,
-            Some(file) => Some(certificate::read_roots("file of authorities", file)?),
+            Some(file) => Some(certificate::read_roots(ca, file)?),
         };
         let provider = Arc::new(ring::default_provider());
-        let verifier = Verifier::new(trust, self.mode == SslMode::VerifyFull, provider.clone());
+        let verifier = Verifier::new(trust, self.mode == TlsMode::VerifyFull, provider.clone());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| failed("TLS", Path::new(""), error))?
+            .map_err(|error| failed(mode, Path::new(""), error))?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier));
         let mut config = match (&self.cert_file, &self.key_file) {
             (Some(cert_file), Some(key_file)) => builder
                 .with_client_auth_cert(
-                    certificate::read_certificates("own certificate", cert_file)?,
-                    certificate::read_key("own key", key_file)?,
+                    certificate::read_certificates(cert, cert_file)?,
+                    certificate::read_key(key, key_file)?,
                 )
-                .map_err(|error| failed("own key", key_file, error))?,
+                .map_err(|error| failed(key, key_file, error))?,
             _ => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
         // Servers of Postgres do not resume sessions.
         config.resumption = Resumption::disabled();
-        Ok(Some(config))
+        Ok(Some(Arc::new(config)))
     }
 }
 
@@ -163,6 +147,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> MakeTlsConnect<S> for M
 
     fn make_tls_connect(&mut self, host: &str) -> io::Result<Handshake> {
         Ok(self.handshake(host))
+    }
+}
+
+impl From<Arc<ClientConfig>> for MakeTls {
+    fn from(config: Arc<ClientConfig>) -> Self {
+        Self(Ok(Some(config)))
     }
 }
 

@@ -2,14 +2,20 @@
 
 use std::path::PathBuf;
 
-use super::{SslMode, TlsOptions};
+use super::{TlsMode, TlsOptions};
 
 /// Takes what a URL says of TLS out of it. Without a word it is as libpq has it: TLS if the server can.
 ///
 /// # Errors
 /// One line that says which word is wrong.
 pub fn without_tls(url: &str) -> Result<(String, TlsOptions), String> {
-    let mut options = TlsOptions { mode: SslMode::Prefer, ..TlsOptions::default() };
+    let mut options = TlsOptions {
+        mode: TlsMode::Prefer,
+        ca_file: None,
+        cert_file: None,
+        key_file: None,
+        keys: ["sslmode", "sslrootcert", "sslcert", "sslkey"],
+    };
     // The library reads keywords and values, too; what those say of TLS must not be lost on the way.
     if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
         return Err("write it as postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=MODE".to_owned());
@@ -27,13 +33,13 @@ pub fn without_tls(url: &str) -> Result<(String, TlsOptions), String> {
             _ => left.push(pair),
         }
     }
-    options.validate(["sslrootcert", "sslcert", "sslkey"])?;
+    options.validate()?;
     let rest = if left.is_empty() { base.to_owned() } else { format!("{base}?{}", left.join("&")) };
     Ok((rest, options))
 }
 
-fn mode(word: &str) -> Result<SslMode, String> {
-    let all = [SslMode::Disable, SslMode::Prefer, SslMode::Require, SslMode::VerifyCa, SslMode::VerifyFull];
+fn mode(word: &str) -> Result<TlsMode, String> {
+    let all = [TlsMode::Disable, TlsMode::Prefer, TlsMode::Require, TlsMode::VerifyCa, TlsMode::VerifyFull];
     let found = all.into_iter().find(|mode| mode.as_str() == word);
     found.ok_or_else(|| "sslmode: use disable, prefer, require, verify-ca or verify-full".to_owned())
 }
@@ -68,9 +74,9 @@ mod tests {
         let url = "postgres://a:b@h1,h2/db?sslmode=verify-full&target_session_attrs=read-write&sslrootcert=/etc/a%20b.crt";
         let (rest, options) = without_tls(url).unwrap();
         assert_eq!(rest, "postgres://a:b@h1,h2/db?target_session_attrs=read-write");
-        assert_eq!((options.mode, options.ca_file), (SslMode::VerifyFull, Some("/etc/a b.crt".into())));
+        assert_eq!((options.mode, options.ca_file), (TlsMode::VerifyFull, Some("/etc/a b.crt".into())));
         assert_eq!(without_tls("postgres://h/db?sslmode=disable").unwrap().0, "postgres://h/db");
-        assert_eq!(without_tls("postgres://h/db").unwrap().1.mode, SslMode::Prefer);
+        assert_eq!(without_tls("postgres://h/db").unwrap().1.mode, TlsMode::Prefer);
     }
 
     #[test]
@@ -83,7 +89,9 @@ mod tests {
 
     #[test]
     fn what_can_not_be_meant_is_refused() {
-        for query in ["sslmode=sometimes", "sslmode=verify-ca", "sslcert=/c.crt", "sslkey=/c.key"] {
+        for query in
+            ["sslmode=sometimes", "sslmode=allow", "sslmode=verify-ca", "sslcert=/c.crt", "sslkey=/c.key"]
+        {
             without_tls(&format!("postgres://h/db?{query}")).unwrap_err();
         }
     }

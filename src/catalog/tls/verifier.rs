@@ -16,7 +16,7 @@ use super::certificate;
 
 /// Looks at a server's certificate as far as the mode asks for it.
 #[derive(Debug)]
-pub struct Verifier {
+pub(super) struct Verifier {
     /// Authorities, and their certificates as they stand in the file. Without, any certificate will do.
     trust: Option<(RootCertStore, Vec<CertificateDer<'static>>)>,
     /// Whether the certificate must be for the host.
@@ -26,8 +26,7 @@ pub struct Verifier {
 
 impl Verifier {
     /// Believes these authorities and certificates, or any certificate without them; for the host's name, if `names`.
-    #[must_use]
-    pub fn new(
+    pub(super) fn new(
         trust: Option<(RootCertStore, Vec<CertificateDer<'static>>)>,
         names: bool,
         provider: Arc<CryptoProvider>,

@@ -1,7 +1,7 @@
 //! Indexes, constraints, triggers and views on the loaded rows; then the subscription that brings what was written
 //! meanwhile.
 
-use catalog::tls::SslMode;
+use catalog::tls::TlsMode;
 
 use super::driver::Move;
 use super::programs::Programs;
@@ -131,7 +131,7 @@ async fn subscribe(the_move: &Move<'_>, source: &Connection, target: &Connection
 fn stream_tls(config: &ControlConfig) -> String {
     let mode = format!(" sslmode={}", config.server_tls_mode.as_str());
     let file = config.server_tls_ca_file_on_servers.as_ref().or(config.server_tls_ca_file.as_ref());
-    let file = file.filter(|_| config.server_tls_mode != SslMode::Disable);
+    let file = file.filter(|_| config.server_tls_mode != TlsMode::Disable);
     file.map_or(mode.clone(), |file| format!("{mode} sslrootcert={}", conninfo(&file.to_string_lossy())))
 }
 

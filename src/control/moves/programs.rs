@@ -110,7 +110,7 @@ impl<'a> Programs<'a> {
 
     /// How libpq is told of TLS.
     fn tls_variables(&self) -> impl Iterator<Item = (&'static str, &OsStr)> {
-        let TlsOptions { mode, ca_file, cert_file, key_file } = self.tls;
+        let TlsOptions { mode, ca_file, cert_file, key_file, .. } = self.tls;
         let files = [("PGSSLROOTCERT", ca_file), ("PGSSLCERT", cert_file), ("PGSSLKEY", key_file)];
         let files = files.into_iter().filter_map(|(name, file)| Some((name, file.as_ref()?.as_os_str())));
         std::iter::once(("PGSSLMODE", OsStr::new(mode.as_str()))).chain(files)

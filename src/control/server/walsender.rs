@@ -7,7 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use catalog::tls::{SslMode, TlsOptions};
+use catalog::tls::{TlsMode, TlsOptions};
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::backend::{DataRowBody, ErrorResponseBody, Message};
@@ -174,7 +174,7 @@ impl Walsender {
 /// Opens a connection, and asks for TLS if it is wanted.
 async fn open(server: &Server, tls: &TlsOptions) -> io::Result<Box<dyn Stream>> {
     let mut stream = TcpStream::connect((server.host.as_str(), server.port)).await?;
-    if tls.mode == SslMode::Disable {
+    if tls.mode == TlsMode::Disable {
         return Ok(Box::new(stream));
     }
     let mut request = BytesMut::new();
@@ -184,7 +184,7 @@ async fn open(server: &Server, tls: &TlsOptions) -> io::Result<Box<dyn Stream>> 
     if stream.read_u8().await? == YES {
         return Ok(Box::new(tls.connector().handshake(&server.host).connect(stream).await?));
     }
-    if tls.mode >= SslMode::Require {
+    if tls.mode >= TlsMode::Require {
         return Err(io::Error::other("the server does not do TLS, and server_tls_mode asks for it"));
     }
     Ok(Box::new(stream))

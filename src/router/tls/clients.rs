@@ -7,11 +7,8 @@ use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 
-use super::{Channel, TlsError, TlsMode, certificate};
+use super::{ALPN, Channel, TlsError, TlsMode, certificate};
 use crate::config::RouterConfig;
-
-/// The name of the protocol in ALPN, as Postgres 17 has it.
-pub(crate) const ALPN: &[u8] = b"postgresql";
 
 /// What a client's handshake is made with.
 pub(crate) struct Clients {

@@ -5,7 +5,6 @@
 
 mod channel;
 mod clients;
-mod mode;
 mod postgres;
 mod servers;
 
@@ -15,12 +14,12 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-pub use catalog::tls::TlsError;
+pub(crate) use catalog::tls::ALPN;
 use catalog::tls::certificate;
 pub(crate) use catalog::tls::certificate::{end_point, is_for};
+pub use catalog::tls::{TlsError, TlsMode};
 pub(crate) use channel::Channel;
-pub(crate) use clients::{ALPN, Clients};
-pub use mode::TlsMode;
+pub(crate) use clients::Clients;
 pub(crate) use servers::Servers;
 
 use crate::config::{InvalidConfig, RouterConfig};

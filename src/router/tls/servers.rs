@@ -1,20 +1,16 @@
 //! TLS from the router to servers, by libpq's rules.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use catalog::tls::Verifier;
-use rustls::client::Resumption;
-use rustls::crypto::ring;
+use catalog::tls::TlsOptions;
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, Error};
-
 use tokio::net::{TcpStream, ToSocketAddrs};
 
 use super::postgres::Connector;
-use super::{Channel, TlsError, TlsMode, certificate};
+use super::{Channel, TlsError, TlsMode};
 use crate::config::RouterConfig;
 use crate::stream::Stream;
 
@@ -31,36 +27,14 @@ pub(crate) struct Servers {
 impl Servers {
     /// As the configuration says.
     pub(super) fn build(config: &RouterConfig) -> Result<Self, TlsError> {
-        let mode = config.server_tls_mode;
-        if mode == TlsMode::Disable {
-            return Ok(Self { mode, config: None });
-        }
-        let failed =
-            |key, file: &Path, why: Error| TlsError { key, file: file.to_owned(), why: why.to_string() };
-        let provider = Arc::new(ring::default_provider());
-        let trust = match &config.server_tls_ca_file {
-            None => None,
-            Some(file) => Some(certificate::read_roots("server_tls_ca_file", file)?),
+        let options = TlsOptions {
+            mode: config.server_tls_mode,
+            ca_file: config.server_tls_ca_file.clone(),
+            cert_file: config.server_tls_cert_file.clone(),
+            key_file: config.server_tls_key_file.clone(),
+            keys: TlsOptions::CONFIG_KEYS,
         };
-        let verifier = Verifier::new(trust, mode == TlsMode::VerifyFull, provider.clone());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| failed("server_tls_mode", Path::new(""), error))?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier));
-        let mut config = match (&config.server_tls_cert_file, &config.server_tls_key_file) {
-            (Some(cert_file), Some(key_file)) => builder
-                .with_client_auth_cert(
-                    certificate::read_certificates("server_tls_cert_file", cert_file)?,
-                    certificate::read_key("server_tls_key_file", key_file)?,
-                )
-                .map_err(|error| failed("server_tls_key_file", key_file, error))?,
-            _ => builder.with_no_client_auth(),
-        };
-        config.alpn_protocols = vec![super::ALPN.to_vec()];
-        // Servers of Postgres do not resume sessions.
-        config.resumption = Resumption::disabled();
-        Ok(Self { mode, config: Some(Arc::new(config)) })
+        Ok(Self { mode: options.mode, config: options.client_config()? })
     }
 
     /// Whether a connection is tried with TLS, in the order of the attempts.

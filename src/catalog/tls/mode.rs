@@ -9,7 +9,7 @@ pub enum TlsMode {
     /// No TLS.
     #[default]
     Disable,
-    /// If the other side wants it.
+    /// If the other side wants it. Only routers know how to.
     Allow,
     /// If the other side can.
     Prefer,
@@ -19,4 +19,19 @@ pub enum TlsMode {
     VerifyCa,
     /// Always, and the other side's certificate is for who it says it is.
     VerifyFull,
+}
+
+impl TlsMode {
+    /// libpq's word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disable => "disable",
+            Self::Allow => "allow",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        }
+    }
 }

@@ -73,10 +73,13 @@ pub(super) async fn carry_out(
     let opened = repair.open().await?;
     let before = opened.view(&verify::move_numbers(&seen)).await?;
     let decision = decide(&before, &seen)?;
-    write_records(tools, servers(&before), &decision.changes, term).await?;
-    failpoint::reach("map_records");
-    raise_epochs(tools, servers(&before), &decision.changes, term).await?;
-    failpoint::reach("map_raised");
+    if let Some(term) = term {
+        let servers = servers(&before);
+        write_records(tools, &servers, (&decision.changes, term)).await?;
+        failpoint::reach("map_records");
+        raise_epochs(tools, &servers, (&decision.changes, term)).await?;
+        failpoint::reach("map_raised");
+    }
     opened.write(&decision.changes, Writing { term, keep_sealed_s: tools.keep_sealed_s }).await?;
     failpoint::reach("map_written");
     opened.commit().await?;
@@ -129,15 +132,9 @@ async fn make_registries(tools: &MapTools, servers: Vec<Server>, changes: &Chang
     Ok(())
 }
 
-async fn write_records(
-    tools: &MapTools,
-    servers: Vec<Server>,
-    changes: &Changes,
-    term: Option<i64>,
-) -> Result<()> {
-    let Some(term) = term else { return Ok(()) };
-    for (name, records) in &changes.records {
-        let Some(server) = servers.iter().find(|server| server.name == *name) else { continue };
+async fn write_records(tools: &MapTools, servers: &[Server], (changes, term): (&Changes, i64)) -> Result<()> {
+    for server in servers {
+        let Some(records) = changes.records.get(&server.name) else { continue };
         let address = |to: &ServerName| servers.iter().find(|s| s.name == *to).map(Server::address);
         let registry = tools.connector.registry(server).await?;
         registry::put_lost(&registry, term, records, address).await?;
@@ -145,24 +142,11 @@ async fn write_records(
     Ok(())
 }
 
-async fn raise_epochs(
-    tools: &MapTools,
-    servers: Vec<Server>,
-    changes: &Changes,
-    term: Option<i64>,
-) -> Result<()> {
-    let Some(term) = term else { return Ok(()) };
+async fn raise_epochs(tools: &MapTools, servers: &[Server], (changes, term): (&Changes, i64)) -> Result<()> {
     for server in servers {
         let Some(epochs) = changes.epochs.get(&server.name) else { continue };
-        let registry = tools.connector.registry(&server).await?;
-        let (ids, epochs): (Vec<&str>, Vec<i64>) =
-            epochs.iter().map(|(id, epoch)| (id.as_str(), epoch.0)).unzip();
-        const RAISE: &str = "
-            WITH fenced AS MATERIALIZED (SELECT public.check_term($1))
-            UPDATE public.tenant t SET epoch = u.epoch, term = $1, updated_at = now()
-            FROM fenced, unnest($2::text[], $3::bigint[]) AS u (id, epoch)
-            WHERE t.id = u.id AND t.epoch < u.epoch";
-        registry.rows(RAISE, &[&term, &ids, &epochs]).await?;
+        let registry = tools.connector.registry(server).await?;
+        registry::raise_epochs(&registry, term, epochs).await?;
     }
     Ok(())
 }

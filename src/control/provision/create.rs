@@ -42,7 +42,7 @@ async fn from_stock(work: &Work) -> Result<bool> {
     let tenant = context.catalog.tenant(tenant_of(work)?).await?.tenant;
     let verifiers = {
         let (key, tenant) = (context.key.clone(), tenant.clone());
-        tokio::task::spawn_blocking(move || stock::verifiers(&key, &tenant.id, tenant.key_version))
+        tokio::task::spawn_blocking(move || roles::verifiers(&key, &tenant.id, tenant.key_version))
     };
     let mark = async { Ok(context.catalog.fleet_schema_mark().await?) };
     let looked_up = tokio::try_join!(is_claimed(work), context.server(&tenant.server), mark);

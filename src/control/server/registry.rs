@@ -94,6 +94,22 @@ pub(crate) async fn put_lost(
     Err(Error::Failed("a registry has records that it did not have a moment ago: try again".into()))
 }
 
+/// Raises epochs that are behind those given here.
+pub(crate) async fn raise_epochs(
+    registry: &Connection,
+    term: i64,
+    epochs: &[(TenantId, Epoch)],
+) -> Result<()> {
+    let (ids, epochs): (Vec<&str>, Vec<i64>) =
+        epochs.iter().map(|(id, epoch)| (id.as_str(), epoch.0)).unzip();
+    const RAISE: &str = "
+        WITH fenced AS MATERIALIZED (SELECT public.check_term($1))
+        UPDATE public.tenant t SET epoch = u.epoch, term = $1, updated_at = now()
+        FROM fenced, unnest($2::text[], $3::bigint[]) AS u (id, epoch)
+        WHERE t.id = u.id AND t.epoch < u.epoch";
+    registry.rows(RAISE, &[&term, &ids, &epochs]).await.map(drop)
+}
+
 /// Takes a tenant off the record if it is in one of these states.
 pub(crate) async fn remove(
     registry: &Connection,

@@ -1,10 +1,16 @@
 //! Roles on a managed server. Every password is a SCRAM verifier of a derived one; none crosses the wire in clear,
 //! none can stand in a server's log.
 
+use postgres_protocol::password::scram_sha_256;
 use shard_map::{Access, MasterKey, TenantId};
 
 use super::{Connection, ident, literal};
 use crate::error::Result;
+
+/// The passwords of a tenant's roles as verifiers, in the order of [`Access::ALL`]. Takes milliseconds of CPU.
+pub(crate) fn verifiers(key: &MasterKey, tenant: &TenantId, key_version: i32) -> [String; 3] {
+    Access::ALL.map(|access| scram_sha_256(key.tenant_password(tenant, access, key_version).as_bytes()))
+}
 
 /// Makes a login role, or brings an existing one to these attributes and this password.
 pub(crate) async fn put_login(
@@ -13,12 +19,15 @@ pub(crate) async fn put_login(
     attributes: &str,
     password: &str,
 ) -> Result<()> {
-    let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
+    put(connection, role, attributes, &scram_sha_256(password.as_bytes())).await
+}
+
+async fn put(connection: &Connection, role: &str, attributes: &str, verifier: &str) -> Result<()> {
     let exists: bool = connection
         .value("SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)", &[&role])
         .await?;
     let verb = if exists { "ALTER" } else { "CREATE" };
-    let (role, verifier) = (ident(role), literal(&verifier));
+    let (role, verifier) = (ident(role), literal(verifier));
     connection.run(&format!("{verb} ROLE {role} LOGIN {attributes} PASSWORD {verifier}")).await
 }
 
@@ -29,10 +38,9 @@ pub(crate) async fn put_tenant_roles(
     tenant: &TenantId,
     key_version: i32,
 ) -> Result<()> {
-    for access in Access::ALL {
-        let password = key.tenant_password(tenant, access, key_version);
+    for (access, verifier) in Access::ALL.into_iter().zip(verifiers(key, tenant, key_version)) {
         let attributes = "NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS";
-        put_login(connection, &access.role(tenant), attributes, &password).await?;
+        put(connection, &access.role(tenant), attributes, &verifier).await?;
     }
     Ok(())
 }
@@ -44,9 +52,7 @@ pub(crate) async fn set_tenant_passwords(
     tenant: &TenantId,
     key_version: i32,
 ) -> Result<()> {
-    for access in Access::ALL {
-        let password = key.tenant_password(tenant, access, key_version);
-        let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
+    for (access, verifier) in Access::ALL.into_iter().zip(verifiers(key, tenant, key_version)) {
         let (role, verifier) = (ident(&access.role(tenant)), literal(&verifier));
         connection.run(&format!("ALTER ROLE {role} PASSWORD {verifier}")).await?;
     }

@@ -1,6 +1,6 @@
 //! Prepared databases, as a server's registry has them. Every change carries the controller's term.
 
-use shard_map::{Access, MasterKey, Tenant, TenantId};
+use shard_map::{Tenant, TenantId};
 
 use super::Connection;
 use crate::error::{Error, Result};
@@ -86,26 +86,17 @@ pub(crate) async fn remove(registry: &Connection, term: i64, id: &TenantId) -> R
     registry.rows("SELECT public.remove_stock($1, $2)", &[&term, &id.as_str()]).await.map(drop)
 }
 
-/// The passwords of a tenant's roles as verifiers, in the order of [`Access::ALL`]. Takes milliseconds of CPU.
-pub(crate) fn verifiers(key: &MasterKey, tenant: &TenantId, key_version: i32) -> Vec<String> {
-    let verifier = |access| {
-        let password = key.tenant_password(tenant, access, key_version);
-        postgres_protocol::password::scram_sha_256(password.as_bytes())
-    };
-    Access::ALL.into_iter().map(verifier).collect()
-}
-
 /// Makes one of the stock the tenant's: one transaction, one round trip.
 pub(crate) async fn claim(
     registry: &Connection,
     term: i64,
     tenant: &Tenant,
     schema: Option<&str>,
-    verifiers: &[String],
+    verifiers: &[String; 3],
 ) -> Result<Claim> {
     const SQL: &str = "SELECT public.claim_stock($1, $2, $3, $4, $5)";
     let (id, epoch) = (tenant.id.as_str(), tenant.epoch.0);
-    let outcome: String = registry.value(SQL, &[&term, &id, &epoch, &schema, &verifiers]).await?;
+    let outcome: String = registry.value(SQL, &[&term, &id, &epoch, &schema, &verifiers.as_slice()]).await?;
     Ok(match outcome.as_str() {
         "claimed" => Claim::Done,
         "taken" => Claim::Taken,

@@ -39,6 +39,17 @@ pub enum ServerState {
     Draining,
 }
 
+impl ServerState {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Draining => "draining",
+        }
+    }
+}
+
 /// A server. Holds no secret: every login is derived from the master key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Server {

@@ -17,6 +17,7 @@ mod operations;
 mod placing;
 mod query;
 mod recovery;
+mod removal;
 mod routers;
 mod servers;
 mod tenants;
@@ -38,6 +39,7 @@ pub use migration_runs::{NewTarget, RunProgress, SchemaMark, Target, TargetState
 pub use operations::{Kind, Operation, Step};
 pub use query::Catalog;
 pub use recovery::{Opened, Repair, Writing};
+pub use removal::Removed;
 pub use routers::{InService, Report, Reporter, RouterRow};
 pub use servers::{Identity, ServerRow};
 pub use tenants::TenantRow;

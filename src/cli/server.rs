@@ -5,6 +5,7 @@ use serde_json::json;
 use shard_map::ServerName;
 
 use crate::cli::api::{Api, Connection};
+use crate::cli::confirm::confirm;
 use crate::cli::{output, values};
 
 /// Postgres servers that tenants live on
@@ -32,6 +33,27 @@ enum ServerCommand {
     Show {
         /// The server
         name: ServerName,
+    },
+    /// Let it take no new tenants; those that are there stay until they are moved
+    #[command(after_help = "Example:\n  tenantry server drain pg-1")]
+    Drain {
+        /// The server
+        name: ServerName,
+        /// Let it take new ones again
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Take it off the shard map; nothing on it is touched
+    #[command(after_help = "Example:\n  tenantry server remove pg-1 --yes")]
+    Remove {
+        /// The server
+        name: ServerName,
+        /// It is lost for good: its tenants leave the map with it. Refused while anything answers at its address
+        #[arg(long)]
+        lost: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -104,6 +126,16 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
         }
         ServerCommand::Show { name } => {
             output::object(format, &api.get(&["v1", "servers", name.as_str()]).await?)?;
+        }
+        ServerCommand::Drain { name, undo } => {
+            let path = ["v1", "servers", name.as_str(), "drain"];
+            output::object(format, &api.post(&path, &json!({ "undo": undo })).await?)?;
+        }
+        ServerCommand::Remove { name, lost, yes } => {
+            let with = if lost { " with all tenants that are on it" } else { "" };
+            confirm(yes, &format!("removing server {name}{with}"))?;
+            let query = [("lost", if lost { "true" } else { "false" })];
+            output::object(format, &api.delete(&["v1", "servers", name.as_str()], &query).await?)?;
         }
     }
     Ok(())

@@ -110,6 +110,12 @@ impl Work {
         Ok(self.context.catalog.set_operation_state(self.operation.id, state, error, self.term).await?)
     }
 
+    /// Whether it was ended by something else than its driver. A catalog that can't be asked does not say so.
+    pub(crate) async fn is_over(&self) -> bool {
+        let operation = self.context.catalog.operation(self.operation.id).await;
+        operation.is_ok_and(|operation| !matches!(operation.state.as_str(), "running" | "switched"))
+    }
+
     /// Whether somebody wants it undone.
     pub(crate) async fn abort_requested(&self) -> Result<bool> {
         Ok(self.context.catalog.abort_requested(self.operation.id).await?)

@@ -172,6 +172,10 @@ async fn attempt(work: &Work) {
                 error.is_transient() && tries < TRIES_MAX
             }
         };
+        if work.is_over().await {
+            // Its server was removed as lost.
+            return;
+        }
         if goes_on {
             tries = tries.saturating_add(1);
             tracing::warn!(operation = id, tries, %error, "operation will be tried again");

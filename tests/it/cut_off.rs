@@ -133,7 +133,7 @@ async fn a_router_that_is_cut_off_follows_two_moves_and_loses_nothing(fleet: &mu
 }
 
 /// Takes a server away for good: what starts it again finds nothing to start.
-fn lose_server(fleet: &Fleet, server: &str) {
+pub(crate) fn lose_server(fleet: &Fleet, server: &str) {
     let path = fleet.path().join(server);
     std::fs::rename(path.join("data"), path.join("data.away")).unwrap();
     leftovers(&path).into_keys().for_each(|pid| signal(pid, Signal::KILL));

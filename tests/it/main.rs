@@ -30,6 +30,7 @@ mod limits;
 mod logins;
 mod logs;
 mod lost_registry;
+mod lost_server;
 #[cfg(feature = "failpoints")]
 mod map_crashes;
 mod map_damage;
@@ -104,6 +105,7 @@ fn main() -> std::process::ExitCode {
         two_controllers::trials(),
         map_damage::trials(),
         lost_registry::trials(),
+        lost_server::trials(),
         #[cfg(feature = "failpoints")]
         sleepwalker::trials(),
         map_files::trials(),

@@ -134,11 +134,36 @@ pub fn rebuild(
     people(&mut changes, catalog, sources, &mut notes);
     version(&mut changes, catalog, sources, &trusted);
     tell(&changes, catalog, sources, &mut notes);
+    notes.extend(waits_for(catalog, &survey, &trusted));
 
     let mut after = catalog.clone();
     changes.apply_to(&mut after);
     changes.raise_epochs(&mut survey);
     (changes, find(&after, &survey), notes)
+}
+
+/// A server that can't be asked may be where a tenant lives whose record was lost elsewhere, so none is put back before it
+/// answers or is given up.
+fn waits_for(catalog: &CatalogView, survey: &Survey, trusted: &Trusted<'_>) -> Option<String> {
+    let nowhere = |id: &&TenantId| {
+        let row = catalog.tenants.get(*id);
+        matches!(trusted.home(id), Home::Nowhere)
+            && row.is_some_and(|row| trusted.registries.contains_key(&row.server))
+    };
+    let lost = catalog.tenants.keys().filter(nowhere).count();
+    let away: Vec<&ServerName> =
+        survey.keys().filter(|name| !trusted.registries.contains_key(name)).collect();
+    if lost == 0 || away.is_empty() {
+        return None;
+    }
+    let remedy = match away.iter().any(|name| catalog.servers.contains_key(*name)) {
+        true => "bring it back, or, if it is lost for good: tenantry server remove NAME --lost",
+        false => "only a file that was given here names it: take it out there",
+    };
+    let away = away.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+    Some(format!(
+        "{lost} tenants without a record are not put on record as long as {away} can't be asked, where they may live: {remedy}"
+    ))
 }
 
 /// The fleet that all servers which say so belong to; when they do not agree, the catalog's if it is one of theirs.

@@ -118,7 +118,10 @@ fn judge_absence(part: &mut Part, row: &ServerRow, error: &Error) {
         ),
         (Error::ServerUnreachable { message, .. }, _) => part.error(
             format!("it can't be reached at {}: {message}", row.server.address()),
-            format!("start it; if it has another address now: {}", add_again(row)),
+            format!(
+                "start it; if it has another address now: {}; if it is lost for good: docs/recovery.md#a-server-is-lost-for-good",
+                add_again(row)
+            ),
         ),
         _ => part.error(format!("it can't be looked at: {error}"), "look at its log"),
     }

@@ -1,11 +1,11 @@
 //! `/v1/servers`.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shard_map::labels::Labels;
-use shard_map::{Server, ServerClass, ServerName};
+use shard_map::{Server, ServerClass, ServerName, ServerState};
 
 use super::Shared;
 use super::answer::{Answer, Body, Refusal, parse};
@@ -87,6 +87,70 @@ pub(super) async fn add(State(context): Shared, Body(add): Body<Add>) -> Answer<
     }
     context.catalog.put_server(&server, armed.system_identifier).await?;
     Ok(Json(context.catalog.server(&server.name).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Drain {
+    #[serde(default)]
+    undo: bool,
+}
+
+/// Lets a server take no new tenants, or new ones again. Those that are there stay until they are moved.
+pub(super) async fn drain(
+    State(context): Shared,
+    Path(name): Path<String>,
+    Body(drain): Body<Drain>,
+) -> Answer<catalog::ServerRow> {
+    let name = parse::<ServerName>(&name)?;
+    let state = if drain.undo { ServerState::Active } else { ServerState::Draining };
+    context.catalog.set_server_state(&name, state).await?;
+    Ok(Json(context.catalog.server(&name).await?))
+}
+
+#[derive(Deserialize)]
+pub(super) struct Remove {
+    #[serde(default)]
+    lost: bool,
+}
+
+/// Takes a server off the map. Nothing on it is touched.
+pub(super) async fn remove(
+    State(context): Shared,
+    Path(name): Path<String>,
+    Query(Remove { lost }): Query<Remove>,
+) -> Answer<Value> {
+    let name = parse::<ServerName>(&name)?;
+    let term = context.leading_term()?;
+    let server = context.catalog.server(&name).await?.server;
+    if lost && answers(&context, &server).await {
+        let what = format!("server {name} answers: it is not lost");
+        return Err(Error::refused(what, EMPTY_IT).into());
+    }
+    let removed = context.catalog.remove_server(&name, lost, term).await;
+    context.nudge.notify_one();
+    let removed = removed.map_err(|error| match error {
+        catalog::Error::Conflict(what) if !lost => Error::refused(
+            what,
+            format!("{EMPTY_IT}; if the server is lost for good: tenantry server remove {name} --lost"),
+        ),
+        error => error.into(),
+    })?;
+    tracing::warn!(server = %name, lost, tenants = removed.tenants.len(), "removed from the map");
+    let kept: Vec<Value> = removed
+        .kept
+        .iter()
+        .map(|(server, database)| json!({ "server": server, "database": database }))
+        .collect();
+    Ok(Json(json!({ "name": name, "state": "removed", "lost_tenants": removed.tenants, "kept": kept })))
+}
+
+const EMPTY_IT: &str =
+    "move its tenants away first: tenantry server drain NAME, then tenantry move start TENANT --to SERVER";
+
+/// Whether there is a Postgres server at its address, even one that refuses.
+async fn answers(context: &Context, server: &Server) -> bool {
+    !matches!(context.connector.registry(server).await, Err(Error::ServerUnreachable { .. }))
 }
 
 /// What a driver's error says, with its cause; it never quotes the URL.

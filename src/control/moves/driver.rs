@@ -204,6 +204,8 @@ pub(crate) async fn drive(work: &Work) -> Result<()> {
                         }
                         event
                     }
+                    // Its server was removed as lost.
+                    None if work.is_over().await => return Ok(()),
                     None => {
                         work.note_try(tries, &error).await;
                         back_off(tries).await;

@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::driver::Move;
 use super::{arm, build, guard, identity};
+use crate::context::Work;
 use crate::error::{Error, Result};
 use crate::server::doom::{self, Doomed};
 use crate::server::{Connection, database, ident, registry, roles};
@@ -16,6 +19,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     the_move.snapshot = None;
     build::remove_files(the_move).await;
     let work = the_move.work;
+    let target_is_lost = is_target_lost(work).await?;
     // The source's slot keeps all of the source's log: it goes first, even if the target can't be reached.
     match the_move.target_registry().await {
         Ok(target_registry) => end_subscription(the_move, &target_registry).await?,
@@ -33,7 +37,9 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         guard::take_down(&source).await?;
     }
     drop_move_role(&source_registry, the_move).await?;
-
+    if target_is_lost {
+        return Ok(());
+    }
     let target_registry = the_move.target_registry().await?;
     registry::raise_term(&target_registry, work.term).await?;
     end_subscription(the_move, &target_registry).await?;
@@ -45,6 +51,12 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         roles::drop_tenant_roles(&target_registry, work.term, &the_move.id).await?;
     }
     Ok(())
+}
+
+/// Whether an operator has said that the target will not come back.
+async fn is_target_lost(work: &Work) -> Result<bool> {
+    let operation = work.context.catalog.operation(work.operation.id).await?;
+    Ok(operation.data.get("target_lost") == Some(&json!(true)))
 }
 
 async fn end_subscription(the_move: &Move<'_>, target_registry: &Connection) -> Result<()> {

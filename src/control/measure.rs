@@ -82,26 +82,38 @@ async fn pass(context: &Context, term: i64, known: &mut HashMap<ServerName, Know
     for row in servers {
         let server = &row.server;
         let known = known.entry(server.name.clone()).or_default();
-        let looked = tokio::time::timeout(SERVER_TIMEOUT, look(context, server, known)).await;
-        match looked {
-            Ok(Ok((of_server, of_tenants))) => {
-                context.catalog.put_use(&server.name, &of_server, &of_tenants, term).await?;
-            }
+        let mut seen = Seen::default();
+        match tokio::time::timeout(SERVER_TIMEOUT, look(context, server, known, &mut seen)).await {
+            Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(server = %server.name, %error, "its use could not be measured"),
             Err(_) => {
                 tracing::warn!(server = %server.name, "its use was not measured within {SERVER_TIMEOUT:?}");
             }
         }
+        // What was seen until then is not asked for again soon.
+        if seen.answered {
+            let put = context.catalog.put_use(&server.name, &seen.of_server, &seen.of_tenants, term).await;
+            if put.is_err() {
+                // Nobody was told of these sizes: they are asked for again.
+                known.databases.retain(|name, _| !seen.of_tenants.contains_key(name.as_str()));
+            }
+            put?;
+        }
     }
     Ok(context.catalog.forget_uses().await?)
 }
 
-/// One server: what it bears, and how large those databases are that were measured now.
-async fn look(
-    context: &Context,
-    server: &Server,
-    known: &mut Known,
-) -> Result<(ServerUse, BTreeMap<TenantId, i64>)> {
+/// What one look at a server has seen so far.
+#[derive(Default)]
+struct Seen {
+    answered: bool,
+    of_server: ServerUse,
+    /// Databases that were measured now.
+    of_tenants: BTreeMap<TenantId, i64>,
+}
+
+/// One server: what it bears, and how large those databases are that are measured now.
+async fn look(context: &Context, server: &Server, known: &mut Known, seen: &mut Seen) -> Result<()> {
     let registry = context.connector.registry(server).await?;
     const ACTIVITY: &str = "
         SELECT datname::text, tup_inserted + tup_updated + tup_deleted, active_time
@@ -109,27 +121,27 @@ async fn look(
     let now = Instant::now();
     let rows = registry.rows(ACTIVITY, &[]).await?;
     let active: f64 = rows.iter().map(|row| row.get::<_, f64>(2)).sum();
-    let active_sessions_milli = known.active.replace((now, active)).and_then(|(at, before)| {
+    seen.answered = true;
+    seen.of_server.active_sessions_milli = known.active.replace((now, active)).and_then(|(at, before)| {
         let elapsed = now.duration_since(at).as_secs_f64();
         // Milliseconds a second are thousandths. Less than before: the statistics were reset.
         (elapsed > 0.0 && active >= before).then(|| ((active - before) / elapsed).round() as i64)
     });
     let written: HashMap<String, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     known.databases.retain(|name, _| written.contains_key(name));
-    let measured = sizes(&registry, known, &written, now).await?;
+    sizes(&registry, known, (&written, now), &mut seen.of_tenants).await?;
     let is_whole = known.databases.len() == written.len();
-    let bytes = is_whole.then(|| known.databases.values().map(|size| size.bytes).sum());
-    let tenants = measured.into_iter().filter_map(|(name, bytes)| Some((TenantId::new(&name).ok()?, bytes)));
-    Ok((ServerUse { bytes, active_sessions_milli }, tenants.collect()))
+    seen.of_server.bytes = is_whole.then(|| known.databases.values().map(|size| size.bytes).sum());
+    Ok(())
 }
 
 /// Asks for sizes that are due; those that were measured longest ago, or never, first.
 async fn sizes(
     registry: &Connection,
     known: &mut Known,
-    written: &HashMap<String, i64>,
-    now: Instant,
-) -> Result<Vec<(String, i64)>> {
+    (written, now): (&HashMap<String, i64>, Instant),
+    measured: &mut BTreeMap<TenantId, i64>,
+) -> Result<()> {
     let size_of = |name: &str| known.databases.get(name);
     let is_due = |name: &str, written: i64| {
         size_of(name).is_none_or(|size| size.written != written || size.at.elapsed() > SIZE_LASTS)
@@ -138,7 +150,6 @@ async fn sizes(
         written.iter().filter(|(name, count)| is_due(name, **count)).map(|(name, _)| name).collect();
     due.sort_by_key(|name| (size_of(name).map(|size| size.at), name.as_str()));
     due.truncate(SIZES_PER_PASS_MAX);
-    let mut measured = Vec::with_capacity(due.len());
     for names in due.chunks(SIZES_PER_QUERY) {
         const SIZES: &str = "
             SELECT datname::text, pg_catalog.pg_database_size(oid) FROM pg_catalog.pg_database
@@ -146,10 +157,10 @@ async fn sizes(
         for row in registry.rows(SIZES, &[&names]).await? {
             let (name, bytes): (String, i64) = (row.get(0), row.get(1));
             let written = written.get(&name).copied().unwrap_or(0);
-            known.databases.insert(name.clone(), Size { written, at: now, bytes });
-            measured.push((name, bytes));
+            measured.extend(TenantId::new(&name).ok().map(|id| (id, bytes)));
+            known.databases.insert(name, Size { written, at: now, bytes });
         }
         tokio::time::sleep(PAUSE).await;
     }
-    Ok(measured)
+    Ok(())
 }

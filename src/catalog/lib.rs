@@ -35,7 +35,7 @@ pub use holds::HoldAck;
 pub use lease::Lease;
 pub use lifecycle::Expired;
 pub use map_checks::MapCheck;
-pub use migration_runs::{NewTarget, RunProgress, SchemaMark, Target, TargetState, TurnEnd};
+pub use migration_runs::{NewTarget, Outlook, RunProgress, SchemaMark, Target, TargetState, TurnEnd};
 pub use operations::{Kind, Operation, Step};
 pub use query::Catalog;
 pub use recovery::{Opened, Repair, Writing};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use shard_map::TenantId;
+use shard_map::{ServerName, TenantId};
 
 use crate::error::{Error, Result};
 use crate::operations::{Kind, Operation, insert_operation};
@@ -62,6 +62,17 @@ pub struct Target {
     pub state: TargetState,
     /// Why it failed, or why its turn is put off.
     pub error: Option<String>,
+}
+
+/// What a run has to do next, by how its tenants' turns ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Outlook {
+    /// The lowest wave with a tenant whose turn has not ended.
+    pub wave: Option<i32>,
+    /// Tenants that are set aside.
+    pub failed: usize,
+    /// Those of them that are in wave 0.
+    pub failed_first: usize,
 }
 
 /// How a tenant's turn ended.
@@ -151,13 +162,29 @@ impl Catalog {
         Ok(self.json("run_show", SQL, &[&id]).await?.into_iter().next())
     }
 
-    /// A run's tenants, by wave and id.
+    /// What a run has to do next.
     ///
     /// # Errors
     /// When the catalog can't be reached.
-    pub async fn run_targets(&self, run: i64) -> Result<Vec<Target>> {
-        const SQL: &str = "SELECT to_jsonb(t) FROM migration_target t WHERE run = $1 ORDER BY wave, tenant";
-        self.json("run_targets", SQL, &[&run]).await
+    pub async fn run_outlook(&self, run: i64) -> Result<Outlook> {
+        const SQL: &str = "
+            SELECT jsonb_build_object('wave', min(wave) FILTER (WHERE state = 'pending'),
+                'failed', count(*) FILTER (WHERE state = 'failed'),
+                'failed_first', count(*) FILTER (WHERE state = 'failed' AND wave = 0))
+            FROM migration_target WHERE run = $1 AND state IN ('pending', 'failed')";
+        Ok(self.json("run_outlook", SQL, &[&run]).await?.into_iter().next().unwrap_or_default())
+    }
+
+    /// A wave's tenants whose turn has not ended, by id, with the server that each is on; none for one that is no more.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn run_pending(&self, run: i64, wave: i32) -> Result<Vec<(TenantId, Option<ServerName>)>> {
+        const SQL: &str = "
+            SELECT jsonb_build_array(m.tenant, t.server)
+            FROM migration_target m LEFT JOIN tenant t ON t.id = m.tenant
+            WHERE m.run = $1 AND m.wave = $2 AND m.state = 'pending' ORDER BY m.tenant";
+        self.json("run_pending", SQL, &[&run, &wave]).await
     }
 
     /// How far a run is.

@@ -5,13 +5,12 @@
 //! its turn for later. Nothing is kept in memory that a successor would need: each tenant's own history says what ran
 //! there, and the catalog who had a turn.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use catalog::{Target, TargetState, TurnEnd};
-use shard_map::{Selector, ServerName, TenantId, TenantState};
+use catalog::{Outlook, TargetState, TurnEnd};
+use shard_map::{ServerName, TenantId, TenantState};
 use tokio::task::JoinSet;
 
 use super::files::{Input, Migrations};
@@ -67,23 +66,20 @@ async fn waves(work: &Work, run: &Arc<Run>, input: &Input) -> Result<()> {
         if work.abort_requested().await? {
             return work.set_state("aborted", None).await;
         }
-        let targets = work.context.catalog.run_targets(run.id).await?;
-        if let Some(why) = too_many(&targets, input.max_failures) {
+        let outlook = work.context.catalog.run_outlook(run.id).await?;
+        if let Some(why) = too_many(&outlook, input.max_failures) {
             return work.set_state("failed", Some(&why)).await;
         }
-        let Some(wave) = targets.iter().filter(|t| t.state == TargetState::Pending).map(|t| t.wave).min()
-        else {
-            if end(work, run, input, &targets).await? {
+        let Some(wave) = outlook.wave else {
+            if end(work, run, input, outlook.failed).await? {
                 return Ok(());
             }
             continue;
         };
-        let failed = targets.iter().filter(|target| target.state == TargetState::Failed).count();
         let failed_max = if wave == CANARIES { 0 } else { input.max_failures };
-        run.failed.store(failed, Relaxed);
+        run.failed.store(outlook.failed, Relaxed);
         run.failed_max.store(failed_max, Relaxed);
-        let pending = targets.into_iter().filter(|t| t.state == TargetState::Pending && t.wave == wave);
-        let pending = places(work, run, pending.map(|target| target.tenant).collect()).await?;
+        let pending = places(work, run, wave).await?;
         if wave_begun == Some(wave) {
             // Whoever is still pending in a wave that was gone through was put off.
             tokio::time::sleep(PUT_OFF).await;
@@ -97,22 +93,20 @@ async fn waves(work: &Work, run: &Arc<Run>, input: &Input) -> Result<()> {
 }
 
 /// Why no further tenant is to be begun, if so.
-fn too_many(targets: &[Target], failures_max: usize) -> Option<String> {
-    let failed = |target: &&Target| target.state == TargetState::Failed;
-    if targets.iter().filter(failed).any(|target| target.wave == CANARIES) {
+fn too_many(outlook: &Outlook, failures_max: usize) -> Option<String> {
+    if outlook.failed_first > 0 {
         return Some("a canary failed; no further tenant was begun".to_owned());
     }
-    let failed = targets.iter().filter(failed).count();
+    let failed = outlook.failed;
     (failed > failures_max)
         .then(|| format!("failed tenants: {failed}, allowed: {failures_max}; no further one was begun"))
 }
 
 /// Ends the run, when nobody's turn is left; whether it ended.
-async fn end(work: &Work, run: &Run, input: &Input, targets: &[Target]) -> Result<bool> {
+async fn end(work: &Work, run: &Run, input: &Input, failed: usize) -> Result<bool> {
     if add_newcomers(work, input).await? > 0 {
         return Ok(false);
     }
-    let failed = targets.iter().filter(|target| target.state == TargetState::Failed).count();
     if failed > 0 {
         work.set_state("failed", Some(&format!("failed tenants: {failed}"))).await?;
         return Ok(true);
@@ -131,13 +125,12 @@ async fn add_newcomers(work: &Work, input: &Input) -> Result<u64> {
     Ok(work.context.catalog.add_targets(work.operation.id, &there.collect::<Vec<_>>(), work.term).await?)
 }
 
-/// Where the tenants are. Those that are no longer anywhere have had their turn.
-async fn places(work: &Work, run: &Run, tenants: Vec<TenantId>) -> Result<Vec<(TenantId, ServerName)>> {
-    let rows = work.context.catalog.tenants(None, &Selector::default()).await?.into_iter();
-    let mut places: HashMap<_, _> = rows.map(|row| (row.tenant.id, row.tenant.server)).collect();
-    let mut found = Vec::with_capacity(tenants.len());
-    for tenant in tenants {
-        if let Some(server) = places.remove(&tenant) {
+/// Where a wave's tenants are whose turn has not ended. Those that are no longer anywhere have had their turn.
+async fn places(work: &Work, run: &Run, wave: i32) -> Result<Vec<(TenantId, ServerName)>> {
+    let pending = work.context.catalog.run_pending(run.id, wave).await?;
+    let mut found = Vec::with_capacity(pending.len());
+    for (tenant, server) in pending {
+        if let Some(server) = server {
             found.push((tenant, server));
             continue;
         }
@@ -178,23 +171,11 @@ async fn run_wave(run: &Arc<Run>, pending: Vec<(TenantId, ServerName)>) -> Resul
 mod tests {
     use super::*;
 
-    fn targets(states: &[(i32, TargetState)]) -> Vec<Target> {
-        let target = |(index, (wave, state)): (usize, &(i32, TargetState))| Target {
-            tenant: TenantId::new(&format!("t{index}")).unwrap(),
-            wave: *wave,
-            state: *state,
-            error: None,
-        };
-        states.iter().enumerate().map(target).collect()
-    }
-
     #[test]
     fn failures_stop_a_run_beyond_what_is_allowed_and_a_canary_s_at_once() {
-        use TargetState::{Done, Failed, Pending};
-        assert_eq!(too_many(&targets(&[(0, Done), (1, Failed), (2, Failed), (2, Pending)]), 2), None);
-        assert!(
-            too_many(&targets(&[(1, Failed), (2, Failed), (2, Failed)]), 2).unwrap().contains("allowed: 2")
-        );
-        assert!(too_many(&targets(&[(0, Failed), (1, Pending)]), 9).unwrap().contains("canary"));
+        let outlook = |failed, failed_first| Outlook { wave: Some(2), failed, failed_first };
+        assert_eq!(too_many(&outlook(2, 0), 2), None);
+        assert!(too_many(&outlook(3, 0), 2).unwrap().contains("allowed: 2"));
+        assert!(too_many(&outlook(1, 1), 9).unwrap().contains("canary"));
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use catalog::{Catalog, Operation};
+use catalog::{Catalog, Kind, Operation};
 use serde_json::{Value, json};
 use shard_map::policy::PlacementPolicy;
 use shard_map::{MasterKey, Server, ServerName};
@@ -112,14 +112,32 @@ impl Work {
 
     /// Whether it was ended by something else than its driver. A catalog that can't be asked does not say so.
     pub(crate) async fn is_over(&self) -> bool {
-        let operation = self.context.catalog.operation(self.operation.id).await;
-        operation.is_ok_and(|operation| !matches!(operation.state.as_str(), "running" | "switched"))
+        self.context.catalog.operation(self.operation.id).await.is_ok_and(|operation| is_ended(&operation))
+    }
+
+    /// How far it has come, as a mark that is another one after each step or turn; none when something else than its
+    /// driver has ended it.
+    pub(crate) async fn progress(&self) -> Result<Option<String>> {
+        let (catalog, id) = (&self.context.catalog, self.operation.id);
+        let operation = catalog.operation(id).await?;
+        if is_ended(&operation) {
+            return Ok(None);
+        }
+        if operation.kind != Kind::Migrate {
+            return Ok(Some(operation.step));
+        }
+        let progress = catalog.run_progress(id).await?;
+        Ok(Some(format!("{} {}", operation.step, progress.total - progress.pending)))
     }
 
     /// Whether somebody wants it undone.
     pub(crate) async fn abort_requested(&self) -> Result<bool> {
         Ok(self.context.catalog.abort_requested(self.operation.id).await?)
     }
+}
+
+fn is_ended(operation: &Operation) -> bool {
+    !matches!(operation.state.as_str(), "running" | "switched")
 }
 
 /// Waits before the next try of something that fails for now: longer each time, up to five seconds.

@@ -18,7 +18,8 @@ use crate::{fleet, moves, provision};
 const PASS_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the catalog is rid of what nobody needs any more.
 const FORGET_INTERVAL: Duration = Duration::from_secs(600);
-/// Tries of an operation that meets a server or catalog that does not answer, before what it made is undone.
+/// Tries in a row of an operation that meets a server or catalog that does not answer and comes no further, before what it
+/// made is undone.
 const TRIES_MAX: u32 = 60;
 
 /// Runs until `stop`; then work under way is dropped where it stands, to be found by the next leader.
@@ -146,7 +147,7 @@ async fn drive(work: Work) {
 /// Tries until it has ended, or is another instance's.
 async fn attempt(work: &Work) {
     let id = work.operation.id;
-    let mut tries = 0;
+    let (mut tries, mut failed_at) = (0, HashSet::new());
     loop {
         let outcome = match work.operation.kind {
             Kind::Create => provision::create(work).await,
@@ -172,9 +173,16 @@ async fn attempt(work: &Work) {
                 error.is_transient() && tries < TRIES_MAX
             }
         };
-        if work.is_over().await {
+        match work.progress().await {
             // Its server was removed as lost.
-            return;
+            Ok(None) => return,
+            // It came further than any try before: what was in the way then is not what is now.
+            Ok(Some(mark)) => {
+                if failed_at.insert(mark) {
+                    tries = 0;
+                }
+            }
+            Err(_) => {}
         }
         if goes_on {
             tries = tries.saturating_add(1);

@@ -1,9 +1,12 @@
 //! Placing a new tenant: all servers with what they bear, as one transaction sees them, and the choice among them.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
+use shard_map::labels::Labels;
 use shard_map::placement::{Candidate, Decision, NoPlacement, Usage, Wish, choose};
 use shard_map::policy::PlacementPolicy;
-use shard_map::{Server, ServerName, TenantId};
+use shard_map::{Server, ServerName, Tenant, TenantId};
 use tokio_postgres::Transaction;
 
 use crate::error::{Error, Result};
@@ -24,6 +27,27 @@ struct Row {
 }
 
 impl Catalog {
+    /// Tenants of a server from which one is to be kept apart, and by which of its labels.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn kin_on(
+        &self,
+        server: &ServerName,
+        tenant: &Tenant,
+        policy: &PlacementPolicy,
+    ) -> Result<Vec<(TenantId, String)>> {
+        const SQL: &str = "
+            SELECT jsonb_build_array(t.id, l.key) FROM tenant t, jsonb_each_text($1) l
+            WHERE t.labels->>l.key = l.value AND t.server = $2 AND t.id <> $3 ORDER BY t.id, l.key LIMIT 10";
+        let labels = apart(&tenant.labels, policy);
+        if labels.is_empty() {
+            return Ok(Vec::new());
+        }
+        let params: Params<'_> = &[&serde_json::json!(labels), &server.as_str(), &tenant.id.as_str()];
+        self.json("placement_kin_on", SQL, params).await
+    }
+
     /// Chooses a server for a new tenant, records the tenant as being made, and starts the operation that makes it: empty,
     /// or as a copy of `source`. Returns the operation's number, and the choice.
     ///
@@ -135,14 +159,19 @@ async fn candidates(
     rows.iter().map(candidate).collect()
 }
 
+/// What keeps tenants apart that have these labels: the labels that the policy names.
+fn apart(labels: &Labels, policy: &PlacementPolicy) -> BTreeMap<String, String> {
+    let apart = |key: &String| Some((key.clone(), labels.get(key)?.to_owned()));
+    policy.anti_affinity.iter().filter_map(apart).collect()
+}
+
 /// Servers with tenants from which the new one is to be kept apart, and by which label.
 async fn kin(
     transaction: &Transaction<'_>,
     wish: &Wish,
     policy: &PlacementPolicy,
 ) -> Result<Vec<(ServerName, String)>> {
-    let apart = |key: &String| Some((key.clone(), wish.labels.get(key)?.to_owned()));
-    let labels: std::collections::BTreeMap<_, _> = policy.anti_affinity.iter().filter_map(apart).collect();
+    let labels = apart(&wish.labels, policy);
     if labels.is_empty() {
         return Ok(Vec::new());
     }

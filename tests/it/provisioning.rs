@@ -152,6 +152,12 @@ async fn tenants_go_where_the_declared_policy_lets_them(fleet: &mut Fleet) {
         assert!(named.iter().all(|reason| refused.contains(reason)), "{refused}");
     }
 
+    // A move goes where it is told to, and says what the policy would say.
+    let planned = fleet.cli(&["move", "start", "second", "--to", "pg-1", "--dry-run"]).await.ok();
+    let finding = planned["findings"].as_array().unwrap().iter().find(|f| f["level"] == "warning").cloned();
+    let told = finding.unwrap()["what"].to_string();
+    assert!(told.contains("tenant first is on server pg-1, too, and both have group=acme"), "{told}");
+
     fleet.create("filler", &["--server", "pg-1"]).await;
     let refused = fleet.cli(&["tenant", "create", "more", "--server", "pg-1"]).await.error(4);
     assert!(refused.contains("pg-1: it is full: 2 of 2 tenants"), "{refused}");

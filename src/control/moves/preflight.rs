@@ -87,6 +87,7 @@ pub(crate) async fn run(
     }
     old_transactions(&mut found, &connection).await?;
     pinned_sessions(&mut found, context, id).await?;
+    neighbours(&mut found, context, id, target).await?;
     Ok(found)
 }
 
@@ -299,6 +300,19 @@ async fn pinned_sessions(found: &mut Preflight, context: &Context, id: &TenantId
                 "they are ended with 57P01 at the switch; their clients reconnect",
             );
         }
+    }
+    Ok(())
+}
+
+/// A target that is named is taken whatever its neighbours are, as when a tenant is made: they are a wish.
+async fn neighbours(found: &mut Preflight, context: &Context, id: &TenantId, target: &Server) -> Result<()> {
+    let tenant = context.catalog.tenant(id).await?.tenant;
+    let policy = context.policy().await?;
+    for (other, key) in context.catalog.kin_on(&target.name, &tenant, &policy).await? {
+        let value = tenant.labels.get(&key).unwrap_or_default();
+        let what = format!("tenant {other} is on server {}, too, and both have {key}={value}", target.name);
+        let remedy = "the placement policy keeps them apart: choose another server, if that is still meant";
+        found.add(Level::Warning, what, remedy);
     }
     Ok(())
 }

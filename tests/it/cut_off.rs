@@ -139,6 +139,12 @@ pub(crate) fn lose_server(fleet: &Fleet, server: &str) {
     leftovers(&path).into_keys().for_each(|pid| signal(pid, Signal::KILL));
 }
 
+/// Gives a server back that was taken away; what starts it again finds it within seconds.
+pub(crate) fn give_server_back(fleet: &Fleet, server: &str) {
+    let path = fleet.path().join(server);
+    std::fs::rename(path.join("data.away"), path.join("data")).unwrap();
+}
+
 async fn a_router_that_is_cut_off_finds_what_moved_from_a_server_that_died_since(fleet: &mut Fleet) {
     for tenant in ["gone", "unread", "stayed"] {
         fleet.create(tenant, &["--server", "pg-1"]).await;

@@ -23,6 +23,7 @@ trials! {
     shared a_clone_is_the_same_but_for_whose_it_is,
     shared what_cannot_be_cloned_is_refused_and_leaves_nothing,
     own a_deleted_tenant_is_dropped_after_its_grace_time_with_a_last_dump,
+    own nothing_is_dropped_whose_last_dump_finds_no_room,
 }
 
 /// Makes a tenant with a row in it.
@@ -330,5 +331,36 @@ async fn a_deleted_tenant_is_dropped_after_its_grace_time_with_a_last_dump(fleet
     assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 3, "nothing half done is left");
     let restored = restored(dump).await;
     assert!(restored.contains("COPY public.kept"), "{restored}");
+    drop(control);
+}
+
+async fn nothing_is_dropped_whose_last_dump_finds_no_room(fleet: &mut Fleet) {
+    let directory = fleet.path().join("dumps");
+    std::fs::create_dir(&directory).unwrap();
+    let control = fleet.take_control(&[&format!("deleted_dump_dir={}", directory.display())]);
+    until("the control plane to lead", async || {
+        (fleet.cli(&["tenant", "create", "large", "--server", "pg-1", "--wait"]).await.status == 0)
+            .then_some(())
+    })
+    .await;
+    let rows = "CREATE TABLE kept AS SELECT md5(random()::text) FROM generate_series(1, 50000)";
+    fleet.connect("large").await.run(rows).await;
+    control.limit_files(Some(500_000));
+    let error =
+        fleet.cli(&["tenant", "delete", "large", "--now", "--dump", "--yes", "--wait"]).await.error(1);
+    assert!(error.contains("writing what pg_dump gives: File too large"), "{error}");
+    let shown = fleet.tenant("large").await;
+    assert_eq!((&shown["state"], shown["last_error"].is_string()), (&json!("deleted"), true), "{shown}");
+    let aside = fleet.direct("pg-1", "large__deleted").await;
+    assert_eq!(aside.number("SELECT count(*) FROM kept").await, 50_000, "all of it is there");
+    drop(aside);
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0, "nothing half done is left");
+
+    control.limit_files(None);
+    fleet.cli(&["tenant", "delete", "large", "--now", "--dump", "--yes", "--wait"]).await.ok();
+    let [dump] = &dumps(fleet, "large")[..] else { panic!("{:?}", dumps(fleet, "large")) };
+    let restored = restored(dump).await;
+    let is_row = |line: &&str| line.len() == 32 && line.bytes().all(|b| b.is_ascii_hexdigit());
+    assert_eq!(restored.lines().filter(is_row).count(), 50_000);
     drop(control);
 }

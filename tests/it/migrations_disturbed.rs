@@ -7,12 +7,14 @@ use futures_util::future::join_all;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Fleet, Sql as _, leftovers, signal, trials, until};
+use crate::cut_off::{give_server_back, lose_server};
+use crate::harness::{Fleet, Sql as _, connect, leftovers, signal, trials, until};
 use crate::migrations::Files;
 
 trials! {
     own a_run_is_exact_whatever_happens_in_it,
     own tenants_that_change_during_a_run_end_at_its_version,
+    own tenants_of_a_server_that_stays_away_are_set_aside_and_taken_up_again,
 }
 
 const FIRST: (&str, &str) = ("V1__t.sql", "CREATE TABLE t (a int, b int)");
@@ -163,4 +165,61 @@ async fn tenants_that_change_during_a_run_end_at_its_version(fleet: &mut Fleet) 
         fleet.connect(name).await.run("SELECT a FROM t").await;
     }
     assert_eq!(fleet.tenant("moving").await["server"], "pg-3");
+}
+
+async fn tenants_of_a_server_that_stays_away_are_set_aside_and_taken_up_again(fleet: &mut Fleet) {
+    let there = ["a-canary", "there-1", "there-2"];
+    let away = ["away-1", "away-2", "away-3"];
+    for (names, server) in [(there, "pg-1"), (away, "pg-2")] {
+        for name in names {
+            fleet.create(name, &["--server", server]).await;
+        }
+    }
+    // The canary waits until the server is gone, so that the wave comes to it in vain.
+    let lock = fleet.direct("pg-1", "a-canary").await;
+    lock.run("SELECT pg_advisory_lock(77)").await;
+    let files = Files::new(&[("V1__t.sql", "SELECT pg_advisory_xact_lock(77); CREATE TABLE t (a int)")]);
+    let args = ["migrate", "run", "--dir", files.path(), "--waves", "100%", "--max-failures", "3"];
+    let run = fleet.cli(&[&args[..], &["--lock-timeout", "1h", "--no-wait"]].concat()).await.ok();
+    let id = run["id"].as_i64().unwrap();
+    let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    until("the canary to wait", async || (lock.number(waits).await == 1).then_some(())).await;
+    lose_server(fleet, "pg-2");
+    lock.run("SELECT pg_advisory_unlock(77)").await;
+    until("the run to say that it waits", async || {
+        let why = &status(fleet, id).await["servers"]["pg-2"]["why"];
+        why.as_str().filter(|why| why.contains("does not answer")).map(drop)
+    })
+    .await;
+    let failed = ended(fleet, id).await;
+    let why = |tenant: &Value| (tenant["tenant"].as_str().unwrap().to_owned(), tenant["error"].to_string());
+    let failures: BTreeMap<_, _> = failed["failures"].as_array().unwrap().iter().map(why).collect();
+    assert_eq!(failures.keys().collect::<Vec<_>>(), away.iter().collect::<Vec<_>>(), "{failed}");
+    assert!(
+        failures.values().all(|why| why.contains("pg-2") && why.contains("no answer for 30s")),
+        "{failed}"
+    );
+    assert_eq!((&failed["state"], &failed["done"]), (&"failed".into(), &3.into()), "{failed}");
+    for name in there {
+        fleet.connect(name).await.run("SELECT a FROM t").await;
+    }
+
+    give_server_back(fleet, "pg-2");
+    until("it to be back", async || {
+        (fleet.cli(&["server", "show", "pg-2"]).await.ok()["reachable"] == true).then_some(())
+    })
+    .await;
+    fleet.cli(&["migrate", "resume", &id.to_string(), "--no-wait"]).await.ok();
+    let done = ended(fleet, id).await;
+    assert_eq!(
+        (&done["state"], &done["done"], &done["failed"]),
+        (&"done".into(), &6.into(), &0.into()),
+        "{done}"
+    );
+    for name in there.into_iter().chain(away) {
+        let client =
+            until("its server to be routed to", async || connect(&fleet.config(name)).await.ok()).await;
+        assert_eq!(client.number("SELECT count(*) FROM refinery_schema_history").await, 1, "{name}");
+        assert_eq!(fleet.tenant(name).await["schema_version"], 1, "{name}");
+    }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::sync::Mutex;
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use tokio_postgres::Client;
 
 use super::cli::{PROGRAM, command, finish};
@@ -127,7 +127,9 @@ impl Fleet {
 
 fn start_control(fleet: &Fleet, settings: &[String]) -> Child {
     let log = std::fs::File::options().create(true).append(true).open(fleet.path().join("log/control.log"));
-    let child = spawn_tied(PROGRAM.as_ref(), |control| {
+    // Where it may write no more, it is told so, as by a full disk.
+    let child = spawn_tied("env".as_ref(), |control| {
+        control.arg("--ignore-signal=XFSZ").arg(PROGRAM);
         control.arg("control").arg("--config").arg(fleet.path().join("control.toml"));
         for setting in settings {
             control.args(["--set", setting]);
@@ -151,6 +153,12 @@ impl HandControl<'_> {
         let mut child = lock(&self.child);
         child.wait().unwrap();
         *child = start_control(self.fleet, &self.settings);
+    }
+
+    /// Lets it write no file longer than this, or any again.
+    pub(crate) fn limit_files(&self, bytes: Option<u64>) {
+        let limit = Rlimit { current: bytes, maximum: None };
+        prlimit(Some(pid_of(&lock(&self.child))), Resource::Fsize, limit).unwrap();
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde_json::json;
 use shard_map::{Server, TenantId, TenantState};
 
-use super::{Place, Steps, open, remove, tenant_of};
+use super::{Place, Steps, end_undone, open, remove, tenant_of};
 use crate::context::Work;
 use crate::error::{Error, Result};
 use crate::fleet;
@@ -114,9 +114,7 @@ pub(crate) async fn undo_create(work: &Work, error: &Error) -> Result<()> {
     let id = tenant_of(work)?;
     let Some(place) = Place::if_there(work, id).await? else {
         // An earlier try of this undid all, and died before it could say so.
-        let operation = work.context.catalog.operation(work.operation.id).await?;
-        let why = operation.data.get("failure").and_then(|why| why.as_str()).unwrap_or("it was undone");
-        return work.set_state("failed", Some(why)).await;
+        return end_undone(work).await;
     };
     if place.tenant.state != TenantState::Creating {
         // It was opened before the error came: it serves.
@@ -142,5 +140,5 @@ pub(crate) async fn undo_create(work: &Work, error: &Error) -> Result<()> {
         }
     };
     steps.run("undo", undo).await?;
-    work.set_state("failed", Some(&error.to_string())).await
+    end_undone(work).await
 }

@@ -186,3 +186,10 @@ async fn remove(work: &Work, place: &Place, (database, state): (&str, &str)) -> 
     registry::remove(&place.registry, work.term, id, &["open", "leaving"]).await?;
     Ok(work.context.catalog.remove_tenant(id, work.term).await?)
 }
+
+/// Ends an operation whose deeds were undone, with the reason that was remembered before that.
+async fn end_undone(work: &Work) -> Result<()> {
+    let operation = work.context.catalog.operation(work.operation.id).await?;
+    let why = operation.data.get("failure").and_then(|why| why.as_str()).unwrap_or("it was undone");
+    work.set_state("failed", Some(why)).await
+}

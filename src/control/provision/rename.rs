@@ -11,7 +11,7 @@ use serde_json::json;
 use shard_map::{Access, Epoch, Server, Tenant, TenantId, TenantState};
 
 use super::create::is_claimed;
-use super::{DRAIN_TIMEOUT, Steps, if_known, shut};
+use super::{DRAIN_TIMEOUT, Steps, end_undone, if_known, shut};
 use crate::context::Work;
 use crate::error::{Error, Result};
 use crate::moves::fence;
@@ -185,10 +185,4 @@ pub(crate) async fn undo_rename(work: &Work, error: &Error) -> Result<()> {
     };
     steps.run("undo", put_back).await?;
     end_undone(work).await
-}
-
-async fn end_undone(work: &Work) -> Result<()> {
-    let operation = work.context.catalog.operation(work.operation.id).await?;
-    let why = operation.data.get("failure").and_then(|why| why.as_str()).unwrap_or("it was undone");
-    work.set_state("failed", Some(why)).await
 }

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Labels of a tenant or a server: a value for each of a few names.
+///
+/// Names and values in turn, by name, each behind its length in bytes: one piece of memory for all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]
-pub struct Labels(Box<[(Box<str>, Box<str>)]>);
+pub struct Labels(Box<[u8]>);
 
 impl Labels {
     /// A label's value.
@@ -18,7 +20,8 @@ impl Labels {
 
     /// Names and values, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (&**name, &**value))
+        let mut rest = &*self.0;
+        std::iter::from_fn(move || Some((next_text(&mut rest)?, next_text(&mut rest)?)))
     }
 
     /// Whether there are none.
@@ -28,15 +31,29 @@ impl Labels {
     }
 }
 
+/// Takes a text off the front.
+fn next_text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
+    let (length, behind) = rest.split_first_chunk()?;
+    let (text, behind) = behind.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    *rest = behind;
+    std::str::from_utf8(text).ok()
+}
+
 impl From<BTreeMap<String, String>> for Labels {
     fn from(labels: BTreeMap<String, String>) -> Self {
-        Self(labels.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+        let mut bytes = Vec::new();
+        for text in labels.iter().flat_map(|(name, value)| [name, value]) {
+            // A text of 4 GB would not have come here.
+            bytes.extend(u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
+            bytes.extend(text.as_bytes());
+        }
+        Self(bytes.into())
     }
 }
 
 impl From<Labels> for BTreeMap<String, String> {
     fn from(labels: Labels) -> Self {
-        labels.0.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
+        labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 }
 
@@ -61,5 +78,8 @@ mod tests {
         let labels: Labels = serde_json::from_str(r#"{"plan":"gold","area":"eu"}"#).unwrap();
         assert_eq!((labels.get("plan"), labels.get("none")), (Some("gold"), None));
         assert_eq!(serde_json::to_string(&labels).unwrap(), r#"{"area":"eu","plan":"gold"}"#);
+        let odd: Labels = [(String::new(), "ü\0".to_owned()), ("ü".to_owned(), String::new())].into();
+        assert_eq!(odd.iter().collect::<Vec<_>>(), [("", "ü\0"), ("ü", "")]);
+        assert_eq!(Labels::default().iter().next(), None);
     }
 }

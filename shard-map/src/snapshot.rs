@@ -206,6 +206,7 @@ impl ShardMap {
             return Err(BadSnapshot::Checksum);
         }
         let mut map = Self { version, ..Self::default() };
+        map.tenants.reserve(body.iter().filter(|b| **b == b'\n').count());
         let lines = body.split(|b| *b == b'\n').enumerate().filter(|(_, line)| !line.is_empty());
         for (index, line) in lines {
             let unreadable = |source| BadSnapshot::Entry { line: index + 2, source };

@@ -70,11 +70,11 @@ impl Feed {
         }
         // All parts in one statement, so from one snapshot.
         const SQL: &str = "
-            SELECT jsonb_build_object('server', to_jsonb(s))::text, NULL::bigint FROM server s
-            UNION ALL SELECT jsonb_build_object('user', to_jsonb(u))::text, NULL FROM router_user u
-            UNION ALL SELECT jsonb_build_object('tenant', to_jsonb(t))::text, NULL FROM tenant t
-            UNION ALL SELECT jsonb_build_object('hold', to_jsonb(h))::text, NULL FROM hold h
-            UNION ALL SELECT NULL, version FROM map_version";
+            SELECT NULL, version, (SELECT count(*) FROM tenant) FROM map_version
+            UNION ALL SELECT jsonb_build_object('server', to_jsonb(s))::text, NULL, NULL FROM server s
+            UNION ALL SELECT jsonb_build_object('user', to_jsonb(u))::text, NULL, NULL FROM router_user u
+            UNION ALL SELECT jsonb_build_object('tenant', to_jsonb(t))::text, NULL, NULL FROM tenant t
+            UNION ALL SELECT jsonb_build_object('hold', to_jsonb(h))::text, NULL, NULL FROM hold h";
         const NO_PARAMETERS: [&(dyn ToSql + Sync); 0] = [];
         let unreadable =
             |e: serde_json::Error| Error::Query { name: LOAD, message: e.to_string(), sqlstate: None };
@@ -84,7 +84,11 @@ impl Feed {
         let mut map = ShardMap::default();
         while let Some(row) = self.limited(rows.try_next(), LOAD).await? {
             match row.get::<_, Option<i64>>(1) {
-                Some(version) => map.version = version,
+                Some(version) => {
+                    map.version = version;
+                    // A table that grows leaves holes in the heap, as large as itself.
+                    map.tenants.reserve(usize::try_from(row.get::<_, i64>(2)).unwrap_or(0));
+                }
                 None => map.insert(serde_json::from_str::<Entry>(row.get(0)).map_err(unreadable)?),
             }
         }

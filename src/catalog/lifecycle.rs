@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shard_map::{TenantId, TenantState};
+use shard_map::{ServerName, TenantId, TenantState};
 use tokio_postgres::Transaction;
 
 use crate::error::{Error, Result};
 use crate::operations::{Kind, Operation, insert_operation};
-use crate::query::Catalog;
+use crate::query::{Catalog, limited};
 use crate::tenants::lock_tenant;
 
 /// A deleted tenant whose grace time is over.
@@ -21,20 +21,20 @@ pub struct Expired {
     pub dump: bool,
 }
 
-/// Makes sure that a tenant can be cloned now, in the caller's transaction.
-pub(crate) async fn check_source(transaction: &Transaction<'_>, source: &TenantId) -> Result<()> {
-    may_be_read(transaction, source).await?;
+/// Makes sure that a tenant can be cloned now, in the caller's transaction. Returns the server that it is on.
+pub(crate) async fn check_source(transaction: &Transaction<'_>, source: &TenantId) -> Result<ServerName> {
+    let server = may_be_read(transaction, source).await?;
     const BUSY: &str = "SELECT kind, id FROM operation WHERE tenant = $1 AND state = 'running'";
-    let busy = transaction.query_opt(BUSY, &[&source.as_str()]).await;
-    match busy.map_err(|e| Error::from_query("clone_source", &e))? {
+    match limited("clone_source", transaction.query_opt(BUSY, &[&source.as_str()])).await? {
         Some(row) => Err(at_work(row.get(0), row.get(1), source)),
-        None => Ok(()),
+        None => Ok(server),
     }
 }
 
-async fn may_be_read(transaction: &Transaction<'_>, id: &TenantId) -> Result<()> {
-    match lock_tenant(transaction, id).await?.state {
-        TenantState::Open | TenantState::Suspended => Ok(()),
+async fn may_be_read(transaction: &Transaction<'_>, id: &TenantId) -> Result<ServerName> {
+    let tenant = lock_tenant(transaction, id).await?;
+    match tenant.state {
+        TenantState::Open | TenantState::Suspended => Ok(tenant.server),
         state => Err(Error::Conflict(format!("tenant {id} is {}", state.as_str()))),
     }
 }
@@ -51,8 +51,7 @@ impl Catalog {
     /// something else is at work on it or keeps a copy of it.
     pub async fn start_rename(&self, from: &TenantId, to: &TenantId) -> Result<i64> {
         let mut client = self.client().await?;
-        let error = |e: tokio_postgres::Error| Error::from_query("rename_start", &e);
-        let transaction = client.transaction().await.map_err(error)?;
+        let transaction = limited("rename_start", client.transaction()).await?;
         may_be_read(&transaction, from).await?;
         refuse_if_busy(&transaction, from, to).await?;
         // The first epoch is the map's version, for the reason that it is for any new tenant. Without labels: nobody's
@@ -61,13 +60,14 @@ impl Catalog {
             INSERT INTO tenant (id, server, epoch, state, key_version)
             SELECT $2, t.server, v.version + 1, 'creating', t.key_version FROM tenant t, map_version v WHERE t.id = $1
             ON CONFLICT DO NOTHING";
-        let reserved = transaction.execute(RESERVE, &[&from.as_str(), &to.as_str()]).await.map_err(error)?;
+        let reserved =
+            limited("rename_start", transaction.execute(RESERVE, &[&from.as_str(), &to.as_str()])).await?;
         if reserved == 0 {
             return Err(Error::Conflict(format!("tenant {to} exists already")));
         }
         let input = json!({ "from": from, "to": to });
         let id = insert_operation(&transaction, Kind::Rename, Some(from), &input).await?;
-        transaction.commit().await.map_err(error)?;
+        limited("rename_start", transaction.commit()).await?;
         Ok(id)
     }
 
@@ -78,17 +78,18 @@ impl Catalog {
     /// [`Error::LeaseLost`] when `term` is not the leader's.
     pub async fn rename_tenant(&self, from: &TenantId, to: &TenantId, term: i64) -> Result<()> {
         let mut client = self.client().await?;
-        let error = |e: tokio_postgres::Error| Error::from_query("tenant_rename", &e);
-        let transaction = client.transaction().await.map_err(error)?;
+        let transaction = limited("tenant_rename", client.transaction()).await?;
         let leads = "SELECT FROM lease WHERE term = $1 FOR SHARE";
-        if transaction.query_opt(leads, &[&term]).await.map_err(error)?.is_none() {
+        if limited("tenant_rename", transaction.query_opt(leads, &[&term])).await?.is_none() {
             return Err(Error::LeaseLost);
         }
         const FIND: &str = "
             SELECT to_jsonb(t) || jsonb_build_object('id', n.id, 'epoch', n.epoch)
             FROM tenant t, tenant n WHERE t.id = $1 AND n.id = $2 AND n.state = 'creating' FOR UPDATE";
         let ids: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&from.as_str(), &to.as_str()];
-        let Some(row) = transaction.query_opt(FIND, &ids).await.map_err(error)? else { return Ok(()) };
+        let Some(row) = limited("tenant_rename", transaction.query_opt(FIND, &ids)).await? else {
+            return Ok(());
+        };
         let renamed: Value = row.get(0);
         // A tenant leaves the map by way of `deleted`: a router does not believe that another one is gone.
         for sql in [
@@ -101,16 +102,16 @@ impl Catalog {
              SET tenants = array_to_string(array_replace(string_to_array(tenants, ','), 'id=' || $1::text, 'id=' || $2::text), ',')
              WHERE 'id=' || $1::text = ANY (string_to_array(tenants, ','))",
         ] {
-            transaction.execute(sql, &ids).await.map_err(error)?;
+            limited("tenant_rename", transaction.execute(sql, &ids)).await?;
         }
         // Of an earlier tenant of this id they stay as they are.
         const OPERATIONS: &str = "
             UPDATE operation SET tenant = $2
             WHERE tenant = $1 AND created_at >= (($3::jsonb)->>'created_at')::timestamptz";
-        transaction.execute(OPERATIONS, &[ids[0], ids[1], &renamed]).await.map_err(error)?;
+        limited("tenant_rename", transaction.execute(OPERATIONS, &[ids[0], ids[1], &renamed])).await?;
         const INSERT: &str = "INSERT INTO tenant SELECT (jsonb_populate_record(NULL::tenant, $1)).*";
-        transaction.execute(INSERT, &[&renamed]).await.map_err(error)?;
-        transaction.commit().await.map_err(error)
+        limited("tenant_rename", transaction.execute(INSERT, &[&renamed])).await?;
+        limited("tenant_rename", transaction.commit()).await
     }
 
     /// Deleted tenants whose grace time is over: one for each server on which none is being dropped.
@@ -168,8 +169,8 @@ async fn refuse_if_busy(transaction: &Transaction<'_>, from: &TenantId, to: &Ten
             OR state = 'running' AND kind = 'migrate' AND EXISTS (SELECT FROM migration_target m
                 WHERE m.run = o.id AND m.tenant = $1 AND m.state = 'pending')
         ORDER BY id LIMIT 1";
-    let busy = transaction.query_opt(BUSY, &[&from.as_str(), &to.as_str()]).await;
-    let Some(row) = busy.map_err(|e| Error::from_query("rename_busy", &e))? else { return Ok(()) };
+    let ids: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&from.as_str(), &to.as_str()];
+    let Some(row) = limited("rename_busy", transaction.query_opt(BUSY, &ids)).await? else { return Ok(()) };
     let (kind, id, state): (&str, i64, &str) = (row.get(0), row.get(1), row.get(2));
     match state {
         "switched" => Err(Error::Conflict(format!(

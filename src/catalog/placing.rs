@@ -63,9 +63,10 @@ impl Catalog {
     ) -> Result<(i64, Decision)> {
         let mut client = self.client().await?;
         let transaction = limited("tenant_create", client.transaction()).await?;
-        if let Some(source) = source {
-            check_source(&transaction, source).await?;
-        }
+        let from = match source {
+            Some(source) => Some(check_source(&transaction, source).await?),
+            None => None,
+        };
         // Two placements at once would both see the same server as the emptiest; the version's row lock is taken by
         // the insert below anyway.
         limited("tenant_create", transaction.execute("SELECT FROM map_version FOR UPDATE", &[])).await?;
@@ -86,6 +87,8 @@ impl Catalog {
         if let Some(source) = source {
             kind = Kind::Clone;
             input["source"] = serde_json::json!(source);
+            input["from"] = serde_json::json!(from);
+            input["to"] = serde_json::json!(decision.server);
         }
         let operation = insert_operation(&transaction, kind, Some(id), &input).await?;
         limited("tenant_create", transaction.commit()).await?;

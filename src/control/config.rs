@@ -34,7 +34,7 @@ pub struct ControlConfig {
     pub delete_grace: Duration,
     /// Directory for a last dump of each tenant that is dropped; without it, none is made.
     pub deleted_dump_dir: Option<PathBuf>,
-    /// Most moves at once that a server may take part in, as source or target.
+    /// Most moves and clones at once that a server may take part in, as source or target.
     pub moves_per_server_max: usize,
     /// Connections that copy rows, for each move.
     pub copy_workers: usize,

@@ -99,26 +99,30 @@ async fn pass(context: &Arc<Context>, term: i64, under_way: &mut UnderWay) -> Re
 /// Whether the limits allow one more of its kind.
 fn has_its_turn(context: &Context, operation: &Operation, under_way: &UnderWay) -> bool {
     // What has begun goes on (it may hold clients); what is to be undone does not have to wait for that.
-    if operation.step != "begin" || operation.abort_requested {
-        return true;
-    }
-    let same_kind = under_way
-        .operations
-        .values()
-        .filter(|other| other.kind == operation.kind && other.state == "running");
+    let has_begun = operation.step != "begin" || operation.abort_requested;
+    let others: Vec<&Operation> =
+        under_way.operations.values().filter(|other| other.state == "running").collect();
+    let (provisions, copies) = (context.config.provisions_max, context.config.moves_per_server_max);
+    has_begun || fits(operation, &others, (provisions, copies))
+}
+
+/// `provisions`: databases that are made at once; `copies`: moves and clones that one server takes part in at once.
+fn fits(operation: &Operation, others: &[&Operation], (provisions, copies): (usize, usize)) -> bool {
+    let is_made = || {
+        let makes = |o: &&&Operation| matches!(o.kind, Kind::Create | Kind::Clone);
+        others.iter().filter(makes).count() < provisions
+    };
+    let is_copied = || {
+        let touches = |o: &Operation, server: &ServerName| {
+            matches!(o.kind, Kind::Move | Kind::Clone) && moves::servers_of(o).contains(&Some(server.clone()))
+        };
+        let servers: HashSet<_> = moves::servers_of(operation).into_iter().flatten().collect();
+        servers.iter().all(|server| others.iter().filter(|o| touches(o, server)).count() < copies)
+    };
     match operation.kind {
-        Kind::Create | Kind::Clone => {
-            let makes = |o: &&Operation| matches!(o.kind, Kind::Create | Kind::Clone);
-            under_way.operations.values().filter(makes).count() < context.config.provisions_max
-        }
-        Kind::Move => {
-            let touches =
-                |o: &Operation, server: &ServerName| moves::servers_of(o).contains(&Some(server.clone()));
-            let others: Vec<&Operation> = same_kind.collect();
-            moves::servers_of(operation).iter().flatten().all(|server| {
-                others.iter().filter(|o| touches(o, server)).count() < context.config.moves_per_server_max
-            })
-        }
+        Kind::Create => is_made(),
+        Kind::Clone => is_made() && is_copied(),
+        Kind::Move => is_copied(),
         _ => true,
     }
 }
@@ -212,5 +216,46 @@ async fn end_failed(work: &Work, error: &Error) -> Result<()> {
         Kind::Create | Kind::Clone => provision::undo_create(work, error).await,
         Kind::Rename => provision::undo_rename(work, error).await,
         _ => work.set_state("failed", Some(&error.to_string())).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn operation(kind: Kind, from: &str, to: &str) -> Operation {
+        let input = json!({ "from": from, "to": to });
+        let (state, step) = ("running".to_owned(), "begin".to_owned());
+        let (created_at, updated_at) = (String::new(), String::new());
+        Operation {
+            id: 1,
+            kind,
+            tenant: None,
+            state,
+            step,
+            input,
+            data: json!({}),
+            error: None,
+            abort_requested: false,
+            created_at,
+            updated_at,
+        }
+    }
+
+    #[test]
+    fn clones_are_bounded_in_all_and_with_moves_at_each_server() {
+        let there = operation(Kind::Clone, "a", "b");
+        let within = operation(Kind::Clone, "a", "a");
+        let moved = operation(Kind::Move, "c", "a");
+        let made = operation(Kind::Create, "", "");
+        let fits = |one: &Operation, others: &[&Operation]| fits(one, others, (3, 2));
+        assert!(fits(&there, &[]) && fits(&within, &[&within]));
+        assert!(!fits(&there, &[&within, &moved]), "two copy at its source");
+        assert!(!fits(&moved, &[&there, &within]), "two copy at its target");
+        assert!(fits(&operation(Kind::Clone, "c", "b"), &[&within, &moved]));
+        assert!(!fits(&operation(Kind::Clone, "x", "y"), &[&made, &made, &made]), "three are made");
+        assert!(fits(&made, &[&there, &within]) && !fits(&made, &[&there, &within, &made]));
     }
 }

@@ -9,6 +9,7 @@ use crate::map_damage::{catalog, found};
 
 trials! {
     own what_a_controller_does_that_leads_no_more_is_refused_by_the_servers,
+    own a_clone_whose_source_began_to_move_waits_for_the_moves_end,
     own what_its_successor_opened_under_a_name_that_it_was_about_to_drop_stays,
 }
 
@@ -144,4 +145,33 @@ async fn what_its_successor_opened_under_a_name_that_it_was_about_to_drop_stays(
         drop((kept, second));
     }
     until("the map to be sound", async || found(fleet).await.is_empty().then_some(())).await;
+}
+
+async fn a_clone_whose_source_began_to_move_waits_for_the_moves_end(fleet: &mut Fleet) {
+    for tenant in ["mobile", "busy"] {
+        fleet.create(tenant, &["--server", "pg-1"]).await;
+    }
+    fleet.connect("mobile").await.run("CREATE TABLE kept AS SELECT 7 AS n").await;
+    // The move comes as far as its guard, and waits for this.
+    let busy = fleet.connect("busy").await;
+    busy.run("CREATE TABLE t (); BEGIN; SELECT txid_current()").await;
+    let (wish, reached) = (fleet.path().join("failpoint"), fleet.path().join("failpoint.reached"));
+    std::fs::write(&wish, "stand doom_unrecorded").unwrap();
+    fleet.cli(&["tenant", "clone", "mobile", "resting", "--server", "pg-2"]).await.ok();
+    exists(&reached).await;
+    fleet.cli(&["move", "start", "mobile", "--to", "pg-3"]).await.ok();
+    let source = fleet.direct("pg-1", "mobile").await;
+    let guards = "SELECT evtname FROM pg_event_trigger WHERE evtname = 'tenantry_guard_end'";
+    until("the move's guard to be up", async || source.column(guards).await.pop()).await;
+    drop(source);
+    std::fs::write(&wish, "").unwrap();
+    until("the clone to wait", async || {
+        let log = std::fs::read_to_string(fleet.path().join("log/control.log")).unwrap();
+        log.contains("is at work on tenant mobile").then_some(())
+    })
+    .await;
+    std::fs::remove_file(&reached).unwrap();
+    busy.run("COMMIT").await;
+    shows(fleet, &["tenant", "show", "resting"], "open").await;
+    assert_eq!(fleet.connect("resting").await.number("SELECT n FROM kept").await, 7);
 }

@@ -135,7 +135,7 @@ impl<'w> Move<'w> {
     }
 }
 
-/// Source and target of a move.
+/// Source and target of a move or a clone.
 pub(crate) fn servers_of(operation: &Operation) -> [Option<ServerName>; 2] {
     let name = |key: &str| operation.input.get(key)?.as_str()?.parse().ok();
     [name("from"), name("to")]

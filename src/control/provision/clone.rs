@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use catalog::{Kind, Operation};
 use serde_json::json;
 use shard_map::{TenantId, TenantState};
 
@@ -80,6 +81,7 @@ async fn copy_all(work: &Work, source: &Place, place: &Place) -> Result<()> {
     let files = tables::files(&from).await?;
     from.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     let snapshot: String = from.value("SELECT pg_catalog.pg_export_snapshot()", &[]).await?;
+    wait_for_move(work, from_id).await?;
 
     // Before any table: without the journal no rows are loaded, so one that hung and goes on adds none to a copy that its
     // successor has ended.
@@ -104,6 +106,17 @@ async fn copy_all(work: &Work, source: &Place, place: &Place) -> Result<()> {
     schema(work, (source, place), "post-data", &snapshot).await?;
     refresh_views(&from, &into).await?;
     from.run("COMMIT").await
+}
+
+/// One that began before the snapshot has put its guard into the source, which is none of the copy's; one that begins later
+/// has not, and ends this try at its switch. The next one reads where the tenant is then.
+async fn wait_for_move(work: &Work, source: &TenantId) -> Result<()> {
+    match work.context.catalog.running_operation(source).await? {
+        Some(Operation { kind: Kind::Move, id, .. }) => {
+            Err(Error::Timeout(format!("move {id} is at work on tenant {source}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// TRUNCATE and rewrites of a table are not seen by snapshots as other changes are (Postgres' documentation, "Caveats" of

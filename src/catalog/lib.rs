@@ -9,6 +9,8 @@ mod feed;
 mod health;
 mod holds;
 mod housekeeping;
+#[cfg(test)]
+mod hung;
 mod lease;
 mod lifecycle;
 mod map_checks;

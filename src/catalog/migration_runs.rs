@@ -6,7 +6,7 @@ use shard_map::{ServerName, TenantId};
 
 use crate::error::{Error, Result};
 use crate::operations::{Kind, Operation, insert_operation};
-use crate::query::{Catalog, Params};
+use crate::query::{Catalog, Params, limited};
 
 /// A tenant that a new run is to cover.
 #[derive(Debug, Clone)]
@@ -126,17 +126,16 @@ impl Catalog {
     /// [`Error::Conflict`] when another run is under way.
     pub async fn start_run(&self, input: &Value, found: &Value, targets: &[NewTarget]) -> Result<i64> {
         let mut client = self.client().await?;
-        let error = |e: tokio_postgres::Error| Error::from_query("run_start", &e);
-        let transaction = client.transaction().await.map_err(error)?;
+        let transaction = limited("run_start", client.transaction()).await?;
         let run = insert_operation(&transaction, Kind::Migrate, None, input).await?;
         let tenants: Vec<&str> = targets.iter().map(|target| target.tenant.as_str()).collect();
         let waves: Vec<i32> = targets.iter().map(|target| target.wave).collect();
         const SQL: &str = "
             INSERT INTO migration_target (run, tenant, wave) SELECT $1, * FROM unnest($2::text[], $3::int[])";
-        transaction.execute(SQL, &[&run, &tenants, &waves]).await.map_err(error)?;
+        limited("run_start", transaction.execute(SQL, &[&run, &tenants, &waves])).await?;
         const FOUND: &str = "UPDATE operation SET data = data || $2 WHERE id = $1";
-        transaction.execute(FOUND, &[&run, found]).await.map_err(error)?;
-        transaction.commit().await.map_err(error)?;
+        limited("run_start", transaction.execute(FOUND, &[&run, found])).await?;
+        limited("run_start", transaction.commit()).await?;
         Ok(run)
     }
 
@@ -306,19 +305,18 @@ impl Catalog {
                 WHERE operation = $1 AND ended_at IS NULL)
             UPDATE operation SET state = 'done', updated_at = now() WHERE id = $1";
         let mut client = self.client().await?;
-        let error = |e: tokio_postgres::Error| Error::from_query("run_end", &e);
-        let transaction = client.transaction().await.map_err(error)?;
+        let transaction = limited("run_end", client.transaction()).await?;
         // The lock first, in a statement of its own: whoever had it is seen by the next one.
-        transaction.execute("SELECT FROM map_version FOR UPDATE", &[]).await.map_err(error)?;
-        let row = transaction.query_one(SQL, &[&run, &term]).await.map_err(error)?;
+        limited("run_end", transaction.execute("SELECT FROM map_version FOR UPDATE", &[])).await?;
+        let row = limited("run_end", transaction.query_one(SQL, &[&run, &term])).await?;
         if !row.get::<_, bool>(0) {
             return Err(Error::LeaseLost);
         }
         if row.get::<_, bool>(1) {
             return Ok(false);
         }
-        transaction.execute(END, &[&run]).await.map_err(error)?;
-        transaction.commit().await.map_err(error)?;
+        limited("run_end", transaction.execute(END, &[&run])).await?;
+        limited("run_end", transaction.commit()).await?;
         Ok(true)
     }
 

@@ -6,7 +6,7 @@ use shard_map::{ServerName, Tenant, TenantId, TenantState};
 use tokio_postgres::Transaction;
 
 use crate::error::{Error, Result};
-use crate::query::Catalog;
+use crate::query::{Catalog, limited};
 use crate::tenants::lock_tenant;
 
 /// What an operation does.
@@ -103,8 +103,8 @@ pub(crate) async fn insert_operation(
     const SQL: &str = "
         INSERT INTO operation (kind, tenant, state, step, input) VALUES ($1, $2, 'running', 'begin', $3) RETURNING id";
     let tenant_id = tenant.map(TenantId::as_str);
-    let row = transaction.query_one(SQL, &[&kind.as_str(), &tenant_id, input]).await;
-    match row.map_err(|e| Error::from_query("operation_insert", &e)) {
+    let kind = kind.as_str();
+    match limited("operation_insert", transaction.query_one(SQL, &[&kind, &tenant_id, input])).await {
         Ok(row) => Ok(row.get(0)),
         Err(e) if e.is_unique_violation() => Err(Error::Conflict(match tenant {
             Some(tenant) => format!("another operation on tenant {tenant} is running"),
@@ -157,11 +157,10 @@ impl Catalog {
         input: &Value,
     ) -> Result<i64> {
         let mut client = self.client().await?;
-        let error = |e: tokio_postgres::Error| Error::from_query("operation_start", &e);
-        let transaction = client.transaction().await.map_err(error)?;
+        let transaction = limited("operation_start", client.transaction()).await?;
         check(&lock_tenant(&transaction, tenant).await?)?;
         let id = insert_operation(&transaction, kind, Some(tenant), input).await?;
-        transaction.commit().await.map_err(error)?;
+        limited("operation_start", transaction.commit()).await?;
         Ok(id)
     }
 

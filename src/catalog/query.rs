@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 
 /// How long a call waits for a free connection of the pool.
 const POOL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the migrations of the catalog's schema may take together.
+const MIGRATION_TIMEOUT: Duration = Duration::from_mins(10);
 const CONNECTIONS_MAX: usize = 8;
 
 mod embedded {
@@ -74,15 +76,21 @@ impl Catalog {
         let mut client = self.client().await?;
         // Instances that start together take turns: the lock ends with the session's unlock below.
         const LOCK: i64 = 0x7465_6e61_6e74_7279;
-        let lock_error = |e: tokio_postgres::Error| Error::from_query("migration_lock", &e);
-        client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await.map_err(lock_error)?;
+        limited("migration_lock", client.execute("SELECT pg_advisory_lock($1)", &[&LOCK])).await?;
         let mut runner = embedded::migrations::runner();
-        if is_made(&client).await.map_err(lock_error)? {
+        if limited("migration_lock", is_made(&client)).await? {
             // Its tables are there and up to date, and only the record of that is lost: nothing is to be run.
             runner = runner.set_target(refinery::Target::Fake);
         }
-        let outcome = runner.run_async(&mut **client).await;
-        client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await.map_err(lock_error)?;
+        let Ok(outcome) = tokio::time::timeout(MIGRATION_TIMEOUT, runner.run_async(&mut **client)).await
+        else {
+            // The lock goes with the session.
+            drop(Object::take(client));
+            return Err(Error::Unreachable(format!(
+                "no answer within migration_timeout ({MIGRATION_TIMEOUT:?})"
+            )));
+        };
+        limited("migration_lock", client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK])).await?;
         outcome.map(drop).map_err(|e| Error::Migration(e.to_string()))
     }
 

@@ -5,7 +5,7 @@ use shard_map::{Epoch, Selector, ServerName, Tenant, TenantId, TenantState};
 use tokio_postgres::Transaction;
 
 use crate::error::{Error, Result};
-use crate::query::{Catalog, Params};
+use crate::query::{Catalog, Params, limited};
 
 /// A tenant with what only the control plane needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -147,8 +147,7 @@ impl Catalog {
 /// Locks a tenant's row in the caller's transaction.
 pub(crate) async fn lock_tenant(transaction: &Transaction<'_>, id: &TenantId) -> Result<Tenant> {
     const SQL: &str = "SELECT to_jsonb(t) FROM tenant t WHERE id = $1 FOR UPDATE";
-    let row = transaction.query_opt(SQL, &[&id.as_str()]).await;
-    match row.map_err(|e| Error::from_query("tenant_lock", &e))? {
+    match limited("tenant_lock", transaction.query_opt(SQL, &[&id.as_str()])).await? {
         Some(row) => crate::query::from_json("tenant_lock", &row),
         None => Err(no_such_tenant(id)),
     }

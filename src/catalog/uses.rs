@@ -8,7 +8,7 @@ use shard_map::policy::Quota;
 use shard_map::{ServerName, TenantId};
 
 use crate::error::{Error, Result};
-use crate::query::{Catalog, Params};
+use crate::query::{Catalog, Params, limited};
 use crate::tenants::lock_tenant;
 
 /// What one server bears.
@@ -154,12 +154,11 @@ impl Catalog {
         change: impl FnOnce(Quota) -> std::result::Result<Quota, E>,
     ) -> std::result::Result<(), E> {
         let mut client = self.client().await?;
-        let error = |e: tokio_postgres::Error| Error::from_query("tenant_quota", &e);
-        let transaction = client.transaction().await.map_err(error)?;
+        let transaction = limited("tenant_quota", client.transaction()).await?;
         let before = lock_tenant(&transaction, id).await?.quota.unwrap_or_default();
         let quota = serde_json::json!(change(*before)?);
         const SQL: &str = "UPDATE tenant SET quota = $2 WHERE id = $1";
-        transaction.execute(SQL, &[&id.as_str(), &quota]).await.map_err(error)?;
-        Ok(transaction.commit().await.map_err(error)?)
+        limited("tenant_quota", transaction.execute(SQL, &[&id.as_str(), &quota])).await?;
+        Ok(limited("tenant_quota", transaction.commit()).await?)
     }
 }

@@ -97,6 +97,11 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
 pub(crate) async fn rows(work: &Work, sides: Sides, progress: Arc<Progress>) -> Result<()> {
     let job = Arc::new(prepare(work, sides, progress).await?);
     let context = &work.context;
+    let both = [&job.sides.source, &job.sides.target];
+    let registry = work.context.connector.registry(&job.sides.target).await?;
+    let sessions = context.config.copy_workers * Access::ALL.len() + SESSIONS_LEAVING;
+    let sessions = i32::try_from(sessions).unwrap_or(i32::MAX);
+    database::set_limit(&registry, work.term, &job.sides.target_database, sessions).await?;
     let mut workers = JoinSet::new();
     for _ in 0..context.config.copy_workers {
         workers.spawn(copy_ranges(job.clone()));
@@ -107,11 +112,6 @@ pub(crate) async fn rows(work: &Work, sides: Sides, progress: Arc<Progress>) -> 
         }
         Ok::<(), Error>(())
     };
-    let both = [&job.sides.source, &job.sides.target];
-    let registry = work.context.connector.registry(&job.sides.target).await?;
-    let sessions = context.config.copy_workers * Access::ALL.len() + SESSIONS_LEAVING;
-    let sessions = i32::try_from(sessions).unwrap_or(i32::MAX);
-    database::set_limit(&registry, work.term, &job.sides.target_database, sessions).await?;
     tokio::select! {
         outcome = all => outcome?,
         outcome = job.progress.report(work) => outcome?,

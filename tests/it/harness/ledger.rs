@@ -4,12 +4,16 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config};
 
 use super::fleet::Fleet;
 use super::{Sql as _, code, connect, until};
+
+/// Between two transactions of a writer: as fast as they can, a few of them take the whole machine from the tests beside them.
+const PACE: Duration = Duration::from_millis(5);
 
 /// A row's own number: its writer's, and a count.
 type Number = (i64, i64);
@@ -111,7 +115,7 @@ async fn write(config: Config, writer: i64, shared: Rc<Shared>) {
                 Ok(connected) => client = Some(connected),
                 Err(error) => {
                     count(&shared, &error);
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }
             continue;
@@ -129,6 +133,7 @@ async fn write(config: Config, writer: i64, shared: Rc<Shared>) {
                 count(&shared, &error);
             }
         }
+        tokio::time::sleep(PACE).await;
     }
 }
 

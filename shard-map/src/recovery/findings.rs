@@ -44,13 +44,15 @@ pub enum Kind {
     OrphanDatabase,
     /// A move left things on the servers that no operation of the catalog will see to.
     LostMove,
+    /// A move's sealed copy whose tenant went to a server that is not of the fleet any more.
+    KeptCopy,
     /// An operation of the catalog is over, as the servers show, or older than what they say.
     StaleOperation,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::UnreachableServer,
         Self::AnotherCluster,
         Self::AnotherFleet,
@@ -68,6 +70,7 @@ impl Kind {
         Self::MissingDatabase,
         Self::OrphanDatabase,
         Self::LostMove,
+        Self::KeptCopy,
         Self::StaleOperation,
     ];
 
@@ -92,6 +95,7 @@ impl Kind {
             Self::MissingDatabase => "missing_database",
             Self::OrphanDatabase => "orphan_database",
             Self::LostMove => "lost_move",
+            Self::KeptCopy => "kept_copy",
             Self::StaleOperation => "stale_operation",
         }
     }
@@ -294,8 +298,16 @@ impl Findings<'_> {
     }
 
     fn operations(&mut self) {
-        for Trace { number, server, database, .. } in moves::lost(self.catalog, &self.trusted) {
+        for trace in moves::lost(self.catalog, &self.trusted) {
+            let left_for = moves::left_for(self.catalog, &self.trusted, &trace);
+            let Trace { number, server, database, .. } = trace;
             let whose = number.map_or_else(|| "a move".to_owned(), |number| format!("move {number}"));
+            if let Some(to) = left_for {
+                let streams = number.map(|_| ", with its replication slot and role").unwrap_or_default();
+                let detail = format!("sealed by {whose} to {to}, which is not of this fleet{streams}");
+                self.add_database(Kind::KeptCopy, server, database, detail);
+                continue;
+            }
             let detail = format!("of {whose} that no operation of the catalog will see to");
             self.add_database(Kind::LostMove, server, database, detail);
         }

@@ -101,6 +101,17 @@ fn is_of(operation: &OperationView, trace: &Trace<'_>) -> bool {
     of_tenant && operation.is_open() && operation.from.as_ref() == Some(trace.server)
 }
 
+/// The server that a sealed copy's tenant went to, when that has left the fleet: the copy may be the last of the tenant.
+pub(crate) fn left_for<'a>(
+    catalog: &CatalogView,
+    trusted: &Trusted<'a>,
+    trace: &Trace<'_>,
+) -> Option<&'a ServerName> {
+    let (_, here) = trusted.records_of(&trace.tenant).iter().find(|(server, _)| *server == trace.server)?;
+    let to = here.moved_to.as_ref().filter(|_| here.state == RecordState::Sealed)?;
+    trusted.is_unknown(catalog, to).then_some(to)
+}
+
 /// Moves on the servers that no operation of the catalog will see to.
 pub(crate) fn lost<'a>(catalog: &CatalogView, trusted: &Trusted<'a>) -> Vec<Trace<'a>> {
     let mut all = traces(trusted);
@@ -202,7 +213,9 @@ fn take_up(
     let taken = catalog.operations.get(&id);
     // Its number was given to something else since: nobody can take it up under it.
     let free = taken.is_none_or(|o| o.kind == "move" && o.tenant.as_ref() == Some(&trace.tenant));
-    let (stand, to) = stand(trusted, trace).filter(|_| free)?;
+    // An operation is between servers of the catalog, which those that answer are or become.
+    let is_known = |to: &ServerName| catalog.servers.contains_key(to) || trusted.registries.contains_key(to);
+    let (stand, to) = stand(trusted, trace).filter(|(_, to)| free && is_known(to))?;
     let (step, abort_requested) = match stand {
         Stand::Decided if trace.number.is_none() => ("switched", false),
         _ if trace.number.is_none() => return None,

@@ -192,6 +192,8 @@ pub(crate) struct Trusted<'a> {
     pub(crate) registries: BTreeMap<&'a ServerName, &'a Registry>,
     /// Whether all servers of the survey are in it.
     pub(crate) is_whole: bool,
+    /// Servers that were asked, whatever they answered.
+    asked: BTreeSet<&'a ServerName>,
     records: BTreeMap<&'a TenantId, Vec<(&'a ServerName, &'a Record)>>,
 }
 
@@ -231,7 +233,8 @@ impl<'a> Trusted<'a> {
                 records.entry(&record.id).or_default().push((*name, record));
             }
         }
-        Self { is_whole: registries.len() == survey.len(), registries, records }
+        let asked = survey.keys().collect();
+        Self { is_whole: registries.len() == survey.len(), registries, asked, records }
     }
 
     /// All tenants that are on record anywhere.
@@ -241,6 +244,11 @@ impl<'a> Trusted<'a> {
 
     pub(crate) fn records_of(&self, id: &TenantId) -> &[(&'a ServerName, &'a Record)] {
         self.records.get(id).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether neither the catalog nor any file names the server: it was removed, or never of this fleet.
+    pub(crate) fn is_unknown(&self, catalog: &CatalogView, server: &ServerName) -> bool {
+        !self.asked.contains(server) && !catalog.servers.contains_key(server)
     }
 
     pub(crate) fn home(&self, id: &TenantId) -> Home<'a> {

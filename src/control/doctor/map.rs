@@ -54,6 +54,10 @@ fn judge_kind(part: &mut Part, kind: Kind, number: i64, findings: &[Finding]) {
         Kind::MissingDatabase => {
             "restore it from a backup under that name, or delete the tenant; then tenantry map verify"
         }
+        Kind::KeptCopy => {
+            "take from it what you need of a tenant that was lost, then drop it (docs/recovery.md#a-server-is-lost-for-good); then \
+             tenantry map verify"
+        }
         Kind::MissingRecord => {
             "where its database is there: tenantry map rebuild --apply; where it is lost: restore it under that name and rebuild, or give \
              the tenant up: tenantry tenant delete ID --now --yes; then tenantry map verify"

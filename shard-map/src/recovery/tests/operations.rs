@@ -76,6 +76,29 @@ fn a_sealed_copy_that_nobody_will_drop_is_put_on_record() {
 }
 
 #[test]
+fn the_copy_of_a_tenant_that_was_lost_with_its_server_is_named_and_never_made_a_move() {
+    let (mut catalog, mut survey) = with_lost_move(sealed("a", 4, "s3"), None);
+    registry(&mut survey, "s1").moves.clear();
+    registry(&mut survey, "s1").move_number = 0;
+    catalog.tenants.remove("a");
+    catalog.servers.remove("s3");
+    survey.remove("s3");
+    assert_eq!(rebuilt(&catalog, &survey), (catalog.clone(), vec!["kept_copy"]));
+    // Made anew elsewhere.
+    catalog.tenants.insert(id("a"), tenant("a", "s2", 9));
+    registry(&mut survey, "s2").records.push(record("a", "a", 9, RecordState::Open));
+    registry(&mut survey, "s2").databases.insert("a".to_owned());
+    assert_eq!(rebuilt(&catalog, &survey), (catalog.clone(), vec!["kept_copy"]));
+    // Named by a file alone, and silent: it may come back.
+    survey.insert(name("s3"), Seen::Unreachable("no answer".to_owned()));
+    let (after, left) = rebuilt(&catalog, &survey);
+    assert_eq!((after, left), (catalog.clone(), vec!["unreachable_server", "lost_move"]));
+    survey.remove("s3");
+    registry(&mut survey, "s1").databases.remove("a__sealed");
+    assert_eq!(find(&catalog, &survey), [], "it was dropped, and the record of it stays");
+}
+
+#[test]
 fn a_number_that_was_given_to_another_operation_is_left_alone() {
     let (mut catalog, survey) = with_lost_move(record("a", "a", 3, RecordState::Open), None);
     let other = OperationView { state: "done".to_owned(), ..move_operation(12, "b", "done", "open") };

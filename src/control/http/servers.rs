@@ -1,7 +1,11 @@
 //! `/v1/servers`.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::{Path, Query, State};
+use catalog::Removal;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shard_map::labels::Labels;
@@ -12,6 +16,9 @@ use super::answer::{Answer, Body, Refusal, parse};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::server::arm;
+
+/// How long one address of a server that is said to be lost is tried, and how long its name is looked up.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn list(State(context): Shared) -> Answer<Vec<catalog::ServerRow>> {
     Ok(Json(context.catalog.servers().await?))
@@ -123,19 +130,17 @@ pub(super) async fn remove(
     let name = parse::<ServerName>(&name)?;
     let term = context.leading_term()?;
     let server = context.catalog.server(&name).await?.server;
-    if lost && answers(&context, &server).await {
-        let what = format!("server {name} answers: it is not lost");
-        return Err(Error::refused(what, EMPTY_IT).into());
+    if lost {
+        refuse_if_alive(&server).await?;
     }
-    let removed = context.catalog.remove_server(&name, lost, term).await;
+    let removal = context.catalog.remove_server(&name, lost, term).await;
     context.nudge.notify_one();
-    let removed = removed.map_err(|error| match error {
-        catalog::Error::Conflict(what) if !lost => Error::refused(
-            what,
-            format!("{EMPTY_IT}; if the server is lost for good: tenantry server remove {name} --lost"),
-        ),
-        error => error.into(),
-    })?;
+    let removed = match removal? {
+        Removal::Done(removed) => removed,
+        Removal::InTheWay(obstacle) => {
+            return Err(Error::refused(obstacle.what(&name), obstacle.remedy(&name)).into());
+        }
+    };
     tracing::warn!(server = %name, lost, tenants = removed.tenants.len(), "removed from the map");
     let kept: Vec<Value> = removed
         .kept
@@ -145,15 +150,68 @@ pub(super) async fn remove(
     Ok(Json(json!({ "name": name, "state": "removed", "lost_tenants": removed.tenants, "kept": kept })))
 }
 
-const EMPTY_IT: &str =
-    "move its tenants away first: tenantry server drain NAME, then tenantry move start TENANT --to SERVER";
+/// Refuses to believe that a server is lost unless nothing answers at any of its addresses. Only the network is asked: one
+/// that refuses a login or a certificate lives, too.
+async fn refuse_if_alive(server: &Server) -> Result<()> {
+    let name = &server.name;
+    let unknown = |error: &std::io::Error| {
+        let hint = "it counts as lost when nothing answers at its address: see to the cause, then try again; a name that does \
+                    not resolve any more gets its old address in /etc/hosts of the control plane's host";
+        Error::refused(format!("whether server {name} is lost can't be told: {}: {error}", server.host), hint)
+    };
+    let looked_up =
+        tokio::time::timeout(PROBE_TIMEOUT, tokio::net::lookup_host((server.host.as_str(), server.port)));
+    let too_long = || std::io::Error::other(format!("no address within probe_timeout ({PROBE_TIMEOUT:?})"));
+    let looked_up = looked_up.await.unwrap_or_else(|_| Err(too_long()));
+    let addresses: Vec<SocketAddr> = looked_up.map_err(|error| unknown(&error))?.collect();
+    for address in addresses {
+        match tokio::time::timeout(PROBE_TIMEOUT, tokio::net::TcpStream::connect(address)).await {
+            Ok(Ok(_)) => {
+                let hint =
+                    format!("if its tenants are to leave it: tenantry server drain {name}, and move them");
+                return Err(Error::refused(format!("server {name} answers: it is not lost"), hint));
+            }
+            Ok(Err(error)) if !is_silence(&error) => return Err(unknown(&error)),
+            Ok(Err(_)) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
 
-/// Whether there is a Postgres server at its address, even one that refuses.
-async fn answers(context: &Context, server: &Server) -> bool {
-    !matches!(context.connector.registry(server).await, Err(Error::ServerUnreachable { .. }))
+/// Whether it says that nothing is there.
+fn is_silence(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
+    matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable | TimedOut)
 }
 
 /// What a driver's error says, with its cause; it never quotes the URL.
 fn describe(error: &tokio_postgres::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_is_lost_only_when_nothing_answers_at_its_address() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut server = Server {
+            name: ServerName::new("pg-9").unwrap(),
+            host: "127.0.0.1".to_owned(),
+            port: listener.local_addr().unwrap().port(),
+            class: ServerClass::default(),
+            max_connections: 10,
+            labels: Labels::default(),
+            state: ServerState::default(),
+            capacity: shard_map::policy::Capacity::default(),
+            quota: shard_map::policy::Quota::default(),
+        };
+        // Whatever it is, and whether it lets the control plane in or not.
+        assert!(refuse_if_alive(&server).await.unwrap_err().to_string().contains("pg-9 answers"));
+        drop(listener);
+        refuse_if_alive(&server).await.unwrap();
+        server.host = "no-such-name.invalid".to_owned();
+        assert!(refuse_if_alive(&server).await.unwrap_err().to_string().contains("can't be told"));
+    }
 }

@@ -8,6 +8,7 @@ use shard_map::Epoch;
 use shard_map::moves::Event;
 
 use super::driver::{Move, Verify};
+use super::given_up::{self, Lost};
 use super::verify::TargetSnapshot;
 use super::{catch_up, fence, release, seal, take_back};
 use crate::error::{Error, Result};
@@ -37,7 +38,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<Event> {
     if settled(the_move).await? {
         return Ok(Event::Done);
     }
-    if the_move.resumed {
+    if the_move.resumed || the_move.work.abort_requested().await? {
         // Taken back for whoever began it: whether a cutover may begin now is for the phase before to say.
         return Ok(Event::TakenBack);
     }
@@ -89,10 +90,16 @@ async fn settled(the_move: &mut Move<'_>) -> Result<bool> {
                 .await?;
             Ok(true)
         }
-        _ => {
-            take_back::run(the_move, &target_registry).await?;
-            Ok(false)
-        }
+        _ => match take_back::run(the_move, &target_registry).await {
+            // Nobody can decide any more, and nobody goes on there.
+            Err(Error::ServerUnreachable { server, .. })
+                if server == the_move.source.name.as_str()
+                    && given_up::is_given_up(the_move.work, Lost::Source).await? =>
+            {
+                Ok(false)
+            }
+            outcome => outcome.map(|()| false),
+        },
     }
 }
 

@@ -12,7 +12,7 @@ use shard_map::{Server, ServerName, Tenant, TenantId};
 use super::names::Names;
 use super::progress::Progress;
 use super::verify::TargetSnapshot;
-use super::{arm, build, catch_up, complete, copy, cutover, release, schema, undo, verify};
+use super::{arm, build, catch_up, complete, copy, cutover, given_up, release, schema, undo, verify};
 use crate::context::{Work, back_off};
 use crate::error::{Error, Result};
 use crate::server::walsender::Walsender;
@@ -273,8 +273,14 @@ async fn deeds(the_move: &mut Move<'_>, phase: Phase) -> Result<Event> {
         Phase::Build => build::run(the_move).await.map(done),
         Phase::CatchUp => catch_up::run(the_move).await.map(done),
         Phase::Cutover => cutover::run(the_move).await,
-        Phase::Release => release::run(the_move).await.map(done),
-        Phase::Verify => verify::run(the_move).await.map(done),
+        Phase::Release => {
+            let outcome = release::run(the_move).await.map(done);
+            given_up::unless_target_is(the_move, outcome).await
+        }
+        Phase::Verify => {
+            let outcome = verify::run(the_move).await.map(done);
+            given_up::unless_target_is(the_move, outcome).await
+        }
         Phase::Complete => complete::run(the_move).await.map(done),
         Phase::Restart | Phase::Undo => undo::run(the_move).await.map(done),
         Phase::Switched | Phase::Completed | Phase::Undone => Ok(Event::Done),

@@ -12,6 +12,7 @@ pub(crate) mod copy;
 mod cutover;
 mod driver;
 pub(crate) mod fence;
+mod given_up;
 mod guard;
 mod identity;
 mod names;

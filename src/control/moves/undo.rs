@@ -2,11 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
 use super::driver::Move;
-use super::{arm, build, guard, identity};
-use crate::context::Work;
+use super::given_up::{self, Lost};
+use super::{arm, build, guard, identity, take_back};
 use crate::error::{Error, Result};
 use crate::server::doom::{self, Doomed};
 use crate::server::{Connection, database, ident, registry, roles};
@@ -19,13 +17,23 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     the_move.snapshot = None;
     build::remove_files(the_move).await;
     let work = the_move.work;
-    let target_is_lost = is_target_lost(work).await?;
+    let target_is_lost = given_up::is_given_up(work, Lost::Target).await?;
     // The source's slot keeps all of the source's log: it goes first, even if the target can't be reached.
     match the_move.target_registry().await {
         Ok(target_registry) => end_subscription(the_move, &target_registry).await?,
         Err(error) => tracing::warn!(operation = work.operation.id, %error, "the target can't be reached"),
     }
-    let source_registry = the_move.source_registry().await?;
+    let source_is_given_up = given_up::is_given_up(work, Lost::Source).await?;
+    let source_registry = match the_move.source_registry().await {
+        Err(Error::ServerUnreachable { .. }) if source_is_given_up => {
+            return given_up::leave_source(the_move).await;
+        }
+        outcome => outcome?,
+    };
+    if source_is_given_up && !target_is_lost {
+        // It came back; a cutover that was left without it may have sealed it.
+        take_back::run(the_move, &the_move.target_registry().await?).await?;
+    }
     registry::raise_term(&source_registry, work.term).await?;
     drop_slot(&source_registry, &the_move.names.forward).await?;
     if database::exists(&source_registry, the_move.id.live_database()).await? {
@@ -53,13 +61,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Whether an operator has said that the target will not come back.
-async fn is_target_lost(work: &Work) -> Result<bool> {
-    let operation = work.context.catalog.operation(work.operation.id).await?;
-    Ok(operation.data.get("target_lost") == Some(&json!(true)))
-}
-
-async fn end_subscription(the_move: &Move<'_>, target_registry: &Connection) -> Result<()> {
+pub(super) async fn end_subscription(the_move: &Move<'_>, target_registry: &Connection) -> Result<()> {
     if database::is_valid(target_registry, &the_move.id.arriving_database()).await? {
         let target = the_move.arriving_database().await?;
         drop_subscription(&target, &the_move.names.forward).await?;

@@ -167,7 +167,7 @@ async fn end_streams(the_move: &Move<'_>) -> Result<()> {
     identity::put_back(&target, &changed).await
 }
 
-async fn end_source_stream(the_move: &Move<'_>) -> Result<()> {
+pub(super) async fn end_source_stream(the_move: &Move<'_>) -> Result<()> {
     let source_registry = the_move.source_registry().await?;
     undo::drop_slot(&source_registry, &the_move.names.forward).await?;
     undo::drop_move_role(&source_registry, the_move).await

@@ -47,9 +47,11 @@ pub enum Error {
 impl Error {
     pub(crate) fn from_query(name: &'static str, error: &tokio_postgres::Error) -> Self {
         match error.as_db_error() {
-            // Class 57 and 53: shut down, starting, out of connections; 25006: a standby, by now or still.
+            // Class 57 and 53: shut down, starting, out of connections; 25006: a standby, by now or still; 40: given up
+            // for another transaction's sake (a deadlock).
             Some(db)
-                if matches!(db.code().code().get(..2), Some("57" | "53")) || db.code().code() == "25006" =>
+                if matches!(db.code().code().get(..2), Some("57" | "53" | "40"))
+                    || db.code().code() == "25006" =>
             {
                 Self::Unreachable(db.message().to_owned())
             }

@@ -128,6 +128,9 @@ impl ControlConfig {
         if self.map_check_interval < Duration::from_secs(1) {
             return Err("map_check_interval: use 1s or more".to_owned());
         }
+        if self.router_lost_after < self.router_timeout {
+            return Err("router_lost_after: use router_timeout or more".to_owned());
+        }
         self.server_tls().validate()
     }
 

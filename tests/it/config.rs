@@ -72,6 +72,7 @@ async fn a_bad_value_is_refused_with_what_is_allowed() {
         ("router", "listen = \"everywhere\"", "listen", ""),
         ("control", "lease_duration = \"10ms\"", "lease_duration", "1s"),
         ("control", "copy_workers = 0", "copy_workers", "1 or more"),
+        ("control", "router_lost_after = \"1s\"", "router_lost_after", "router_timeout or more"),
         ("control", "delete_grace = \"tomorrow\"", "delete_grace", "ms, s, m, h or d"),
     ];
     for (role, keys, key, allowed) in cases {

@@ -43,7 +43,7 @@ pub struct Candidate {
     /// What it bears.
     pub usage: Usage,
     /// Keys of labels of which a tenant there has the same value as the new one: of those that the policy keeps apart.
-    pub kin: Vec<String>,
+    pub anti_affine: Vec<String>,
 }
 
 /// What the tenant asks for.
@@ -184,7 +184,7 @@ fn unwished(candidate: &Candidate, class: ServerClass, constraints: &[(&str, &st
 
 /// What speaks against it by the tenants that it has.
 fn kept_apart(candidate: &Candidate, wish: &Wish, policy: &PlacementPolicy) -> Vec<String> {
-    let near = |key: &&String| candidate.kin.contains(*key);
+    let near = |key: &&String| candidate.anti_affine.contains(*key);
     let keys = policy.anti_affinity.iter().filter(near);
     keys.filter_map(|key| Some((key, wish.labels.get(key)?)))
         .map(|(key, value)| format!("a tenant with {key}={value} is there"))

@@ -41,6 +41,7 @@ pub use map_checks::MapCheck;
 pub use migration_runs::{NewTarget, Outlook, RunProgress, SchemaMark, Target, TargetState, TurnEnd};
 pub use obstacle::Obstacle;
 pub use operations::{Kind, Operation, Step};
+pub use placing::NEIGHBOURS_NAMED_MAX;
 pub use query::Catalog;
 pub use recovery::{Opened, Repair, Writing};
 pub use removal::{Removal, Removed};

@@ -14,6 +14,9 @@ use crate::lifecycle::check_source;
 use crate::operations::{Kind, insert_operation};
 use crate::query::{Catalog, Params, from_json, limited};
 
+/// Most tenants that are named as too near to another.
+pub const NEIGHBOURS_NAMED_MAX: usize = 10;
+
 /// A server and what it bears, as one row tells it.
 #[derive(Deserialize)]
 struct Row {
@@ -27,11 +30,12 @@ struct Row {
 }
 
 impl Catalog {
-    /// Tenants of a server from which one is to be kept apart, and by which of its labels.
+    /// Tenants of a server from which anti-affinity would keep one apart, and by which of its labels: one more than
+    /// [`NEIGHBOURS_NAMED_MAX`] when there are more than these.
     ///
     /// # Errors
     /// When the catalog can't be reached.
-    pub async fn kin_on(
+    pub async fn anti_affine_on(
         &self,
         server: &ServerName,
         tenant: &Tenant,
@@ -39,13 +43,14 @@ impl Catalog {
     ) -> Result<Vec<(TenantId, String)>> {
         const SQL: &str = "
             SELECT jsonb_build_array(t.id, l.key) FROM tenant t, jsonb_each_text($1) l
-            WHERE t.labels->>l.key = l.value AND t.server = $2 AND t.id <> $3 ORDER BY t.id, l.key LIMIT 10";
-        let labels = apart(&tenant.labels, policy);
+            WHERE t.labels->>l.key = l.value AND t.server = $2 AND t.id <> $3 ORDER BY t.id, l.key LIMIT $4";
+        let labels = anti_affinity_labels(&tenant.labels, policy);
         if labels.is_empty() {
             return Ok(Vec::new());
         }
-        let params: Params<'_> = &[&serde_json::json!(labels), &server.as_str(), &tenant.id.as_str()];
-        self.json("placement_kin_on", SQL, params).await
+        let most = i64::try_from(NEIGHBOURS_NAMED_MAX + 1).unwrap_or(i64::MAX);
+        let params: Params<'_> = &[&serde_json::json!(labels), &server.as_str(), &tenant.id.as_str(), &most];
+        self.json("placement_neighbours", SQL, params).await
     }
 
     /// Chooses a server for a new tenant, records the tenant as being made, and starts the operation that makes it: empty,
@@ -144,7 +149,7 @@ async fn candidates(
             sum((quota->>'connections')::bigint) AS own_connections FROM tenant GROUP BY server
         ) t ON t.server = s.name
         LEFT JOIN server_use u ON u.server = s.name";
-    let kin = kin(transaction, wish, policy).await?;
+    let neighbours = anti_affine(transaction, wish, policy).await?;
     let rows = limited("placement_candidates", transaction.query(SQL, &[])).await?;
     let candidate = |row| {
         let row: Row = from_json("placement_candidates", row)?;
@@ -155,32 +160,33 @@ async fn candidates(
             bytes: row.bytes,
             active_sessions_milli: row.active_sessions_milli,
         };
-        let on_it = kin.iter().filter(|(server, _)| *server == row.server.name);
-        let kin = on_it.map(|(_, key)| key.clone()).collect();
-        Ok(Candidate { server: row.server, usage, kin })
+        let on_it = neighbours.iter().filter(|(server, _)| *server == row.server.name);
+        let anti_affine = on_it.map(|(_, key)| key.clone()).collect();
+        Ok(Candidate { server: row.server, usage, anti_affine })
     };
     rows.iter().map(candidate).collect()
 }
 
-/// What keeps tenants apart that have these labels: the labels that the policy names.
-fn apart(labels: &Labels, policy: &PlacementPolicy) -> BTreeMap<String, String> {
-    let apart = |key: &String| Some((key.clone(), labels.get(key)?.to_owned()));
-    policy.anti_affinity.iter().filter_map(apart).collect()
+/// Those of a tenant's labels by which the policy's anti-affinity goes.
+fn anti_affinity_labels(labels: &Labels, policy: &PlacementPolicy) -> BTreeMap<String, String> {
+    let with_value = |key: &String| Some((key.clone(), labels.get(key)?.to_owned()));
+    policy.anti_affinity.iter().filter_map(with_value).collect()
 }
 
-/// Servers with tenants from which the new one is to be kept apart, and by which label.
-async fn kin(
+/// Servers with tenants from which anti-affinity keeps the new one apart, and by which label.
+async fn anti_affine(
     transaction: &Transaction<'_>,
     wish: &Wish,
     policy: &PlacementPolicy,
 ) -> Result<Vec<(ServerName, String)>> {
-    let labels = apart(&wish.labels, policy);
+    let labels = anti_affinity_labels(&wish.labels, policy);
     if labels.is_empty() {
         return Ok(Vec::new());
     }
     const SQL: &str = "
         SELECT DISTINCT jsonb_build_array(t.server, l.key)
         FROM tenant t, jsonb_each_text($1) l WHERE t.labels->>l.key = l.value";
-    let rows = limited("placement_kin", transaction.query(SQL, &[&serde_json::json!(labels)])).await?;
-    rows.iter().map(|row| from_json("placement_kin", row)).collect()
+    let rows =
+        limited("placement_anti_affine", transaction.query(SQL, &[&serde_json::json!(labels)])).await?;
+    rows.iter().map(|row| from_json("placement_anti_affine", row)).collect()
 }

@@ -13,7 +13,7 @@ fn candidate(name: &str, class: ServerClass, tenants: u32, max_connections: u32)
         capacity: Capacity::default(),
         quota: Quota::default(),
     };
-    Candidate { server, usage: Usage { tenants, ..Usage::default() }, kin: Vec::new() }
+    Candidate { server, usage: Usage { tenants, ..Usage::default() }, anti_affine: Vec::new() }
 }
 
 fn shared(name: &str, tenants: u32) -> Candidate {
@@ -87,7 +87,7 @@ fn labels_and_draining_exclude_and_say_so() {
 #[test]
 fn tenants_of_one_group_are_kept_apart() {
     let mut all = [shared("a", 0), shared("b", 9)];
-    all[0].kin = vec!["group".to_owned()];
+    all[0].anti_affine = vec!["group".to_owned()];
     let policy = PlacementPolicy { anti_affinity: vec!["group".to_owned()], ..PlacementPolicy::default() };
     let wish = labelled("group", "acme");
     assert_eq!(chosen(&all, &wish, &policy), "b");

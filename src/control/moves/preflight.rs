@@ -1,5 +1,6 @@
 //! What stands in the way of a move, all at once, each with its remedy; before anything is touched.
 
+use catalog::NEIGHBOURS_NAMED_MAX;
 use serde::Serialize;
 use shard_map::{Access, Server, TenantId};
 
@@ -308,11 +309,15 @@ async fn pinned_sessions(found: &mut Preflight, context: &Context, id: &TenantId
 async fn neighbours(found: &mut Preflight, context: &Context, id: &TenantId, target: &Server) -> Result<()> {
     let tenant = context.catalog.tenant(id).await?.tenant;
     let policy = context.policy().await?;
-    for (other, key) in context.catalog.kin_on(&target.name, &tenant, &policy).await? {
-        let value = tenant.labels.get(&key).unwrap_or_default();
+    let remedy = "the placement policy keeps them apart: choose another server, if that is still meant";
+    let neighbours = context.catalog.anti_affine_on(&target.name, &tenant, &policy).await?;
+    for (other, key) in neighbours.iter().take(NEIGHBOURS_NAMED_MAX) {
+        let value = tenant.labels.get(key).unwrap_or_default();
         let what = format!("tenant {other} is on server {}, too, and both have {key}={value}", target.name);
-        let remedy = "the placement policy keeps them apart: choose another server, if that is still meant";
         found.add(Level::Warning, what, remedy);
+    }
+    if neighbours.len() > NEIGHBOURS_NAMED_MAX {
+        found.add(Level::Warning, format!("and more such tenants are on server {}", target.name), remedy);
     }
     Ok(())
 }

@@ -183,7 +183,8 @@ fn fate(
         // Its target knows whether it was decided, and if so it goes on to its end.
         (true, _) => Ok(Fate::IsLeft("source_lost")),
         (_, true) if DECIDED.contains(&step) && has(operation, "target_left") => Ok(Fate::Ends("failed")),
-        (_, true) if step == "cutover" => {
+        // When the catalog has its tenant there, it was decided.
+        (_, true) if step == "cutover" && !lost_its_tenant => {
             let from = operation.input["from"].as_str().unwrap_or_default().to_owned();
             Err(Obstacle::Undecided { id: operation.id, from })
         }
@@ -306,7 +307,9 @@ mod tests {
         }
         let left = with(moved("running", "undo", away), json!({ "source_left": true }));
         assert_eq!(of(&left, true), Ok(Fate::Ends("failed")));
-        for (step, lives_there) in [("copy", false), ("undo", false), ("release", false), ("verify", true)] {
+        for (step, lives_there) in
+            [("copy", false), ("undo", false), ("cutover", true), ("release", false), ("verify", true)]
+        {
             assert_eq!(of(&moved("running", step, back), lives_there), Ok(Fate::IsLeft("target_lost")));
         }
         let left = with(moved("running", "verify", back), json!({ "target_left": true }));

@@ -74,7 +74,16 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<Event> {
 /// Brings an interrupted cutover to one of its two ends. `true`: the target is open.
 async fn settled(the_move: &mut Move<'_>) -> Result<bool> {
     open_unsealed_source(the_move).await;
-    let target_registry = the_move.target_registry().await?;
+    let target_registry = match the_move.target_registry().await {
+        // Lost by now; the catalog followed its decision before.
+        Err(Error::ServerUnreachable { .. })
+            if given_up::is_given_up(the_move.work, Lost::Target).await?
+                && the_move.tenant().await?.server == the_move.target.name =>
+        {
+            return Ok(true);
+        }
+        outcome => outcome?,
+    };
     // With the term raised under the row's lock, what an earlier controller or an earlier session of this one had
     // begun to commit has ended, one way or the other, and nothing of it can begin any more.
     take_back::end_others(the_move, &target_registry).await?;

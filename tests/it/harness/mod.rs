@@ -32,9 +32,9 @@ pub(crate) use sql::{Sql, code, connect, connect_url, message};
 pub(crate) use wait::{DEADLINE, until};
 
 /// Tests at once. Most of their time is spent waiting for a server.
-const THREADS: usize = 6;
+const THREADS: usize = 7;
 /// Fleets beside the shared one at once.
-const OWN_FLEETS_MAX: usize = 2;
+const OWN_FLEETS_MAX: usize = 3;
 
 /// A test, and what it needs.
 pub(crate) struct Test {

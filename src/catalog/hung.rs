@@ -1,4 +1,8 @@
-//! A catalog that takes connections and then says nothing: whatever began a transaction there is told so in time.
+//! A catalog that takes connections and then says nothing: whatever began a transaction there is told so in time, and nobody
+//! else has its connection after that.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use serde_json::json;
 use shard_map::placement::Wish;
@@ -28,22 +32,28 @@ async fn serve(mut stream: TcpStream, mut answers: u32) -> std::io::Result<()> {
     }
 }
 
-async fn hanging(answers: u32) -> Catalog {
+/// The catalog, and how many connections it has taken.
+async fn hanging(answers: u32) -> (Catalog, Arc<AtomicU32>) {
+    let taken = Arc::new(AtomicU32::new(0));
+    let count = taken.clone();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, Relaxed);
             tokio::spawn(serve(stream, answers));
         }
     });
     let url = format!("postgres://me@127.0.0.1:{port}/map?sslmode=disable");
-    Catalog::new(&url, &prometheus::Registry::new()).unwrap()
+    (Catalog::new(&url, &prometheus::Registry::new()).unwrap(), taken)
 }
 
 /// What a transaction comes to at a catalog that hangs after so many statements; `None`: to nothing.
 async fn end_of<T>(answers: u32, transaction: impl AsyncFnOnce(&Catalog) -> Result<T>) -> Option<Error> {
-    let catalog = hanging(answers).await;
+    let (catalog, taken) = hanging(answers).await;
     let ended = tokio::time::timeout(STATEMENT_TIMEOUT * 3, transaction(&catalog)).await;
+    drop(catalog.client().await);
+    assert_eq!(taken.load(Relaxed), 2, "the next one has the connection that hangs");
     ended.ok().and_then(Result::err)
 }
 

@@ -68,6 +68,7 @@ impl Catalog {
         let input = json!({ "from": from, "to": to });
         let id = insert_operation(&transaction, Kind::Rename, Some(from), &input).await?;
         limited("rename_start", transaction.commit()).await?;
+        client.keep();
         Ok(id)
     }
 
@@ -111,7 +112,9 @@ impl Catalog {
         limited("tenant_rename", transaction.execute(OPERATIONS, &[ids[0], ids[1], &renamed])).await?;
         const INSERT: &str = "INSERT INTO tenant SELECT (jsonb_populate_record(NULL::tenant, $1)).*";
         limited("tenant_rename", transaction.execute(INSERT, &[&renamed])).await?;
-        limited("tenant_rename", transaction.commit()).await
+        limited("tenant_rename", transaction.commit()).await?;
+        client.keep();
+        Ok(())
     }
 
     /// Deleted tenants whose grace time is over: one for each server on which none is being dropped.

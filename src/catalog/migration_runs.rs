@@ -136,6 +136,7 @@ impl Catalog {
         const FOUND: &str = "UPDATE operation SET data = data || $2 WHERE id = $1";
         limited("run_start", transaction.execute(FOUND, &[&run, found])).await?;
         limited("run_start", transaction.commit()).await?;
+        client.keep();
         Ok(run)
     }
 
@@ -317,6 +318,7 @@ impl Catalog {
         }
         limited("run_end", transaction.execute(END, &[&run])).await?;
         limited("run_end", transaction.commit()).await?;
+        client.keep();
         Ok(true)
     }
 

@@ -161,6 +161,7 @@ impl Catalog {
         check(&lock_tenant(&transaction, tenant).await?)?;
         let id = insert_operation(&transaction, kind, Some(tenant), input).await?;
         limited("operation_start", transaction.commit()).await?;
+        client.keep();
         Ok(id)
     }
 

@@ -97,6 +97,7 @@ impl Catalog {
         }
         let operation = insert_operation(&transaction, kind, Some(id), &input).await?;
         limited("tenant_create", transaction.commit()).await?;
+        client.keep();
         Ok((operation, decision))
     }
 
@@ -117,7 +118,10 @@ impl Catalog {
         if limited("placement_try", transaction.query_opt(EXISTS, &[&id.as_str()])).await?.is_some() {
             return Err(exists(id));
         }
-        decide(&transaction, wish, policy).await
+        let decision = decide(&transaction, wish, policy).await?;
+        limited("placement_try", transaction.commit()).await?;
+        client.keep();
+        Ok(decision)
     }
 }
 

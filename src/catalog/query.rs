@@ -1,5 +1,6 @@
 //! The connection pool, and the one way in which queries are run: named, timed, and with a limit on every wait.
 
+use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{
@@ -74,7 +75,8 @@ impl Catalog {
     /// [`Error::Unreachable`], or [`Error::Migration`] when a migration fails.
     pub async fn migrate(&self) -> Result<()> {
         let mut client = self.client().await?;
-        // Instances that start together take turns: the lock ends with the session's unlock below.
+        // Instances that start together take turns. The lock ends with the unlock below, or with the session, which is
+        // closed if anything fails before that.
         const LOCK: i64 = 0x7465_6e61_6e74_7279;
         limited("migration_lock", client.execute("SELECT pg_advisory_lock($1)", &[&LOCK])).await?;
         let mut runner = embedded::migrations::runner();
@@ -82,38 +84,41 @@ impl Catalog {
             // Its tables are there and up to date, and only the record of that is lost: nothing is to be run.
             runner = runner.set_target(refinery::Target::Fake);
         }
-        let Ok(outcome) = tokio::time::timeout(MIGRATION_TIMEOUT, runner.run_async(&mut **client)).await
+        let Ok(outcome) = tokio::time::timeout(MIGRATION_TIMEOUT, runner.run_async(&mut ***client)).await
         else {
-            // The lock goes with the session.
-            drop(Object::take(client));
             return Err(Error::Unreachable(format!(
                 "no answer within migration_timeout ({MIGRATION_TIMEOUT:?})"
             )));
         };
+        outcome.map_err(|e| Error::Migration(e.to_string()))?;
         limited("migration_lock", client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK])).await?;
-        outcome.map(drop).map_err(|e| Error::Migration(e.to_string()))
+        client.keep();
+        Ok(())
     }
 
-    pub(crate) async fn client(&self) -> Result<Object> {
-        self.pool.get().await.map_err(|e| {
+    /// A connection of the pool. It is closed unless whoever has it says at the end that it is to be kept.
+    pub(crate) async fn client(&self) -> Result<Lent> {
+        let client = self.pool.get().await.map_err(|e| {
             Error::Unreachable(match e {
                 PoolError::Timeout(TimeoutType::Wait) => "all its connections are busy".to_owned(),
                 PoolError::Timeout(_) => format!("no answer within {CONNECT_TIMEOUT:?}"),
                 PoolError::Backend(e) => describe(&e),
                 other => other.to_string(),
             })
-        })
+        })?;
+        Ok(Lent { client: Some(client), is_kept: false })
     }
 
     pub(crate) async fn rows(&self, name: &'static str, sql: &str, params: Params<'_>) -> Result<Vec<Row>> {
-        let client = self.client().await?;
+        let mut client = self.client().await?;
         let begun = Instant::now();
         let outcome = limited(name, async {
             let statement = client.prepare_cached(sql).await?;
             client.query(&statement, params).await
         });
         let outcome = outcome.await;
-        give_back(client, &outcome);
+        client.keep_if_answered(&outcome);
+        drop(client);
         self.timings.with_label_values(&[name]).observe(begun.elapsed().as_secs_f64());
         outcome
     }
@@ -133,14 +138,15 @@ impl Catalog {
     }
 
     pub(crate) async fn execute(&self, name: &'static str, sql: &str, params: Params<'_>) -> Result<u64> {
-        let client = self.client().await?;
+        let mut client = self.client().await?;
         let begun = Instant::now();
         let outcome = limited(name, async {
             let statement = client.prepare_cached(sql).await?;
             client.execute(&statement, params).await
         });
         let outcome = outcome.await;
-        give_back(client, &outcome);
+        client.keep_if_answered(&outcome);
+        drop(client);
         self.timings.with_label_values(&[name]).observe(begun.elapsed().as_secs_f64());
         outcome
     }
@@ -158,10 +164,49 @@ async fn is_made(client: &Object) -> std::result::Result<bool, tokio_postgres::E
     Ok(client.query_one(none, &[]).await?.get(0))
 }
 
-/// Keeps a connection for the next query, unless its host may be one that hangs, or is a standby by now.
-fn give_back<T>(client: Object, outcome: &Result<T>) {
-    if matches!(outcome, Err(Error::Unreachable(_))) {
-        drop(Object::take(client));
+/// A connection out of the pool, for one use.
+///
+/// Back in the pool it would keep the next one waiting if its host hangs, or is a standby by now, and might be in the middle
+/// of a transaction, or still have a lock. So whatever does not come to its end closes it: an error, a time limit, a caller
+/// that is dropped. A refusal in a transaction does, too, and costs the next one a login.
+pub(crate) struct Lent {
+    /// Some until it is dropped.
+    client: Option<Object>,
+    is_kept: bool,
+}
+
+impl Lent {
+    /// What it was used for has come to its end, and the next one may have it.
+    pub(crate) fn keep(&mut self) {
+        self.is_kept = true;
+    }
+
+    fn keep_if_answered<T>(&mut self, outcome: &Result<T>) {
+        self.is_kept = !matches!(outcome, Err(Error::Unreachable(_)));
+    }
+}
+
+impl Deref for Lent {
+    type Target = Object;
+
+    fn deref(&self) -> &Object {
+        let Some(client) = &self.client else { unreachable!("only its drop takes it") };
+        client
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut Object {
+        let Some(client) = &mut self.client else { unreachable!("only its drop takes it") };
+        client
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            drop(self.client.take().map(Object::take));
+        }
     }
 }
 

@@ -3,14 +3,13 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use deadpool_postgres::{ClientWrapper, Object};
 use serde_json::{Value, json};
 use shard_map::recovery::{CatalogServer, CatalogView, Changes, OperationChange};
 use tokio_postgres::Transaction;
 
 use crate::connect::{Target, connect_in_time, target};
 use crate::error::{Error, Result};
-use crate::query::{Catalog, Params, from_json, limited};
+use crate::query::{Catalog, Lent, Params, from_json, limited};
 
 /// Two repairs at once would each undo the other's fence.
 const LOCK: i64 = 0x7265_7061_6972_0000;
@@ -72,7 +71,10 @@ impl Catalog {
         let begin =
             client.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead);
         let transaction = limited("recovery_begin", begin.read_only(true).start()).await?;
-        view(&transaction, numbers).await
+        let view = view(&transaction, numbers).await?;
+        limited("recovery_end", transaction.commit()).await?;
+        client.keep();
+        Ok(view)
     }
 
     /// Begins a repair; only one at a time.
@@ -80,8 +82,8 @@ impl Catalog {
     /// # Errors
     /// [`Error::Conflict`] when another one is under way.
     pub async fn repair(&self) -> Result<Repair> {
-        // Taken out of the pool: the lock ends with the connection, however this ends.
-        let client = Object::take(self.client().await?);
+        // Never kept: the lock ends with the connection, however this ends.
+        let client = self.client().await?;
         let locked =
             limited("repair_lock", client.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK])).await?;
         if !locked.get::<_, bool>(0) {
@@ -93,7 +95,7 @@ impl Catalog {
 
 /// A repair under way. The lock goes with its connection.
 pub struct Repair {
-    client: ClientWrapper,
+    client: Lent,
 }
 
 impl Repair {

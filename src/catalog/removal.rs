@@ -97,6 +97,7 @@ impl Catalog {
                 leave(&transaction, operation, mark).await?;
             }
             limited(QUERY, transaction.commit()).await?;
+            client.keep();
             return Ok(Removal::InTheWay(Obstacle::IsEnding { id: first.id }));
         }
         for (operation, fate) in &fates {
@@ -109,6 +110,7 @@ impl Catalog {
         }
         forget(&transaction, name, &removed.tenants).await?;
         limited(QUERY, transaction.commit()).await?;
+        client.keep();
         Ok(Removal::Done(removed))
     }
 }

@@ -159,6 +159,8 @@ impl Catalog {
         let quota = serde_json::json!(change(*before)?);
         const SQL: &str = "UPDATE tenant SET quota = $2 WHERE id = $1";
         limited("tenant_quota", transaction.execute(SQL, &[&id.as_str(), &quota])).await?;
-        Ok(limited("tenant_quota", transaction.commit()).await?)
+        limited("tenant_quota", transaction.commit()).await?;
+        client.keep();
+        Ok(())
     }
 }

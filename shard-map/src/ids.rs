@@ -174,8 +174,9 @@ impl TenantId {
         format!("{self}{DELETED_SUFFIX}")
     }
 
-    /// The name of one of its databases that is being dropped: no other has it, and none ever had it, since the server
-    /// gives the object id `oid` once.
+    /// The name of one of its databases that is being dropped: no other has it, since it has the object id `oid` in it. The
+    /// server may give that again after 2³² others; what is left under the name is dropped long before, by whoever drops
+    /// databases of the tenant next.
     #[must_use]
     pub fn doomed_database(&self, oid: u32) -> String {
         format!("{self}__{oid}{DOOMED_SUFFIX}")

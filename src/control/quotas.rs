@@ -101,8 +101,9 @@ fn tell(row: &SizeRow, read_only: bool, is_news: bool) {
     }
 }
 
-/// Ends sessions of the roles that write; not the control plane's own, which migrates as the owner. They are looked up first:
-/// one that is old enough by then is known by the time its mark is looked for.
+/// Ends sessions of the roles that write; not this instance's own, which migrate as the owner. A session that is older than
+/// [`UNMARKED_MAX`] is marked, or it is not its own: sessions are looked up first, their marks after that. One of a former leader
+/// has no mark here, and it is right to end it: its term is over.
 async fn end_writers(context: &Context, row: &SizeRow) -> Result<()> {
     const WRITERS: &str = "
         SELECT pid FROM pg_catalog.pg_stat_activity

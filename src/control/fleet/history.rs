@@ -49,7 +49,8 @@ const LOOK: &str = "
             WHERE c.oid = 'public.refinery_schema_history'::pg_catalog.regclass AND (c.relkind <> 'r' OR EXISTS (
                 SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
                     AND (a.atttypid >= 16384 OR a.attgenerated <> '')))) THEN
-            RAISE EXCEPTION 'refinery_schema_history is no plain table of plain columns' USING ERRCODE = '42809';
+            RAISE EXCEPTION 'refinery_schema_history is no plain table of plain columns: make it one again, with what ran in its rows'
+                USING ERRCODE = '42809';
         END IF;
     END $$";
 
@@ -68,14 +69,17 @@ pub(crate) async fn read(connection: &Connection) -> Result<Vec<Applied>> {
         connection.rows(SQL, &[]).await
     };
     let rows = locked.await;
-    connection.run("ROLLBACK").await?;
+    let rolled_back = connection.run("ROLLBACK").await;
+    // What went wrong first says why, also when it took the session with it.
+    let rows = rows?;
+    rolled_back?;
     let applied = |row: &tokio_postgres::Row| Applied {
         version: row.get(0),
         name: row.get(1),
         applied_on: row.get(2),
         checksum: row.get(3),
     };
-    Ok(rows?.iter().map(applied).collect())
+    Ok(rows.iter().map(applied).collect())
 }
 
 /// The newest version that ran.

@@ -91,7 +91,10 @@ async fn close(context: &Context, tenant: &Tenant, registry: &Connection, term: 
             }
         }
         if tokio::time::Instant::now() > deadline {
-            return Err(Error::Timeout(format!("tenant {}: an operation on it does not end", tenant.id)));
+            return Err(Error::Timeout(format!(
+                "tenant {0}: an operation on it does not end (tenantry tenant show {0})",
+                tenant.id
+            )));
         }
         tokio::time::sleep(OPERATION_POLL).await;
     }
@@ -251,7 +254,10 @@ async fn keep_others_off(connection: &Connection, longest: Duration) -> Result<(
     let sql = format!("SELECT pg_catalog.pg_try_advisory_lock({MIGRATION_LOCK})");
     while !connection.value::<bool>(&sql, &[]).await? {
         if tokio::time::Instant::now() > deadline {
-            return Err(Error::Failed("another migration of this tenant does not end".into()));
+            return Err(Error::Timeout(format!(
+                "another migration of this tenant does not end within {longest:?}: see who has the advisory lock in its \
+                 database (pg_locks)"
+            )));
         }
         tokio::time::sleep(MIGRATION_POLL).await;
     }

@@ -112,12 +112,14 @@ pub(crate) async fn rows(work: &Work, sides: Sides, progress: Arc<Progress>) -> 
         }
         Ok::<(), Error>(())
     };
-    tokio::select! {
-        outcome = all => outcome?,
-        outcome = job.progress.report(work) => outcome?,
-        () = adapt(context, &job.throttle, &both) => {}
-    }
-    database::set_limit(&registry, work.term, &job.sides.target_database, 0).await?;
+    let outcome = tokio::select! {
+        outcome = all => outcome,
+        outcome = job.progress.report(work) => outcome,
+        () = adapt(context, &job.throttle, &both) => Ok(()),
+    };
+    let closed = database::set_limit(&registry, work.term, &job.sides.target_database, 0).await;
+    outcome?;
+    closed?;
     job.progress.write(work, 0).await?;
     context.metrics.rows_copied.inc_by(job.progress.rows.load(Relaxed));
     context.metrics.bytes_copied.inc_by(job.progress.bytes.load(Relaxed));

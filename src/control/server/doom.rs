@@ -1,8 +1,8 @@
 //! Drops databases under names that are used again: a tenant's, wherever it is in its life.
 //!
 //! `DROP DATABASE` runs in no transaction, so no registry can refuse it to a controller that leads no more: one that hung
-//! right before it would drop what its successor opened under the name. So a database first gets a name that no other ever
-//! has, in one transaction with the term and a look at the record; what is dropped then is that one and no other. Whoever
+//! right before it would drop what its successor opened under the name. So a database first gets a name with its object id in
+//! it, which no other has before the server has given out 2³² more (and leftovers are long gone then), in one transaction with the term and a look at the record; what is dropped then is that one and no other. Whoever
 //! drops databases of the tenant next drops what was left in between.
 
 use std::time::Instant;
@@ -38,7 +38,10 @@ pub(crate) async fn remove(registry: &Connection, term: i64, doomed: Doomed<'_>)
             return Err(error);
         }
         if Instant::now() >= deadline {
-            let message = format!("somebody stays in database {} (a prepared transaction?)", doomed.database);
+            let message = format!(
+                "somebody stays in database {}: end a prepared transaction there (pg_prepared_xacts, ROLLBACK PREPARED)",
+                doomed.database
+            );
             return Err(Error::Timeout(message));
         }
         // Nobody comes in again meanwhile.
@@ -70,7 +73,7 @@ async fn doom(registry: &Connection, term: i64, doomed: Doomed<'_>) -> Result<()
         if found.is_some() && found != state {
             let found = found.unwrap_or_default();
             return Err(Error::Failed(format!(
-                "database {database} is {found} on record: it is not dropped"
+                "database {database} is {found} on record, so it is not dropped: tenantry map verify says what differs"
             )));
         }
         if let Some(oid) = row.get(1) {

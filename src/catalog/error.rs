@@ -18,6 +18,9 @@ pub enum Error {
     /// The caller's lease is over: another controller leads.
     #[error("another control-plane instance leads now")]
     LeaseLost,
+    /// The operation is not open any more: something else than its driver has ended it.
+    #[error("operation {0} was ended by somebody else")]
+    Ended(i64),
     /// The catalog's map is older than the one that the caller has: it was lost, or restored from a backup.
     #[error("the catalog's map is at version {version}, behind {known}: tenantry map rebuild sets it right")]
     Behind {

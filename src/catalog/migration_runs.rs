@@ -71,8 +71,8 @@ pub struct Outlook {
     pub wave: Option<i32>,
     /// Tenants that are set aside.
     pub failed: usize,
-    /// Those of them that are in wave 0.
-    pub failed_first: usize,
+    /// Those of them that are canaries.
+    pub failed_canaries: usize,
 }
 
 /// How a tenant's turn ended.
@@ -162,17 +162,17 @@ impl Catalog {
         Ok(self.json("run_show", SQL, &[&id]).await?.into_iter().next())
     }
 
-    /// What a run has to do next.
+    /// What a run has to do next, whose canaries are the wave `canaries`.
     ///
     /// # Errors
     /// When the catalog can't be reached.
-    pub async fn run_outlook(&self, run: i64) -> Result<Outlook> {
+    pub async fn run_outlook(&self, run: i64, canaries: i32) -> Result<Outlook> {
         const SQL: &str = "
             SELECT jsonb_build_object('wave', min(wave) FILTER (WHERE state = 'pending'),
                 'failed', count(*) FILTER (WHERE state = 'failed'),
-                'failed_first', count(*) FILTER (WHERE state = 'failed' AND wave = 0))
+                'failed_canaries', count(*) FILTER (WHERE state = 'failed' AND wave = $2))
             FROM migration_target WHERE run = $1 AND state IN ('pending', 'failed')";
-        Ok(self.json("run_outlook", SQL, &[&run]).await?.into_iter().next().unwrap_or_default())
+        Ok(self.json("run_outlook", SQL, &[&run, &canaries]).await?.into_iter().next().unwrap_or_default())
     }
 
     /// A wave's tenants whose turn has not ended, by id, with the server that each is on; none for one that is no more.

@@ -238,36 +238,40 @@ impl Catalog {
     /// Records that a step's deeds begin: the step before is closed with `result`, this one opened.
     ///
     /// # Errors
-    /// [`Error::LeaseLost`] when `term` is not the leader's.
+    /// [`Error::LeaseLost`] when `term` is not the leader's; [`Error::Ended`].
     pub async fn begin_step(&self, id: i64, step: &str, result_before: &str, term: i64) -> Result<()> {
         const SQL: &str = "
-            WITH leader AS (SELECT FROM lease WHERE term = $4),
+            WITH open AS (
+                SELECT o.id FROM lease, operation o
+                WHERE lease.term = $4 AND o.id = $1 AND o.state IN ('running', 'switched') FOR UPDATE OF o),
             closed AS (
                 UPDATE operation_step SET ended_at = clock_timestamp(), result = $3
-                WHERE operation = $1 AND ended_at IS NULL AND EXISTS (SELECT FROM leader)),
+                WHERE operation = $1 AND ended_at IS NULL AND EXISTS (SELECT FROM open)),
             opened AS (
                 INSERT INTO operation_step (operation, number, step, term)
-                SELECT $1, coalesce((SELECT max(number) FROM operation_step WHERE operation = $1), 0) + 1, $2, $4
-                FROM leader)
-            UPDATE operation SET step = $2, updated_at = now() WHERE id = $1 AND EXISTS (SELECT FROM leader)";
-        as_leader(self.execute("operation_step_begin", SQL, &[&id, &step, &result_before, &term]).await?)
+                SELECT id, coalesce((SELECT max(number) FROM operation_step WHERE operation = $1), 0) + 1, $2, $4
+                FROM open)
+            UPDATE operation SET step = $2, updated_at = now() WHERE id = $1 AND EXISTS (SELECT FROM open)";
+        let written = self.execute("operation_step_begin", SQL, &[&id, &step, &result_before, &term]).await?;
+        self.as_driver(written, id, term).await
     }
 
     /// Merges what a step found out into the operation's data.
     ///
     /// # Errors
-    /// [`Error::LeaseLost`] when `term` is not the leader's.
+    /// [`Error::LeaseLost`] when `term` is not the leader's; [`Error::Ended`].
     pub async fn merge_data(&self, id: i64, found: &Value, term: i64) -> Result<()> {
         const SQL: &str = "
             UPDATE operation SET data = data || $2, updated_at = now()
-            WHERE id = $1 AND EXISTS (SELECT FROM lease WHERE term = $3)";
-        as_leader(self.execute("operation_data", SQL, &[&id, found, &term]).await?)
+            WHERE id = $1 AND state IN ('running', 'switched') AND EXISTS (SELECT FROM lease WHERE term = $3)";
+        let written = self.execute("operation_data", SQL, &[&id, found, &term]).await?;
+        self.as_driver(written, id, term).await
     }
 
     /// Sets an operation's state: its end, or `switched`.
     ///
     /// # Errors
-    /// [`Error::LeaseLost`] when `term` is not the leader's.
+    /// [`Error::LeaseLost`] when `term` is not the leader's; [`Error::Ended`].
     pub async fn set_operation_state(
         &self,
         id: i64,
@@ -276,13 +280,28 @@ impl Catalog {
         term: i64,
     ) -> Result<()> {
         const SQL: &str = "
-            WITH leader AS (SELECT FROM lease WHERE term = $4),
+            WITH open AS (
+                SELECT FROM lease, operation o
+                WHERE lease.term = $4 AND o.id = $1 AND o.state IN ('running', 'switched') FOR UPDATE OF o),
             closed AS (
                 UPDATE operation_step SET ended_at = clock_timestamp(), result = coalesce($3, $2)
-                WHERE operation = $1 AND ended_at IS NULL AND EXISTS (SELECT FROM leader))
+                WHERE operation = $1 AND ended_at IS NULL AND EXISTS (SELECT FROM open))
             UPDATE operation SET state = $2, error = coalesce($3, error), updated_at = now()
-            WHERE id = $1 AND EXISTS (SELECT FROM leader)";
-        as_leader(self.execute("operation_state", SQL, &[&id, &state, &error, &term]).await?)
+            WHERE id = $1 AND EXISTS (SELECT FROM open)";
+        let written = self.execute("operation_state", SQL, &[&id, &state, &error, &term]).await?;
+        self.as_driver(written, id, term).await
+    }
+
+    /// Why nothing was written, if so.
+    pub(crate) async fn as_driver(&self, written: u64, id: i64, term: i64) -> Result<()> {
+        if written > 0 {
+            return Ok(());
+        }
+        const LEADS: &str = "SELECT FROM lease WHERE term = $1";
+        match self.row("operation_leads", LEADS, &[&term]).await? {
+            Some(_) => Err(Error::Ended(id)),
+            None => Err(Error::LeaseLost),
+        }
     }
 
     /// Asks for an operation to be undone. The driver looks for it between its deeds.
@@ -305,8 +324,4 @@ impl Catalog {
         const SQL: &str = "SELECT abort_requested FROM operation WHERE id = $1";
         Ok(self.row("operation_abort_asked", SQL, &[&id]).await?.is_some_and(|row| row.get(0)))
     }
-}
-
-fn as_leader(written: u64) -> Result<()> {
-    if written == 0 { Err(Error::LeaseLost) } else { Ok(()) }
 }

@@ -48,7 +48,7 @@ impl Catalog {
     /// Opens a tenant that was made, and ends the operation that made it: one change.
     ///
     /// # Errors
-    /// [`Error::LeaseLost`] when `term` is not the leader's.
+    /// [`Error::LeaseLost`] when `term` is not the leader's; [`Error::Ended`].
     pub async fn finish_creation(
         &self,
         id: &TenantId,
@@ -57,19 +57,19 @@ impl Catalog {
         term: i64,
     ) -> Result<()> {
         const SQL: &str = "
-            WITH leader AS (SELECT FROM lease WHERE term = $4),
+            WITH open AS (
+                SELECT FROM lease, operation o
+                WHERE lease.term = $4 AND o.id = $3 AND o.state = 'running' FOR UPDATE OF o),
             opened AS (
                 UPDATE tenant SET state = 'open', schema_version = $2
-                WHERE id = $1 AND state = 'creating' AND EXISTS (SELECT FROM leader)),
+                WHERE id = $1 AND state = 'creating' AND EXISTS (SELECT FROM open)),
             closed AS (
                 UPDATE operation_step SET ended_at = clock_timestamp(), result = 'done'
-                WHERE operation = $3 AND ended_at IS NULL AND EXISTS (SELECT FROM leader))
-            UPDATE operation SET state = 'done', updated_at = now() WHERE id = $3 AND EXISTS (SELECT FROM leader)";
+                WHERE operation = $3 AND ended_at IS NULL AND EXISTS (SELECT FROM open))
+            UPDATE operation SET state = 'done', updated_at = now() WHERE id = $3 AND EXISTS (SELECT FROM open)";
         let params: Params<'_> = &[&id.as_str(), &schema_version, &operation, &term];
-        match self.execute("tenant_finish_creation", SQL, params).await? {
-            0 => Err(Error::LeaseLost),
-            _ => Ok(()),
-        }
+        let written = self.execute("tenant_finish_creation", SQL, params).await?;
+        self.as_driver(written, operation, term).await
     }
 
     /// Changes a tenant's state.

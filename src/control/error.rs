@@ -123,8 +123,10 @@ impl Error {
         }
     }
 
-    /// Whether another instance leads now, so that this one must stop its work without touching anything.
-    pub(crate) fn is_lost_lead(&self) -> bool {
-        matches!(self, Self::Catalog(catalog::Error::LeaseLost)) || self.sqlstate() == Some("TT001")
+    /// Whether the work is this instance's no more, which must stop it without touching anything: another one leads now, or
+    /// something else has ended the operation.
+    pub(crate) fn must_stop(&self) -> bool {
+        matches!(self, Self::Catalog(catalog::Error::LeaseLost | catalog::Error::Ended(_)))
+            || self.sqlstate() == Some("TT001")
     }
 }

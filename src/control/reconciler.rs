@@ -151,7 +151,7 @@ async fn drive(work: Work) {
 /// Tries until it has ended, or is another instance's.
 async fn attempt(work: &Work) {
     let id = work.operation.id;
-    let (mut tries, mut failed_at) = (0, HashSet::new());
+    let mut tries = Tries::default();
     loop {
         let outcome = match work.operation.kind {
             Kind::Create => provision::create(work).await,
@@ -165,31 +165,17 @@ async fn attempt(work: &Work) {
             Kind::Move => moves::drive(work).await,
         };
         let Err(error) = outcome else { return };
-        if error.is_lost_lead() {
+        if error.must_stop() {
             return left(id, &error);
         }
-        let goes_on = match work.operation.kind {
-            // A move decides for itself when it gives up: past its decision it may not.
-            Kind::Move => true,
-            // They have no other end than done: given up in between, catalog and server would contradict each other.
-            Kind::Suspend | Kind::Resume | Kind::Delete | Kind::Undelete => error.is_transient(),
-            Kind::Create | Kind::Clone | Kind::Rename | Kind::Migrate => {
-                error.is_transient() && tries < TRIES_MAX
-            }
-        };
         match work.progress().await {
             // Its server was removed as lost.
             Ok(None) => return,
-            // It came further than any try before: what was in the way then is not what is now.
-            Ok(Some(mark)) => {
-                if failed_at.insert(mark) {
-                    tries = 0;
-                }
-            }
+            Ok(Some(mark)) => tries.came_to(mark),
             Err(_) => {}
         }
-        if goes_on {
-            tries = tries.saturating_add(1);
+        if goes_on(work.operation.kind, &error, tries.in_a_row) {
+            let tries = tries.again();
             tracing::warn!(operation = id, tries, %error, "operation will be tried again");
             work.note_try(tries, &error).await;
             back_off(tries).await;
@@ -198,17 +184,55 @@ async fn attempt(work: &Work) {
         tracing::error!(operation = id, %error, "operation failed");
         match end_failed(work, &error).await {
             Ok(()) => return,
-            Err(error) if error.is_lost_lead() => return left(id, &error),
+            Err(error) if error.must_stop() => return left(id, &error),
             // It stays on record as running: the next pass, or the next leader, takes it up.
             Err(error) => tracing::error!(operation = id, %error, "its failure could not be recorded"),
         }
-        tries = 0;
+        tries.in_a_row = 0;
         back_off(6).await;
     }
 }
 
+/// Tries in a row that failed and came no further than one before.
+#[derive(Default)]
+struct Tries {
+    in_a_row: u32,
+    failed_at: HashSet<String>,
+}
+
+impl Tries {
+    /// A try failed at this mark of progress. If none came to it before, what was in the way then is not what is now.
+    fn came_to(&mut self, mark: String) {
+        if self.failed_at.insert(mark) {
+            self.in_a_row = 0;
+        }
+    }
+
+    /// One more begins; how many that makes.
+    fn again(&mut self) -> u32 {
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        self.in_a_row
+    }
+}
+
+/// Whether work that failed with this is tried again.
+fn goes_on(kind: Kind, error: &Error, tries: u32) -> bool {
+    match kind {
+        // A move decides for itself when it gives up: past its decision it may not.
+        Kind::Move => true,
+        // They have no other end than done: given up in between, catalog and server would contradict each other.
+        Kind::Suspend | Kind::Resume | Kind::Delete | Kind::Undelete => error.is_transient(),
+        Kind::Create | Kind::Clone | Kind::Rename | Kind::Migrate => {
+            error.is_transient() && tries < TRIES_MAX
+        }
+    }
+}
+
 fn left(operation: i64, error: &Error) {
-    tracing::warn!(operation, %error, "left to the instance that leads now");
+    match error {
+        Error::Catalog(catalog::Error::Ended(_)) => tracing::warn!(operation, %error, "its work stops here"),
+        _ => tracing::warn!(operation, %error, "left to the instance that leads now"),
+    }
 }
 
 async fn end_failed(work: &Work, error: &Error) -> Result<()> {
@@ -242,6 +266,21 @@ mod tests {
             created_at,
             updated_at,
         }
+    }
+
+    #[test]
+    fn an_operation_that_comes_further_has_all_its_tries_again() {
+        let away = Error::Timeout("away".into());
+        let mut tries = Tries::default();
+        tries.came_to("copy".into());
+        while goes_on(Kind::Clone, &away, tries.in_a_row) {
+            tries.again();
+            tries.came_to("copy".into());
+        }
+        assert_eq!(tries.in_a_row, TRIES_MAX);
+        tries.came_to("analyze".into());
+        assert!(goes_on(Kind::Clone, &away, tries.in_a_row), "its last try came further than any before");
+        assert!(!goes_on(Kind::Clone, &Error::Failed("for good".into()), tries.in_a_row));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::map_damage::catalog;
 trials! {
     shared a_suspended_tenant_is_refused_until_resumed,
     shared a_client_that_is_connected_is_refused_when_its_tenant_is_suspended,
+    shared an_operation_that_was_ended_stays_ended,
     shared resuming_lets_the_router_in_again_that_a_changed_password_kept_out,
     shared a_deleted_tenant_is_unknown_until_undeleted,
     shared deleting_now_removes_database_and_roles,
@@ -71,6 +72,27 @@ async fn a_client_that_is_connected_is_refused_when_its_tenant_is_suspended(flee
     assert!(client.is_closed() || code(&error) == "57P03", "{error:?}");
     fleet.cli(&["tenant", "resume", "suspended-live"]).await.ok();
     has_its_data(fleet, "suspended-live").await;
+}
+
+async fn an_operation_that_was_ended_stays_ended(fleet: &Fleet) {
+    with_data(fleet, "cut-short").await;
+    let client = fleet.direct("pg-1", "cut-short").await;
+    client.run("BEGIN; CREATE TABLE more ()").await;
+    let catalog = catalog(fleet).await;
+    const DRAINS: &str =
+        "SELECT id FROM operation WHERE tenant = 'cut-short' AND state = 'running' AND step = 'drain'";
+    let (_, id) = tokio::join!(fleet.cli(&["tenant", "suspend", "cut-short"]), async {
+        let drains = async || catalog.column(DRAINS).await.pop();
+        let id = until("it to wait for the transaction", drains).await;
+        // As when its server is removed as lost, while it is in the middle of a step.
+        catalog.run(&format!("UPDATE operation SET state = 'failed' WHERE id = {id}")).await;
+        client.run("COMMIT").await;
+        id
+    });
+    fleet.cli(&["tenant", "resume", "cut-short", "--wait"]).await.ok();
+    has_its_data(fleet, "cut-short").await;
+    let ended = catalog.column(&format!("SELECT step || ' ' || state FROM operation WHERE id = {id}")).await;
+    assert_eq!(ended, ["drain failed"]);
 }
 
 async fn resuming_lets_the_router_in_again_that_a_changed_password_kept_out(fleet: &Fleet) {

@@ -1,6 +1,7 @@
 //! The servers of a run: how many tenants each works on at once, by what is measured there.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -81,9 +82,12 @@ impl Lane {
     /// Waits for a place.
     ///
     /// # Errors
-    /// When the server has been away for too long.
-    pub(super) async fn enter(self: &Arc<Self>) -> Result<Slot> {
+    /// When the server has been away for too long, or nobody is to begin any more.
+    pub(super) async fn enter(self: &Arc<Self>, stop: &AtomicBool) -> Result<Slot> {
         loop {
+            if stop.load(Relaxed) {
+                return Err(Error::Failed("the run stops".to_owned()));
+            }
             let changed = self.changed.notified();
             {
                 let mut state = lock(&self.state);
@@ -105,9 +109,9 @@ impl Lane {
         i64::try_from(lock(&self.state).used).unwrap_or(i64::MAX)
     }
 
-    /// Waits until the server is well enough for a tenant, or is given up.
-    pub(super) async fn is_well(self: &Arc<Self>) {
-        drop(self.enter().await);
+    /// Waits until the server is well enough for a tenant, or is given up, or the run is to stop.
+    pub(super) async fn is_well(self: &Arc<Self>, stop: &AtomicBool) {
+        drop(self.enter(stop).await);
     }
 
     /// Takes a look into account; what is to be said when it changed how fast the run goes.
@@ -160,14 +164,18 @@ async fn probe(context: Arc<Context>, lane: Arc<Lane>, run: i64, term: i64) {
     }
 }
 
-/// `None` when the server does not answer.
+/// `None` when the server does not answer, or is in the map no more.
 ///
 /// # Errors
 /// When the catalog can't say where the server is.
 async fn look(context: &Context, lane: &Lane, connection: &mut Option<Connection>) -> Result<Option<Sample>> {
     let server = match connection {
         Some(_) => None,
-        None => Some(context.server(&lane.server).await?),
+        None => match context.server(&lane.server).await {
+            Ok(server) => Some(server),
+            Err(Error::Catalog(catalog::Error::NotFound(_))) => return Ok(None),
+            Err(error) => return Err(error),
+        },
     };
     let looked = tokio::time::timeout(PROBE_TIMEOUT, async {
         if let Some(server) = server {
@@ -206,4 +214,23 @@ async fn measure(connection: &Connection, used: i64) -> Result<Sample> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_a_place_hears_that_the_run_stops() {
+        let state = Mutex::new(State { throttle: Throttle::new(1), used: 0, away_since: None });
+        let server = ServerName::new("a").unwrap();
+        let lane = Arc::new(Lane { server, state, changed: Notify::new() });
+        let stop = AtomicBool::new(false);
+        lane.observe(None);
+        let (waited, ()) = tokio::join!(lane.enter(&stop), async {
+            stop.store(true, Relaxed);
+            lane.changed.notify_waiters();
+        });
+        assert!(waited.is_err());
+    }
 }

@@ -66,7 +66,7 @@ async fn waves(work: &Work, run: &Arc<Run>, input: &Input) -> Result<()> {
         if work.abort_requested().await? {
             return work.set_state("aborted", None).await;
         }
-        let outlook = work.context.catalog.run_outlook(run.id).await?;
+        let outlook = work.context.catalog.run_outlook(run.id, CANARIES).await?;
         if let Some(why) = too_many(&outlook, input.max_failures) {
             return work.set_state("failed", Some(&why)).await;
         }
@@ -85,6 +85,9 @@ async fn waves(work: &Work, run: &Arc<Run>, input: &Input) -> Result<()> {
             tokio::time::sleep(PUT_OFF).await;
         } else {
             all_are_well(run, &pending).await;
+            if work.abort_requested().await? {
+                continue;
+            }
             work.begin(&format!("wave_{wave}"), "done").await?;
             wave_begun = Some(wave);
         }
@@ -94,7 +97,7 @@ async fn waves(work: &Work, run: &Arc<Run>, input: &Input) -> Result<()> {
 
 /// Why no further tenant is to be begun, if so.
 fn too_many(outlook: &Outlook, failures_max: usize) -> Option<String> {
-    if outlook.failed_first > 0 {
+    if outlook.failed_canaries > 0 {
         return Some("a canary failed; no further tenant was begun".to_owned());
     }
     let failed = outlook.failed;
@@ -146,7 +149,7 @@ async fn all_are_well(run: &Run, pending: &[(TenantId, ServerName)]) {
     servers.sort_unstable();
     servers.dedup();
     for server in servers {
-        run.lanes.of(server).is_well().await;
+        run.lanes.of(server).is_well(&run.stop).await;
     }
 }
 
@@ -173,7 +176,7 @@ mod tests {
 
     #[test]
     fn failures_stop_a_run_beyond_what_is_allowed_and_a_canary_s_at_once() {
-        let outlook = |failed, failed_first| Outlook { wave: Some(2), failed, failed_first };
+        let outlook = |failed, failed_canaries| Outlook { wave: Some(2), failed, failed_canaries };
         assert_eq!(too_many(&outlook(2, 0), 2), None);
         assert!(too_many(&outlook(3, 0), 2).unwrap().contains("allowed: 2"));
         assert!(too_many(&outlook(1, 1), 9).unwrap().contains("canary"));

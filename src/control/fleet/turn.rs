@@ -51,7 +51,7 @@ enum Tried {
 pub(super) async fn take(run: Arc<Run>, tenant: TenantId, mut server: ServerName) -> Result<()> {
     let (mut tries, mut lock_tries) = (0, 0);
     let end = loop {
-        let slot = run.lanes.of(&server).enter().await;
+        let slot = run.lanes.of(&server).enter(&run.stop).await;
         if run.stop.load(Relaxed) {
             return Ok(());
         }
@@ -133,7 +133,7 @@ async fn attempt(run: &Run, id: &TenantId, server: &ServerName) -> Result<Tried>
     let record = |state, error| TurnEnd { version, took_ms, ..end(id, state, error) };
     match outcome {
         Ok(()) => Ok(Tried::Ended(record(TargetState::Done, None))),
-        Err(e) if e.is_lost_lead() => Err(e),
+        Err(e) if e.must_stop() => Err(e),
         Err(e) if e.sqlstate() == Some(GUARD_SQLSTATE) => {
             let why = "it is being moved; its turn comes after that".to_owned();
             Ok(Tried::Ended(record(TargetState::Pending, Some(why))))

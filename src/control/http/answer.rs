@@ -45,7 +45,7 @@ impl From<Error> for Refusal {
         let status = match &error {
             Error::Usage(_) => StatusCode::BAD_REQUEST,
             Error::NotFound(_) | Error::Catalog(C::NotFound(_)) => StatusCode::NOT_FOUND,
-            Error::Refused { .. } | Error::Catalog(C::Conflict(_)) => StatusCode::CONFLICT,
+            Error::Refused { .. } | Error::Catalog(C::Conflict(_) | C::Ended(_)) => StatusCode::CONFLICT,
             Error::NotLeading | Error::Catalog(C::Unreachable(_) | C::LeaseLost) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::json;
 
 use super::driver::Move;
+use super::fence;
 use crate::error::{Error, Result};
 use crate::server::{Connection, ident, tables};
 
@@ -119,16 +120,14 @@ async fn what_is_in_the_way(
     }))
 }
 
-/// A router that was there a moment ago and would not be asked to hold.
+/// What is said of a router that was there a moment ago and could not be asked to hold.
 async fn silent_router(the_move: &Move<'_>) -> Result<Option<String>> {
-    let (catalog, config) = (&the_move.work.context.catalog, &the_move.work.context.config);
-    let lost_after = config.router_lost_after;
+    let context = &the_move.work.context;
+    let lost_after = context.config.router_lost_after;
     // While the catalog was away nobody could report: all that it remembers get their time to come back.
     let comes_back = the_move.taken_up.is_some_and(|at| at.elapsed() < lost_after);
     let memory = if comes_back { ROUTER_MEMORY } else { lost_after };
-    let routers = catalog.routers_in_service(config.router_timeout, memory).await?;
-    let silent = routers.into_iter().find(|router| router.is_silent);
-    Ok(silent.map(|router| format!("router {} does not report", router.name)))
+    fence::silent_router(context, memory).await
 }
 
 /// Writes a row on the source, and sees whether it is applied in time.

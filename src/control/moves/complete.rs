@@ -48,11 +48,19 @@ pub(crate) async fn finish_earlier(
             return Err(Error::refused(message, format!("when it is not: tenantry move complete {id}")));
         }
         let earlier = Work { context: work.context.clone(), operation, term: work.term };
-        earlier.remember(&json!({ "finish": true })).await?;
-        let [source, _] = driver::servers_of(&earlier.operation);
-        if target.is_some() && source.as_ref() == target {
-            tracing::info!(operation = id, "completed because the tenant moves again");
-            Box::pin(driver::drive(&earlier)).await?;
+        let finish = async {
+            earlier.remember(&json!({ "finish": true })).await?;
+            let [source, _] = driver::servers_of(&earlier.operation);
+            if target.is_some() && source.as_ref() == target {
+                tracing::info!(operation = id, "completed because the tenant moves again");
+                Box::pin(driver::drive(&earlier)).await?;
+            }
+            Ok::<(), Error>(())
+        };
+        match finish.await {
+            // Somebody else has, meanwhile: it is not this work's end.
+            Err(Error::Catalog(catalog::Error::Ended(_))) => {}
+            outcome => outcome?,
         }
     }
     Ok(())

@@ -51,7 +51,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<Event> {
     let attempted = tokio::time::timeout(limit, attempt(the_move, sessions, &mut parts)).await;
     let outcome = attempted.unwrap_or_else(|_| Err(Error::Timeout("the cutover stood still".into())));
     if let Err(error) = outcome {
-        if error.is_lost_lead() {
+        if error.must_stop() {
             return Err(error);
         }
         tracing::warn!(operation = the_move.work.operation.id, %error, "cutover not completed");

@@ -191,7 +191,7 @@ pub(crate) async fn drive(work: &Work) -> Result<()> {
                 ended_well = format!("{event:?}").to_lowercase();
                 event
             }
-            Err(error) if error.is_lost_lead() => return Err(error),
+            Err(error) if error.must_stop() => return Err(error),
             Err(error) => {
                 tracing::warn!(operation = work.operation.id, %phase, %error, "phase of a move failed");
                 ended_well = error.to_string();

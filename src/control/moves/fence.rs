@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use shard_map::TenantId;
 
 use super::driver::Move;
-use crate::context::Work;
+use crate::context::{Context, Work};
 use crate::error::{Error, Result};
 use crate::server::{Connection, database, literal};
 
@@ -42,6 +42,13 @@ pub(crate) async fn hold(work: &Work, tenant: &TenantId, lease: Duration, deadli
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// What is said of a router that has not reported lately but did within `memory`: a hold would wait for it, with all clients.
+pub(crate) async fn silent_router(context: &Context, memory: Duration) -> Result<Option<String>> {
+    let routers = context.catalog.routers_in_service(context.config.router_timeout, memory).await?;
+    let silent = routers.into_iter().find(|router| router.is_silent);
+    Ok(silent.map(|router| format!("router {} does not report", router.name)))
 }
 
 /// Lets nobody in at the source any more, and ends whoever is still there but `spared`, the session that writes the

@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use catalog::{Kind, Operation};
+use catalog::Kind;
 use serde_json::json;
 use shard_map::{TenantId, TenantState};
 
@@ -22,6 +23,10 @@ use crate::moves::{fence, refresh_views};
 use crate::server::doom::{self, Doomed};
 use crate::server::{Connection, database, registry, roles, settings, tables};
 
+/// How long one try waits for a move of its source, and how often it looks.
+const MOVE_WAIT_MAX: Duration = Duration::from_hours(24);
+const MOVE_POLL: Duration = Duration::from_millis(500);
+
 /// Makes a tenant that is a copy of another.
 pub(crate) async fn clone_tenant(work: &Work) -> Result<()> {
     let place = Place::of(work, tenant_of(work)?).await?;
@@ -30,7 +35,11 @@ pub(crate) async fn clone_tenant(work: &Work) -> Result<()> {
     // One that is on record as open is whole, and may have clients.
     if !is_on_record(work, &place).await? {
         steps.run("claim", claim(work, &place)).await?;
-        let source = Place::of(work, &source_of(work)?).await?;
+        let source = source_of(work)?;
+        if move_of(work, &source).await?.is_some() {
+            steps.run("wait", wait_for_move(work, &source)).await?;
+        }
+        let source = Place::of(work, &source).await?;
         let put_roles = roles::put_tenant_roles(registry, &work.context.key, id, place.tenant.key_version);
         steps.run("roles", put_roles).await?;
         steps.run("database", make_database(work, &source, &place)).await?;
@@ -81,7 +90,9 @@ async fn copy_all(work: &Work, source: &Place, place: &Place) -> Result<()> {
     let files = tables::files(&from).await?;
     from.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     let snapshot: String = from.value("SELECT pg_catalog.pg_export_snapshot()", &[]).await?;
-    wait_for_move(work, from_id).await?;
+    if let Some(id) = move_of(work, from_id).await? {
+        return Err(Error::Timeout(format!("move {id} is at work on tenant {from_id}")));
+    }
 
     // Before any table: without the journal no rows are loaded, so one that hung and goes on adds none to a copy that its
     // successor has ended.
@@ -108,15 +119,25 @@ async fn copy_all(work: &Work, source: &Place, place: &Place) -> Result<()> {
     from.run("COMMIT").await
 }
 
-/// One that began before the snapshot has put its guard into the source, which is none of the copy's; one that begins later
-/// has not, and ends this try at its switch. The next one reads where the tenant is then.
+/// The move that is at work on the source. One that began before the snapshot has put its guard into the source, which is none
+/// of the copy's; one that begins later has not, and ends this try at its switch. The next one reads where the tenant is then.
+/// One that is in the queue has not begun, and may have to wait for this clone.
+async fn move_of(work: &Work, source: &TenantId) -> Result<Option<i64>> {
+    let running = work.context.catalog.running_operation(source).await?;
+    let begun = running.filter(|operation| operation.kind == Kind::Move && operation.step != "begin");
+    Ok(begun.map(|operation| operation.id))
+}
+
+/// Waits before anything is made, and as one try: a move takes its time.
 async fn wait_for_move(work: &Work, source: &TenantId) -> Result<()> {
-    match work.context.catalog.running_operation(source).await? {
-        Some(Operation { kind: Kind::Move, id, .. }) => {
-            Err(Error::Timeout(format!("move {id} is at work on tenant {source}")))
+    let deadline = Instant::now() + MOVE_WAIT_MAX;
+    while let Some(id) = move_of(work, source).await? {
+        if Instant::now() >= deadline {
+            return Err(Error::Timeout(format!("move {id} is at work on tenant {source}")));
         }
-        _ => Ok(()),
+        tokio::time::sleep(MOVE_POLL).await;
     }
+    Ok(())
 }
 
 /// TRUNCATE and rewrites of a table are not seen by snapshots as other changes are (Postgres' documentation, "Caveats" of

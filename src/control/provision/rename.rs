@@ -19,6 +19,8 @@ use crate::server::{Connection, database, ident, registry, roles};
 
 /// How long clients are held at most without the rename being done: a router asks the server's registry then.
 const HOLD_LEASE: Duration = Duration::from_secs(20);
+/// How often it is looked whether every router reports, before clients are held.
+const ROUTER_POLL: Duration = Duration::from_millis(200);
 
 #[derive(Deserialize)]
 struct Input {
@@ -108,6 +110,7 @@ async fn hold(work: &Work, rename: &Rename) -> Result<()> {
     if rename.tenant.state != TenantState::Open {
         return Ok(());
     }
+    wait_for_routers(work).await?;
     match fence::hold(work, &rename.from, HOLD_LEASE, Instant::now() + DRAIN_TIMEOUT).await {
         Err(error @ Error::Timeout(_)) => {
             tracing::warn!(operation = work.operation.id, %error, "not everybody could be waited for");
@@ -115,6 +118,20 @@ async fn hold(work: &Work, rename: &Rename) -> Result<()> {
         }
         outcome => outcome,
     }
+}
+
+/// A router that just died would keep every client waiting for the hold's whole time, which then cuts them off. It is
+/// waited for without one, until it is back or given up.
+async fn wait_for_routers(work: &Work) -> Result<()> {
+    let lost_after = work.context.config.router_lost_after;
+    let deadline = Instant::now() + lost_after + ROUTER_POLL;
+    while let Some(silent) = fence::silent_router(&work.context, lost_after).await? {
+        if Instant::now() >= deadline {
+            return Err(Error::Timeout(silent));
+        }
+        tokio::time::sleep(ROUTER_POLL).await;
+    }
+    Ok(())
 }
 
 /// All that is done on the server, at one go. Whoever slips into the database meanwhile is ended.

@@ -26,7 +26,7 @@ async fn catch_up(work: &Work, place: &Place) -> Result<()> {
         Ok(None) => Ok(()),
         Ok(version) => Ok(work.context.catalog.set_schema_version(id, version, work.term).await?),
         // 57014: it took longer than the run's limit, and would again.
-        Err(error) if error.sqlstate() != Some("57014") && (error.is_transient() || error.is_lost_lead()) => {
+        Err(error) if error.sqlstate() != Some("57014") && (error.is_transient() || error.must_stop()) => {
             Err(error)
         }
         Err(error) => {

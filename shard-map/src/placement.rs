@@ -2,12 +2,12 @@
 //! with an account of each server, so that nobody has to guess why.
 //!
 //! A server must be of the class asked for (shared unless said otherwise), have the labels, have no tenant that this one
-//! must not live with, and have room: for one tenant more, for bytes, for its connections, and for its work. Of those that
+//! must not live with, answer, and have room: for one tenant more, for bytes, for its connections, and for its work. Of those that
 //! remain, the least full one is taken: full is what is nearest to its limit, in whole percent, so that a fleet far
 //! from its limits spreads by tenants for each connection allowed, and only then by name.
 //!
-//! A server named by the operator is taken whatever its class, labels and neighbours are, since these are wishes; not
-//! without room, and not while it drains.
+//! A server named by the operator is taken whatever its class, labels and neighbours are, since these are wishes, and
+//! also while it does not answer; not without room, and not while it drains.
 //!
 //! A tenant's label constrains its placement when servers of the class carry a label of that key: `region=eu` goes to
 //! a server with `region=eu` where servers have regions, and `plan=gold` anywhere where no server has a plan.
@@ -57,6 +57,8 @@ pub struct Wish {
     pub labels: Labels,
     /// The tenant's own quota.
     pub quota: Quota,
+    /// Servers that did not answer just now: none of them is chosen, but one that was named.
+    pub away: Vec<ServerName>,
 }
 
 /// What was found about one server.
@@ -132,6 +134,8 @@ pub fn choose(
             if wish.server.is_none() {
                 against.extend(unwished(candidate, class, &constraints));
                 against.extend(kept_apart(candidate, wish, policy));
+                let is_away = wish.away.contains(&candidate.server.name);
+                against.extend(is_away.then(|| "it does not answer".to_owned()));
             }
             if candidate.server.state == ServerState::Draining {
                 against.push("it is draining and takes no new tenants".to_owned());

@@ -151,7 +151,11 @@ async fn collect(shared: &Shared, before: &mut HashMap<String, (u64, f64)>) -> R
         report.locked_out.extend(part.locked_out);
     }
     report.transaction_us = transaction_times(shared, before);
-    report.servers_down = shared.breakers.open();
+    // The breaker of a server that was removed from the map has nobody left to close it.
+    let map = shared.map.read();
+    let is_known = |name: &String| map.servers.keys().any(|server| server.as_str() == name);
+    report.servers_down = shared.breakers.open().into_iter().filter(is_known).collect();
+    drop(map);
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     report.unix_ms = i64::try_from(since_1970.as_millis()).ok();
     report

@@ -1,7 +1,8 @@
 //! The map's copy on disk: what a router begins with, and serves by as long as the catalog can't be reached.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Seek as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -138,7 +139,9 @@ fn beside(file: &Path, suffix: &str) -> PathBuf {
 /// under another name.
 fn replace(file: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let new = beside(file, "new");
-    let mut written = File::create(&new)?;
+    // It has users' verifiers.
+    let mut written = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    written.set_permissions(Permissions::from_mode(0o600))?;
     write(&mut written)?;
     written.sync_all()?;
     match std::fs::rename(file, beside(file, OLD)) {

@@ -141,6 +141,11 @@ async fn swapped_and_deleted_placements_are_set_right_while_clients_go_on(fleet:
     rebuild(fleet, "third").await;
     catalog.run("DELETE FROM tenant WHERE id = 'first'").await;
     catalog.run("UPDATE tenant SET epoch = 1, state = 'suspended' WHERE id = 'third'").await;
+    // A second one of the name would take its clients from it.
+    for server in ["pg-1", "pg-3"] {
+        let refused = fleet.cli(&["tenant", "create", "first", "--server", server, "--wait"]).await.error(4);
+        assert!(refused.contains("on record") && refused.contains("map rebuild"), "{refused}");
+    }
     first.goes_on().await;
     assert_eq!(found(fleet).await, ["epoch_behind third", "state_differs third", "missing_tenant first"]);
     rebuild(fleet, "fourth").await;

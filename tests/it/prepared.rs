@@ -397,6 +397,12 @@ async fn the_same_text_means_what_its_clients_settings_make_of_it(fleet: &Fleet)
         raw.parse("midnight", sql).execute("midnight", &[]).sync();
         assert_eq!(raw.replies(1).await, ["1", "2", &format!("D:{epoch}"), "C:SELECT 1", "Z:I"]);
     }
+    // A constant that is written as a text is of the plan.
+    for (output, text) in [("hex", "\\x61"), ("escape", "a")] {
+        let mut raw = Raw::login(&fleet.config("readings"), &[("bytea_output", output)]).await;
+        raw.parse("bytes", "SELECT 'a'::bytea::text").execute("bytes", &[]).sync();
+        assert_eq!(raw.replies(1).await, ["1", "2", &format!("D:{text}"), "C:SELECT 1", "Z:I"]);
+    }
 }
 
 async fn a_statement_prepared_after_a_change_of_the_schema_is_of_the_new_schema(fleet: &Fleet) {

@@ -85,6 +85,15 @@ fn labels_and_draining_exclude_and_say_so() {
 }
 
 #[test]
+fn a_server_that_does_not_answer_is_passed_over_unless_it_is_named() {
+    let all = [shared("a", 0), shared("b", 9)];
+    let wish = Wish { away: vec![ServerName::new("a").unwrap()], ..Wish::default() };
+    assert_eq!(by_default(&all, &wish), "b");
+    assert!(by_default(&all[..1], &wish).contains("a: it does not answer"));
+    assert_eq!(by_default(&all, &Wish { server: Some(ServerName::new("a").unwrap()), ..wish }), "a");
+}
+
+#[test]
 fn tenants_of_one_group_are_kept_apart() {
     let mut all = [shared("a", 0), shared("b", 9)];
     all[0].anti_affine = vec!["group".to_owned()];

@@ -37,7 +37,8 @@ pub(crate) struct MigrateArgs {
 
 #[derive(Debug, Subcommand)]
 enum MigrateCommand {
-    /// What a run would do, tenant by tenant, what differs, and how long it would take; changes nothing
+    /// What a run would do, tenant by tenant, what differs, and how long it would take; changes nothing; exits 4 if a run
+    /// would be refused
     #[command(after_help = "Example:\n  tenantry migrate plan --dir migrations --selector plan=gold")]
     Plan(What),
     /// Bring tenants to the newest version: canaries first, then wave by wave; exits 1 if any failed
@@ -120,7 +121,13 @@ pub(crate) async fn run(args: MigrateArgs) -> anyhow::Result<()> {
     match args.command {
         MigrateCommand::Plan(what) => {
             let plan = api.post_within(&["v1", "migrations", "plan"], &body(&what)?, EXAMINE_TIMEOUT).await?;
-            Ok(print_plan(format, &plan)?)
+            print_plan(format, &plan)?;
+            match plan["refused"].as_str() {
+                Some(why) => {
+                    Err(Failure::new(Exit::Refused, format!("a run would be refused: {why}")).into())
+                }
+                None => Ok(()),
+            }
         }
         MigrateCommand::Run { what, no_wait, timeout } => {
             let run = api.post_within(&["v1", "migrations"], &body(&what)?, EXAMINE_TIMEOUT).await?;

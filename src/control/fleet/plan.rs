@@ -107,7 +107,8 @@ pub(crate) fn estimate_s(tenants: &[TenantPlan], per_server: usize, turn_ms: Opt
         let longest = servers.values().max().copied().unwrap_or(0);
         longest.div_ceil(per_server.max(1)) as f64 * turn_ms + WAVE_MS
     };
-    (counts.values().map(wave_ms).sum::<f64>() / 100.0).ceil() / 10.0
+    // Of no waves, the sum is a negative zero.
+    (counts.values().map(wave_ms).fold(0.0, |sum, ms| sum + ms) / 100.0).ceil() / 10.0
 }
 
 /// What contradicts the directory everywhere, so that the directory is wrong: nobody has run this file as it is, or all

@@ -17,7 +17,7 @@ use super::Shared;
 use super::answer::{Answer, Body, Refusal, parse};
 use crate::context::Context;
 use crate::error::Error;
-use crate::quotas;
+use crate::{provision, quotas};
 
 /// Longest time for which a request waits for what it asked for.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -160,13 +160,14 @@ async fn make(
     source: Option<&TenantId>,
 ) -> Result<(StatusCode, Json<Value>), Refusal> {
     let id: TenantId = parse(&create.id)?;
+    let (policy, away) = tokio::try_join!(context.policy(), provision::ask_servers(context, &id))?;
     let wish = Wish {
+        away,
         server: create.server.as_deref().map(parse).transpose()?,
         class: create.class,
         labels: create.labels,
         quota: merged(Quota::default(), create.quota)?,
     };
-    let policy = context.policy().await?;
     if create.dry_run {
         let decision = context.catalog.try_placement(&id, &wish, &policy).await?;
         return Ok((StatusCode::OK, Json(json!(decision))));

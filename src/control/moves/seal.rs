@@ -109,6 +109,9 @@ pub(crate) async fn record_and_rename(
     deadline: Instant,
 ) -> Result<()> {
     crate::failpoint::stand(change.to).await;
+    // A rename waits five seconds for a session to leave, longer than a hold may last: the one of a controller that stands
+    // still, or of an operator who looks at the copy.
+    database::terminate(registry, name, None, deadline).await?;
     loop {
         let attempt = async {
             registry.run("BEGIN").await?;

@@ -13,6 +13,7 @@ mod resume;
 mod script;
 mod steps;
 mod suspend;
+mod unclaimed;
 mod undelete;
 
 use std::time::{Duration, Instant};
@@ -31,6 +32,7 @@ pub(crate) use delete::delete;
 pub(crate) use rename::{rename, undo_rename};
 pub(crate) use resume::resume;
 pub(crate) use suspend::suspend;
+pub(crate) use unclaimed::ask_servers;
 pub(crate) use undelete::undelete;
 
 use steps::Steps;

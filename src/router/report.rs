@@ -152,10 +152,9 @@ async fn collect(shared: &Shared, before: &mut HashMap<String, (u64, f64)>) -> R
     }
     report.transaction_us = transaction_times(shared, before);
     // The breaker of a server that was removed from the map has nobody left to close it.
-    let map = shared.map.read();
-    let is_known = |name: &String| map.servers.keys().any(|server| server.as_str() == name);
-    report.servers_down = shared.breakers.open().into_iter().filter(is_known).collect();
-    drop(map);
+    report.servers_down = shared.breakers.open();
+    let known = |name: &String| shared.map.read().servers.keys().any(|server| server.as_str() == name);
+    report.servers_down.retain(known);
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     report.unix_ms = i64::try_from(since_1970.as_millis()).ok();
     report

@@ -97,6 +97,7 @@ async fn a_second_run_at_once_is_refused(fleet: &Fleet) {
 }
 
 async fn runs_that_cannot_be_meant_are_refused(fleet: &Fleet) {
+    let _turn = turn().await;
     let files = Files::new(&[("V1__t.sql", "SELECT 1")]);
     let run = |more: &'static [&'static str]| {
         let args: Vec<String> =

@@ -21,9 +21,15 @@ const FIRST_LOOK_AFTER: Duration = Duration::from_secs(10);
 /// Looks, for as long as this instance leads, until `stop`.
 pub(crate) async fn watch(context: Arc<Context>, stop: CancellationToken) {
     let mut wait = FIRST_LOOK_AFTER;
+    let mut term = context.term.subscribe();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
+            // A rebuild makes a new one: what was found before it counts no more.
+            Ok(()) = term.changed() => {
+                wait = FIRST_LOOK_AFTER;
+                continue;
+            }
             () = tokio::time::sleep(wait.min(context.config.map_check_interval)) => {}
         }
         wait = context.config.map_check_interval;

@@ -36,11 +36,10 @@ const FILL_TIMEOUT: Duration = Duration::from_mins(30);
 /// The pause after a database was made is as long as that took, within these.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// As long as tenants follow each other more closely, none is added: a claim would wait for the disk with it. Until few
-/// are left.
+/// As long as tenants follow each other more closely, none is added: a claim would wait for the disk with it.
 const CLAIM_PAUSE: Duration = Duration::from_secs(1);
-/// One of so many is few.
-const FEW: usize = 4;
+/// Unless only one of so many that are wanted is left: then a tenant that has to be made the long way would cost more.
+const REFILL_AT_ONE_OF: usize = 4;
 
 /// What a server shall have.
 struct Wanted {
@@ -163,7 +162,7 @@ async fn fill(
             Deed::Make => {
                 if let Some(since) = last_claim(context)
                     && since < CLAIM_PAUSE
-                    && items.len() > wanted.count / FEW
+                    && items.len() > wanted.count / REFILL_AT_ONE_OF
                 {
                     tokio::time::sleep(CLAIM_PAUSE - since).await;
                     continue;

@@ -66,9 +66,13 @@ impl Api {
             // No TLS is built in: the API is for a private network, or behind a proxy that ends TLS.
             return Err(invalid("write http://host:port".to_owned()).into());
         }
+        // What the client is built with, though it speaks no TLS. It may be set already.
+        drop(rustls::crypto::ring::default_provider().install_default());
         // A proxy that the environment names is for the outside world, not for the fleet's own API.
         let http = reqwest::Client::builder()
             .no_proxy()
+            // No time is spent on reading certificates that a URL without TLS has no use for.
+            .tls_certs_only([])
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(REQUEST_TIMEOUT)
             .user_agent(concat!("tenantry/", env!("CARGO_PKG_VERSION")))

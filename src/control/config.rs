@@ -7,6 +7,8 @@ use catalog::tls::{TlsMode, TlsOptions};
 use serde::Deserialize;
 use shard_map::MasterKey;
 
+use crate::dump_place::DumpPlace;
+
 /// Configuration of one control-plane instance.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -32,8 +34,8 @@ pub struct ControlConfig {
     /// How long a deleted tenant's database is kept.
     #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub delete_grace: Duration,
-    /// Directory for a last dump of each tenant that is dropped; without it, none is made.
-    pub deleted_dump_dir: Option<PathBuf>,
+    /// Where a last dump of each tenant that is dropped goes: a directory, or `s3://bucket/prefix`. Without it, none is made.
+    pub deleted_dump_dir: Option<DumpPlace>,
     /// Most moves and clones at once that a server may take part in, as source or target.
     pub moves_per_server_max: usize,
     /// Connections that copy rows, for each move.

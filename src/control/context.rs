@@ -14,6 +14,7 @@ use crate::doctor::Doctor;
 use crate::error::{Error, Result};
 use crate::map::MapTools;
 use crate::metrics::Metrics;
+use crate::provision::Dumps;
 use crate::server::Connector;
 use crate::turns::Turns;
 
@@ -31,6 +32,8 @@ pub(crate) struct Context {
     /// Held while the map is verified: never two looks at once.
     pub(crate) map_turn: tokio::sync::Mutex<()>,
     pub(crate) config: ControlConfig,
+    /// Where last dumps go, if they are made.
+    pub(crate) dumps: Option<Dumps>,
     pub(crate) metrics: Metrics,
     /// Wakes the reconciler: something new is to be done.
     pub(crate) nudge: Notify,

@@ -7,6 +7,7 @@
 mod config;
 mod context;
 mod doctor;
+mod dump_place;
 mod error;
 mod failpoint;
 mod fleet;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::{ControlConfig, Secrets};
 use context::Context;
 pub use doctor::{Check, Diagnosis, Doctor, Finding, Severity};
+pub use dump_place::DumpPlace;
 pub use error::{Error, Result};
 pub use map::{MapTools, Outcome};
 use metrics::Metrics;
@@ -45,9 +47,10 @@ const CATALOG_START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Runs one control-plane instance until `shutdown` completes.
 ///
 /// # Errors
-/// When its port is taken, its `work_dir` can't be made, or the catalog can't be reached at the start, or can't be brought up to date.
+/// When the environment says of its store for dumps what can't be meant, when its port is taken, its `work_dir` can't be made, or the catalog can't be reached at the start, or can't be brought up to date.
 pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<Output = ()>) -> Result<()> {
     config.validate().map_err(Error::Usage)?;
+    let dumps = config.deleted_dump_dir.as_ref().map(provision::Dumps::at).transpose()?;
     let registry = Registry::new();
     let catalog = Catalog::new(&secrets.catalog_url, &registry)?;
     let metrics = Metrics::new(registry).map_err(|e| Error::Failed(e.to_string()))?;
@@ -71,6 +74,7 @@ pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<
         connector,
         key: secrets.master_key,
         config,
+        dumps,
         metrics,
         nudge: Notify::new(),
         stock_nudge: Notify::new(),

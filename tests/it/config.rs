@@ -16,6 +16,7 @@ trials! {
     plain help_shows_an_example_for_every_command,
     plain completions_are_printed_for_shells,
     plain a_port_in_use_is_one_clear_line,
+    plain a_store_for_dumps_that_cannot_be_meant_is_refused_without_what_was_written,
 }
 
 /// A directory with a configuration file of a role, with secrets that are well-formed.
@@ -149,5 +150,19 @@ async fn a_port_in_use_is_one_clear_line() {
         let configured = Configured::new(role, &format!("listen = {address:?}\n"));
         let error = configured.run(&["--log", "off"], &[]).await.error(1);
         assert!(error.contains(&address) && error.contains("in use"), "{role}: {error}");
+    }
+}
+
+async fn a_store_for_dumps_that_cannot_be_meant_is_refused_without_what_was_written() {
+    for url in ["https://key:hunter2@host/bucket", "s3://key:hunter2@bucket/prefix", "s3:///prefix"] {
+        let error = Configured::new("control", &format!("deleted_dump_dir = {url:?}\n")).error().await;
+        assert!(error.contains("deleted_dump_dir: ") && error.contains("s3://bucket/prefix"), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+    // What the environment adds to it.
+    let configured = Configured::new("control", "deleted_dump_dir = \"s3://bucket/prefix\"\n");
+    for (variable, value) in [("AWS_ENDPOINT_URL", "minio:9000"), ("AWS_ACCESS_KEY_ID", "half-a-key")] {
+        let error = configured.run(&[], &[(variable, value)]).await.error(1);
+        assert!(error.contains("AWS_") && !error.contains(value), "{error}");
     }
 }

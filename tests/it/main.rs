@@ -23,6 +23,7 @@ mod doctor;
 mod errors;
 mod frameworks;
 mod hostile;
+mod last_dumps;
 mod lifecycle;
 #[cfg(feature = "failpoints")]
 mod lifecycle_crashes;
@@ -66,6 +67,8 @@ mod two_controllers;
 mod users;
 
 fn main() -> std::process::ExitCode {
+    // What the tests' own HTTP clients are built with.
+    drop(rustls::crypto::ring::default_provider().install_default());
     harness::run(vec![
         provisioning::trials(),
         quotas::trials(),
@@ -73,6 +76,7 @@ fn main() -> std::process::ExitCode {
         lifecycle::trials(),
         #[cfg(feature = "failpoints")]
         lifecycle_crashes::trials(),
+        last_dumps::trials(),
         limits::trials(),
         logs::trials(),
         logins::trials(),

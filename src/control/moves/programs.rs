@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use bytes::Bytes;
 use catalog::tls::TlsOptions;
+use futures_util::{Stream, TryStreamExt as _};
 use shard_map::{MasterKey, Server};
-use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
@@ -25,6 +26,12 @@ const COMPLAINT_LINES: usize = 3;
 
 /// Where Debian puts each major version.
 const DEBIAN_ROOT: &str = "/usr/lib/postgresql";
+
+/// What takes a program's output, piece by piece.
+pub(crate) trait Sink: Send {
+    /// Takes a piece; returns when it has room for another one.
+    fn take(&mut self, piece: &[u8]) -> impl Future<Output = Result<()>> + Send;
+}
 
 /// Runs Postgres programs against a server, as the control plane's role.
 pub(crate) struct Programs<'a> {
@@ -50,13 +57,13 @@ impl<'a> Programs<'a> {
         self.finish(&path, command).await
     }
 
-    /// Runs one to its end, and writes what it prints to a file, no faster than the throttle allows. Killed when dropped.
+    /// Runs one to its end, and hands on what it prints, no faster than the throttle allows. Killed when dropped.
     pub(crate) async fn run_into(
         &self,
         program: &str,
         (server, database): (&Server, &str),
         args: &[&str],
-        (file, throttle): (&mut File, &Throttle),
+        (sink, throttle): (&mut impl Sink, &Throttle),
     ) -> Result<()> {
         let (path, mut command) = self.command(program, server, database, args);
         let mut child = command
@@ -67,23 +74,19 @@ impl<'a> Programs<'a> {
         let Some(mut stdout) = child.stdout.take() else {
             return Err(Error::Program(format!("{}: it has no output", path.display())));
         };
+        let io = |source| Error::Io { what: format!("reading what {program} gives"), source };
         let written = async {
             let mut piece = vec![0; PIECE_BYTES];
             loop {
-                let length = stdout.read(&mut piece).await?;
+                let length = stdout.read(&mut piece).await.map_err(io)?;
                 if length == 0 {
-                    return file.flush().await;
+                    return Ok(());
                 }
                 throttle.take(length as u64).await;
-                file.write_all(&piece[..length]).await?;
+                sink.take(&piece[..length]).await?;
             }
         };
-        let io = |source| Error::Io { what: format!("writing what {program} gives"), source };
-        let all = async {
-            tokio::try_join!(async { written.await.map_err(io) }, async {
-                child.wait_with_output().await.map_err(io)
-            })
-        };
+        let all = async { tokio::try_join!(written, async { child.wait_with_output().await.map_err(io) }) };
         let (_, output) = tokio::time::timeout(PROGRAM_TIMEOUT, all).await.map_err(|_| too_long(&path))??;
         outcome(&path, &output).map(drop)
     }
@@ -122,6 +125,36 @@ impl<'a> Programs<'a> {
         let mut command = Command::new(&path);
         command.args(args).stdin(Stdio::null()).kill_on_drop(true);
         self.finish(&path, command).await
+    }
+
+    /// Runs one that needs no server, and feeds it until it has what it wants.
+    pub(crate) async fn run_fed(
+        &self,
+        program: &str,
+        args: &[&str],
+        food: impl Stream<Item = Result<Bytes>>,
+    ) -> Result<String> {
+        let path = self.find(program);
+        let mut command = Command::new(&path);
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn().map_err(|error| not_started(&path, &error))?;
+        let Some(mut stdin) = child.stdin.take() else {
+            return Err(Error::Program(format!("{}: it has no input", path.display())));
+        };
+        let fed = async {
+            tokio::pin!(food);
+            while let Some(piece) = food.try_next().await? {
+                if stdin.write_all(&piece).await.is_err() {
+                    break;
+                }
+            }
+            drop(stdin);
+            Ok(())
+        };
+        let io = |source| Error::Io { what: format!("reading what {program} gives"), source };
+        let all = async { tokio::try_join!(fed, async { child.wait_with_output().await.map_err(io) }) };
+        let (_, output) = tokio::time::timeout(PROGRAM_TIMEOUT, all).await.map_err(|_| too_long(&path))??;
+        outcome(&path, &output)
     }
 
     async fn finish(&self, path: &Path, mut command: Command) -> Result<String> {

@@ -29,6 +29,7 @@ use crate::server::{Connection, database, registry, roles};
 pub(crate) use clone::clone_tenant;
 pub(crate) use create::{create, undo_create};
 pub(crate) use delete::delete;
+pub(crate) use dump::Dumps;
 pub(crate) use rename::{rename, undo_rename};
 pub(crate) use resume::resume;
 pub(crate) use suspend::suspend;

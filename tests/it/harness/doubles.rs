@@ -106,6 +106,15 @@ impl Fleet {
     /// Takes the control plane out of `dev`'s hands, and starts it with these settings. `dev`, which pauses longer and longer
     /// before it starts what dies again and again, stands still until this is dropped.
     pub(crate) fn take_control(&self, settings: &[&str]) -> HandControl<'_> {
+        self.take_control_with(settings, Vec::new())
+    }
+
+    /// The same with variables in its environment.
+    pub(crate) fn take_control_with(
+        &self,
+        settings: &[&str],
+        variables: Vec<(&'static str, String)>,
+    ) -> HandControl<'_> {
         signal(self.dev(), Signal::STOP);
         signal(self.process("control").expect("it runs"), Signal::KILL);
         // It is there until it has closed what it had open.
@@ -113,8 +122,8 @@ impl Fleet {
         let is_free = || std::net::TcpStream::connect(address).is_err().then_some(());
         until_blocking("the killed one to leave its port", is_free).unwrap();
         let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        let child = Mutex::new(start_control(self, &settings));
-        HandControl { fleet: self, child, settings }
+        let child = Mutex::new(start_control(self, &settings, &variables));
+        HandControl { fleet: self, child, settings, variables }
     }
 
     async fn try_router_metrics(&self) -> Option<()> {
@@ -125,7 +134,7 @@ impl Fleet {
     }
 }
 
-fn start_control(fleet: &Fleet, settings: &[String]) -> Child {
+fn start_control(fleet: &Fleet, settings: &[String], variables: &[(&str, String)]) -> Child {
     let log = std::fs::File::options().create(true).append(true).open(fleet.path().join("log/control.log"));
     // Where it may write no more, it is told so, as by a full disk.
     let child = spawn_tied("env".as_ref(), |control| {
@@ -134,6 +143,7 @@ fn start_control(fleet: &Fleet, settings: &[String]) -> Child {
         for setting in settings {
             control.args(["--set", setting]);
         }
+        control.envs(variables.iter().map(|(name, value)| (name, value)));
         control.env("TENANTRY_FAILPOINT_FILE", fleet.path().join("failpoint"));
         control.stdin(std::process::Stdio::null()).stderr(log.unwrap());
     });
@@ -145,6 +155,7 @@ pub(crate) struct HandControl<'f> {
     fleet: &'f Fleet,
     child: Mutex<Child>,
     settings: Vec<String>,
+    variables: Vec<(&'static str, String)>,
 }
 
 impl HandControl<'_> {
@@ -152,7 +163,7 @@ impl HandControl<'_> {
     pub(crate) fn start_again(&self) {
         let mut child = lock(&self.child);
         child.wait().unwrap();
-        *child = start_control(self.fleet, &self.settings);
+        *child = start_control(self.fleet, &self.settings, &self.variables);
     }
 
     /// Lets it write no file longer than this, or any again.

@@ -12,6 +12,7 @@ pub(crate) mod programs;
 pub(crate) mod raw;
 mod router;
 mod sql;
+pub(crate) mod store;
 pub(crate) mod tls;
 mod wait;
 
@@ -67,10 +68,10 @@ impl Test {
 
 /// Lists a file's tests, each after what it needs: `plain`, `shared` or `own`.
 macro_rules! trials {
-    ($($need:ident $test:ident),* $(,)?) => {
+    ($($(#[$when:meta])? $need:ident $test:ident),* $(,)?) => {
         pub(crate) fn trials() -> Vec<$crate::harness::Test> {
             let area = module_path!().rsplit("::").next().unwrap_or_default();
-            vec![$($crate::harness::Test::$need(format!("{area}::{}", stringify!($test)), $test)),*]
+            vec![$($(#[$when])? $crate::harness::Test::$need(format!("{area}::{}", stringify!($test)), $test)),*]
         }
     };
 }

@@ -41,6 +41,8 @@ mod migrations;
 mod migrations_disturbed;
 mod migrations_refused;
 mod moves;
+#[cfg(feature = "failpoints")]
+mod moves_copy;
 mod moves_refused;
 mod moves_schema;
 mod openings;
@@ -101,6 +103,8 @@ fn main() -> std::process::ExitCode {
         migrations_disturbed::trials(),
         migrations_refused::trials(),
         moves::trials(),
+        #[cfg(feature = "failpoints")]
+        moves_copy::trials(),
         moves_refused::trials(),
         moves_schema::trials(),
         recovery::trials(),

@@ -19,6 +19,14 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// What was counted counts no more.
+    pub(crate) fn take_back(&self, rows: u64, bytes: u64) {
+        for (counter, less) in [(&self.rows, rows), (&self.bytes, bytes)] {
+            // It may be on record, and its worker have been disturbed before it was counted.
+            let _ = counter.fetch_update(Relaxed, Relaxed, |count| Some(count.saturating_sub(less)));
+        }
+    }
+
     /// Writes the counters to the record until dropped.
     pub(crate) async fn report(&self, work: &Work) -> Result<()> {
         let mut before = (Instant::now(), self.bytes.load(Relaxed));

@@ -16,6 +16,10 @@ use crate::error::{Error, Result};
 
 /// How long a connection to a server may take.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// When and how often a peer that says nothing is asked whether it is there.
+pub(super) const KEEPALIVES_IDLE: Duration = Duration::from_secs(5);
+pub(super) const KEEPALIVES_INTERVAL: Duration = Duration::from_secs(2);
+pub(super) const KEEPALIVES_RETRIES: u32 = 3;
 /// How long a session under a tenant's role may take to tell which process serves it.
 const MARK_TIMEOUT: Duration = Duration::from_secs(2);
 /// After so long such a session is known as own, or was given up.
@@ -127,9 +131,9 @@ impl Connector {
 /// A server that lost its power is noticed within seconds, not after the system's two hours.
 fn notice_death(config: &mut Config) {
     config
-        .keepalives_idle(Duration::from_secs(5))
-        .keepalives_interval(Duration::from_secs(2))
-        .keepalives_retries(3);
+        .keepalives_idle(KEEPALIVES_IDLE)
+        .keepalives_interval(KEEPALIVES_INTERVAL)
+        .keepalives_retries(KEEPALIVES_RETRIES);
     config.tcp_user_timeout(Duration::from_secs(10));
 }
 
@@ -137,7 +141,8 @@ fn notice_death(config: &mut Config) {
 /// controller that died had begun ends soon after it: its successor would wait for that.
 pub(crate) fn session_options() -> String {
     format!(
-        "-c statement_timeout={} -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c search_path= \
+        "-c statement_timeout={} -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 \
+         -c search_path= \
          -c standard_conforming_strings=on -c default_transaction_read_only=off -c synchronous_commit=on \
          -c client_connection_check_interval=2s",
         STATEMENT_TIMEOUT.as_millis()

@@ -20,6 +20,8 @@ pub(crate) struct Table {
     pub(crate) bytes: i64,
     /// Rows, as far as statistics know.
     pub(crate) rows_estimate: i64,
+    /// The file of its rows. TRUNCATE and rewrites (VACUUM FULL, CLUSTER) give it another.
+    pub(crate) file: u32,
     /// Whether each column's binary form means the same in another database: types that are built in. Arrays and
     /// composites of a tenant's own types carry the types' oids, which differ.
     pub(crate) binary: bool,
@@ -50,7 +52,7 @@ pub(crate) async fn list(connection: &Connection) -> Result<Vec<Table>> {
             NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
                 AND (a.atttypid >= 16384 OR t.typsend = 0 OR t.typreceive = 0)),
-            pg_get_userbyid(c.relowner)::text
+            pg_get_userbyid(c.relowner)::text, coalesce(pg_relation_filenode(c.oid), 0)
         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND {IS_TENANTS}
         ORDER BY 4 DESC, 1, 2"
@@ -64,6 +66,7 @@ pub(crate) async fn list(connection: &Connection) -> Result<Vec<Table>> {
         bytes: row.get(3),
         rows_estimate: row.get(4),
         binary: row.get(6),
+        file: row.get(8),
     };
     Ok(rows.iter().map(table).collect())
 }
@@ -77,6 +80,16 @@ pub(crate) async fn files(connection: &Connection) -> Result<HashMap<String, u32
     );
     let rows = connection.rows(&sql, &[]).await?;
     Ok(rows.iter().map(|row| (format!("{}.{}", ident(row.get(0)), ident(row.get(1))), row.get(2))).collect())
+}
+
+/// The file of one table and its size in blocks, as they are now, whatever snapshot the transaction has. In a transaction
+/// that has read the table, it is the file that was read.
+pub(crate) async fn file_of(connection: &Connection, table: &Table) -> Result<(u32, i64)> {
+    const SQL: &str = "
+        SELECT coalesce(pg_relation_filenode(c), 0), pg_relation_size(c) / current_setting('block_size')::int
+        FROM CAST($1::text AS regclass) c";
+    let row = connection.row(SQL, &[&table.name]).await?;
+    Ok(row.map_or((0, 0), |row| (row.get(0), row.get(1))))
 }
 
 /// All sequences, quoted, with their schemas; those of identity columns included.

@@ -13,12 +13,15 @@ use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, Scr
 use postgres_protocol::message::backend::{DataRowBody, ErrorResponseBody, Message};
 use postgres_protocol::message::frontend;
 use shard_map::Server;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_postgres::tls::TlsConnect as _;
 
 use super::CONTROL_ROLE;
-use super::connect::{CONNECT_TIMEOUT, Connector, session_options};
+use super::connect::{
+    CONNECT_TIMEOUT, Connector, KEEPALIVES_IDLE, KEEPALIVES_INTERVAL, KEEPALIVES_RETRIES, session_options,
+};
 use crate::error::{Error, Result};
 
 /// A connection, with TLS or without.
@@ -174,6 +177,8 @@ impl Walsender {
 /// Opens a connection, and asks for TLS if it is wanted.
 async fn open(server: &Server, tls: &TlsOptions) -> io::Result<Box<dyn Stream>> {
     let mut stream = TcpStream::connect((server.host.as_str(), server.port)).await?;
+    // It stands idle for as long as a copy takes: what forgets connections on the way must see that it lives.
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive())?;
     if tls.mode == TlsMode::Disable {
         return Ok(Box::new(stream));
     }
@@ -188,6 +193,13 @@ async fn open(server: &Server, tls: &TlsOptions) -> io::Result<Box<dyn Stream>> 
         return Err(io::Error::other("the server does not do TLS, and server_tls_mode asks for it"));
     }
     Ok(Box::new(stream))
+}
+
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new()
+        .with_time(KEEPALIVES_IDLE)
+        .with_interval(KEEPALIVES_INTERVAL)
+        .with_retries(KEEPALIVES_RETRIES)
 }
 
 fn text_column(row: &DataRowBody, column: usize) -> Option<String> {

@@ -72,6 +72,17 @@ struct Start {
     /// How long the sealed copy at the old server is kept [default: the control plane's]
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     reverse_window: Option<Duration>,
+    /// How long to put the cutover off for open transactions, prepared ones, and with --wait-sessions for sessions that
+    /// can't be held, before the move is given up [default: 24h; with --kill-stragglers 10s]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    max_wait: Option<Duration>,
+    /// After that time, end open transactions (57P01) instead of giving up; at the cutover, those past the routers at once.
+    /// Prepared transactions are never ended
+    #[arg(long)]
+    kill_stragglers: bool,
+    /// Wait for sessions that can't be held (LISTEN, temporary tables, …) instead of ending them with 57P01 at the switch
+    #[arg(long)]
+    wait_sessions: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -142,12 +153,17 @@ async fn run_start(api: &Api, format: Format, start: &Start) -> anyhow::Result<(
         "to": start.to,
         "dry_run": start.dry_run,
         "max_hold_ms": values::milliseconds(start.max_hold),
+        "kill_stragglers": start.kill_stragglers,
+        "wait_sessions": start.wait_sessions,
     });
     if let Some(verify) = start.verify {
         body["verify"] = verify.as_str().into();
     }
     if let Some(window) = start.reverse_window {
         body["reverse_window_s"] = window.as_secs().into();
+    }
+    if let Some(wait) = start.max_wait {
+        body["max_wait_ms"] = values::milliseconds(wait).into();
     }
     let answer = api.post(&["v1", "moves"], &body).await?;
     if start.dry_run {
@@ -238,6 +254,9 @@ fn progress(answer: &Value) -> String {
         }
         if let Some(lag) = answer.get("lag_bytes").and_then(Value::as_u64) {
             line.push_str(&format!(", lag {}", size(lag)));
+        }
+        if let Some(what) = answer.get("waiting_for").and_then(Value::as_str) {
+            line.push_str(&format!(", waits for {what}"));
         }
     } else if let Some(hold) = answer.get("hold_ms").and_then(Value::as_f64) {
         line.push_str(&format!(", held new transactions for {hold} ms"));

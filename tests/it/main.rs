@@ -62,6 +62,8 @@ mod sleepwalker;
 mod stock;
 #[cfg(feature = "failpoints")]
 mod stock_crashes;
+#[cfg(feature = "failpoints")]
+mod stragglers;
 mod systemd;
 mod tls;
 mod tls_fleet;
@@ -126,6 +128,8 @@ fn main() -> std::process::ExitCode {
         crashes::trials(),
         #[cfg(feature = "failpoints")]
         stock_crashes::trials(),
+        #[cfg(feature = "failpoints")]
+        stragglers::trials(),
         metrics::trials(),
         admin::trials(),
         config::trials(),

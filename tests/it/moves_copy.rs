@@ -14,18 +14,18 @@ trials! {
 const BLOCKS: i64 = 64;
 
 /// Makes the control plane pause at blocks of tables.
-struct Pauses {
+pub(crate) struct Pauses {
     wish: PathBuf,
     paused: PathBuf,
 }
 
 impl Pauses {
-    fn of(fleet: &Fleet) -> Self {
+    pub(crate) fn of(fleet: &Fleet) -> Self {
         Self { wish: fleet.path().join("failpoint"), paused: fleet.path().join("failpoint.paused") }
     }
 
     /// The places to pause at, each a point, a table and a block; whoever pauses elsewhere goes on.
-    fn at(&self, places: &[(&str, &str, i64)]) {
+    pub(crate) fn at(&self, places: &[(&str, &str, i64)]) {
         let line = |(point, table, block): &(&str, &str, i64)| {
             format!("pause {point} \"public\".\"{table}\" {block}\n")
         };
@@ -34,7 +34,7 @@ impl Pauses {
     }
 
     /// Waits until all of them are.
-    async fn reached(&self) {
+    pub(crate) async fn reached(&self) {
         let wanted = std::fs::read_to_string(&self.wish).unwrap();
         until("the copy to pause", async || {
             let paused = std::fs::read_to_string(&self.paused).unwrap_or_default();
@@ -43,7 +43,7 @@ impl Pauses {
         .await;
     }
 
-    fn no_more(&self) {
+    pub(crate) fn no_more(&self) {
         self.at(&[]);
     }
 }

@@ -132,8 +132,9 @@ const UNUSUAL: &str = r#"
     BEGIN; INSERT INTO tree VALUES (2, 1), (1, NULL); COMMIT;
     CREATE TABLE booked (room int, during tsrange, EXCLUDE USING gist (during WITH &&));
     CREATE TABLE secret (who text, what text);
-    ALTER TABLE secret ENABLE ROW LEVEL SECURITY;
+    ALTER TABLE secret ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
     CREATE POLICY own ON secret USING (who = current_user);
+    INSERT INTO secret SELECT current_user, n::text FROM generate_series(1, 20) n;
     CREATE VIEW shouted WITH (security_barrier) AS SELECT upper(note) AS note FROM keyless;
     CREATE RULE no_delete AS ON DELETE TO parent DO INSTEAD NOTHING;
     CREATE INDEX ON keyless (lower(note)) WHERE n > 5;

@@ -31,6 +31,12 @@ pub(super) struct Start {
     verify: Option<Verify>,
     /// For how long the source's copy is kept, in seconds.
     reverse_window_s: Option<u64>,
+    #[serde(default)]
+    kill_stragglers: bool,
+    #[serde(default)]
+    wait_sessions: bool,
+    /// How long a cutover is put off for transactions and sessions in its way.
+    max_wait_ms: Option<u64>,
 }
 
 impl Start {
@@ -64,6 +70,9 @@ pub(super) async fn reverse(State(context): Shared, Path(id): Path<i64>) -> Answ
         max_hold_ms: input.max_hold_ms,
         verify: Some(input.verify),
         reverse_window_s: Some(input.keep_sealed_s),
+        kill_stragglers: input.kill_stragglers,
+        wait_sessions: input.wait_sessions,
+        max_wait_ms: input.max_wait_ms,
     };
     begin(&context, start).await
 }
@@ -111,6 +120,9 @@ async fn begin(context: &Context, start: Start) -> Answer<Value> {
         max_hold_ms: start.max_hold_ms,
         verify: start.verify.unwrap_or(Verify::Count),
         keep_sealed_s: start.reverse_window_s.unwrap_or(context.config.sealed_grace.as_secs()),
+        kill_stragglers: start.kill_stragglers,
+        wait_sessions: start.wait_sessions,
+        max_wait_ms: start.max_wait_ms,
     };
     let operation = context.catalog.start_move(&id, &input.from, &json!(input)).await?;
     context.nudge.notify_one();
@@ -181,7 +193,7 @@ fn shown(operation: &Operation, steps: &[Step]) -> Value {
         "state": operation.state, "step": operation.step, "rows_copied": counted("rows_copied"),
         "rows_total": data("rows_total"), "bytes_copied": counted("bytes_copied"), "bytes_total": data("bytes_total"),
         "bytes_per_second": data("bytes_per_second"), "lag_bytes": data("lag_bytes"),
-        "waiting_for": data("waiting_for"), "taken_back": counted("taken_back"), "last_cutover": data("last_cutover"),
+        "waiting_for": data("waiting_for"), "waited_ms": counted("waited_ms"), "taken_back": counted("taken_back"), "last_cutover": data("last_cutover"),
         "last_cutover_ms": data("last_cutover_ms"), "last_cutover_parts_ms": data("last_cutover_parts_ms"),
         "hold_ms": data("hold_ms"), "hold_parts_ms": data("hold_parts_ms"), "verified": data("verified"),
         "rows_checked": data("rows_checked"), "tables_checked": data("tables_checked"),

@@ -2,13 +2,13 @@
 
 use serde_json::json;
 
-use super::driver::Move;
+use super::driver::{Move, NO_LIMIT};
 use super::identity::{self, Changed};
-use super::{complete, guard, undo};
+use super::{complete, guard, stragglers, undo};
 use crate::error::{Error, Result};
 use crate::fleet::tenant;
 use crate::server::walsender::Walsender;
-use crate::server::{ident, registry, roles, tables};
+use crate::server::{database, ident, registry, roles, tables};
 
 /// Arms the source, and opens the snapshot that the copy is made from.
 pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
@@ -17,6 +17,11 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let source_registry = the_move.source_registry().await?;
     registry::raise_term(&source_registry, work.term).await?;
     registry::raise_term(&the_move.target_registry().await?, work.term).await?;
+
+    // Nobody serves none: that is what a fence leaves.
+    let limit = database::limit(&source_registry, live).await?;
+    the_move.connection_limit = if limit == 0 { NO_LIMIT } else { limit };
+    work.remember(&json!({ "connection_limit": the_move.connection_limit })).await?;
 
     let source = the_move.source_database().await?;
     // A migration of this tenant ends first; the next one finds the guard, and waits for the move's end.
@@ -51,7 +56,8 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
 
     undo::drop_slot(&source_registry, forward).await?;
     let mut walsender = Walsender::connect(&work.context.connector, &the_move.source, live).await?;
-    let slot = walsender.create_slot(forward, work.context.config.slot_timeout).await?;
+    let slot = walsender.create_slot(forward, work.context.config.slot_timeout);
+    let slot = stragglers::tell_while(the_move, &source_registry, slot).await?;
     the_move.snapshot = Some((walsender, slot.snapshot));
 
     // Creating the slot waited for every transaction that was open: what such a one created is seen only now.

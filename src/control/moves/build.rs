@@ -4,6 +4,7 @@
 use catalog::tls::TlsMode;
 
 use super::driver::Move;
+use super::force_security;
 use super::programs::Programs;
 use super::schema::dump_file;
 use crate::config::ControlConfig;
@@ -124,6 +125,7 @@ async fn subscribe(the_move: &Move<'_>, source: &Connection, target: &Connection
             literal(&connection)
         ))
         .await?;
+    force_security::lift(target).await?;
     target.run(&format!("ALTER SUBSCRIPTION {name} ENABLE")).await
 }
 

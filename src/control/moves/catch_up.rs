@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::driver::Move;
 use super::fence;
+use super::stragglers::{self, Patience};
 use crate::error::{Error, Result};
 use crate::server::{Connection, ident, tables};
 
@@ -29,6 +30,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let source = the_move.source_database().await?;
     let target = the_move.arriving_database().await?.without_statement_limit().await?;
     make_reverse_slot(the_move, &target).await?;
+    let mut patience = Patience::of(the_move).await?;
     let mut advanced = Instant::now();
     let mut enabled_anew = 0;
     let mut refreshed_until = None;
@@ -47,7 +49,10 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
             advance_reverse_slot(the_move, &target).await?;
             advanced = Instant::now();
         }
-        let waiting_for = what_is_in_the_way(the_move, &source, &target).await?;
+        let mut waiting_for = what_is_in_the_way(the_move, &source, &target).await?;
+        if waiting_for.is_none() {
+            waiting_for = patience.wait(the_move, &source).await?;
+        }
         the_move.work.remember(&json!({ "waiting_for": waiting_for })).await?;
         if waiting_for.is_none() && !refresh_noted(&target, &mut refreshed_until).await? {
             break;
@@ -77,7 +82,7 @@ async fn wait_after_taken_back(the_move: &Move<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What keeps a cutover from being short, in words; none when it may begin.
+/// What keeps a cutover from being short, but for who is in its way, in words.
 async fn what_is_in_the_way(
     the_move: &Move<'_>,
     source: &Connection,
@@ -103,21 +108,7 @@ async fn what_is_in_the_way(
         return Ok(Some(format!("the target is more than {most:?} behind")));
     }
     // Whose clients' transactions may be the old ones.
-    if let Some(silent) = silent_router(the_move).await? {
-        return Ok(Some(silent));
-    }
-    const OLD: &str = "
-        SELECT pid, usename::text, extract(epoch FROM clock_timestamp() - xact_start)::float8
-        FROM pg_catalog.pg_stat_activity
-        WHERE datname = $1 AND backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid()
-            AND xact_start < clock_timestamp() - $2 * interval '1 second'
-        ORDER BY xact_start LIMIT 1";
-    let seconds = (the_move.max_hold() / 2).as_secs_f64();
-    let old = source.row(OLD, &[&the_move.id.live_database(), &seconds]).await?;
-    Ok(old.map(|row| {
-        let (pid, role, age): (i32, Option<&str>, f64) = (row.get(0), row.get(1), row.get(2));
-        format!("a transaction of {} (pid {pid}) is open for {age:.1} s", role.unwrap_or("?"))
-    }))
+    silent_router(the_move).await
 }
 
 /// What is said of a router that was there a moment ago and could not be asked to hold.
@@ -180,9 +171,9 @@ async fn make_reverse_slot(the_move: &Move<'_>, target: &Connection) -> Result<(
     }
     let limit = the_move.work.context.config.slot_timeout.as_millis();
     target.run(&format!("SET statement_timeout = {limit}")).await?;
-    target
-        .rows("SELECT pg_catalog.pg_create_logical_replication_slot($1::text::name, 'pgoutput')", &[reverse])
-        .await?;
+    const CREATE: &str = "SELECT pg_catalog.pg_create_logical_replication_slot($1::text::name, 'pgoutput')";
+    let registry = the_move.target_registry().await?;
+    stragglers::tell_while(the_move, &registry, target.rows(CREATE, &[reverse])).await?;
     target.run("SET statement_timeout = 0").await
 }
 

@@ -10,7 +10,7 @@ use shard_map::moves::Event;
 use super::driver::{Move, Verify};
 use super::given_up::{self, Lost};
 use super::verify::TargetSnapshot;
-use super::{catch_up, fence, release, seal, take_back};
+use super::{catch_up, fence, force_security, release, seal, take_back};
 use crate::error::{Error, Result};
 use crate::server::{Connection, database, registry, tables};
 
@@ -29,6 +29,8 @@ struct Sessions {
     target_registry: Connection,
     target: Connection,
     sequences: Vec<String>,
+    /// What is made good on the target once everything is applied.
+    force_security: String,
     epoch: Epoch,
 }
 
@@ -95,8 +97,7 @@ async fn settled(the_move: &mut Move<'_>) -> Result<bool> {
             if limit == 0 && the_move.at_switch.is_none() && the_move.input.verify != Verify::None {
                 the_move.at_switch = TargetSnapshot::take(the_move).await;
             }
-            database::set_limit(&target_registry, the_move.work.term, the_move.id.live_database(), -1)
-                .await?;
+            the_move.lift_limit(&target_registry).await?;
             Ok(true)
         }
         _ => match take_back::run(the_move, &target_registry).await {
@@ -120,7 +121,7 @@ async fn open_unsealed_source(the_move: &Move<'_>) {
         take_back::end_others(the_move, &source).await?;
         let record = registry::read(&source, &the_move.id).await?;
         if let Some(record) = record.filter(|record| record.state == "open") {
-            database::set_limit(&source, the_move.work.term, the_move.id.live_database(), -1).await?;
+            the_move.lift_limit(&source).await?;
             let catalog = &the_move.work.context.catalog;
             catalog
                 .place_tenant(&the_move.id, &the_move.source.name, record.epoch, the_move.work.term)
@@ -143,6 +144,7 @@ async fn prepare(the_move: &Move<'_>) -> Result<Sessions> {
         source_registry: the_move.source_registry().await?,
         source_pid,
         sequences: tables::sequences(&source).await?,
+        force_security: force_security::statements(&source).await?,
         source,
         target_registry,
         target: the_move.arriving_database().await?,
@@ -152,16 +154,19 @@ async fn prepare(the_move: &Move<'_>) -> Result<Sessions> {
 }
 
 async fn attempt(the_move: &mut Move<'_>, sessions: Sessions, parts: &mut Parts) -> Result<()> {
-    let Sessions { source_registry, source, source_pid, target_registry, target, sequences, epoch } =
-        sessions;
+    let Sessions { source_registry, source, source_pid, target_registry, target, sequences, .. } = sessions;
+    let (force_security, epoch) = (sessions.force_security, sessions.epoch);
     let deadline = parts.begun + the_move.max_hold();
     let fence_row = parts.fence_row;
 
     let drained_by = parts.begun + the_move.max_hold() * DRAIN_PERCENT / 100;
     let lease = the_move.max_hold() + fence::LEASE_MARGIN;
-    fence::hold(the_move.work, &the_move.id, lease, drained_by).await?;
+    let pinned = fence::hold(the_move.work, &the_move.id, lease, drained_by).await?;
+    if pinned > 0 && the_move.input.wait_sessions && !the_move.input.kill_stragglers {
+        return Err(Error::Timeout(format!("{pinned} sessions at routers can't be held")));
+    }
     parts.end("drain");
-    fence::fence(the_move, &source_registry, source_pid, deadline).await?;
+    fence::fence(the_move, &source_registry, source_pid, (drained_by, deadline)).await?;
     parts.end("fence");
     let set_sequences = fence::flush(&source, fence_row, &sequences).await?;
     source.close().await;
@@ -170,7 +175,7 @@ async fn attempt(the_move: &mut Move<'_>, sessions: Sessions, parts: &mut Parts)
     // A synchronous commit on the target: what the apply worker committed asynchronously is flushed with it.
     target
         .run(&format!(
-            "BEGIN; {set_sequences}; INSERT INTO tenantry.fence (id) VALUES (-{fence_row}); COMMIT"
+            "BEGIN; {set_sequences}; {force_security} INSERT INTO tenantry.fence (id) VALUES (-{fence_row}); COMMIT"
         ))
         .await?;
     parts.end("sequences");
@@ -195,7 +200,7 @@ async fn attempt(the_move: &mut Move<'_>, sessions: Sessions, parts: &mut Parts)
         // Before anybody is let in, so that what it sees is what was sealed.
         the_move.at_switch = TargetSnapshot::take(the_move).await;
     }
-    database::set_limit(&target_registry, the_move.work.term, the_move.id.live_database(), -1).await?;
+    the_move.lift_limit(&target_registry).await?;
     release::place(the_move, epoch).await?;
     parts.end("release");
     Ok(())

@@ -16,7 +16,7 @@ use super::{arm, build, catch_up, complete, copy, cutover, given_up, release, sc
 use crate::context::{Work, back_off};
 use crate::error::{Error, Result};
 use crate::server::walsender::Walsender;
-use crate::server::{Connection, MOVE_SCHEMA, literal};
+use crate::server::{Connection, MOVE_SCHEMA, database, literal};
 
 /// How often a copy is begun anew before the move gives up.
 const RESTARTS_MAX: u32 = 3;
@@ -24,6 +24,8 @@ const RESTARTS_MAX: u32 = 3;
 const TRIES_MAX: u32 = 20;
 /// How long a transaction in a registry may stand still: its controller is dead or cut off then.
 const REGISTRY_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Any number of sessions.
+pub(super) const NO_LIMIT: i32 = -1;
 /// How often an operator's wish to abort is looked for.
 const ABORT_POLL: Duration = Duration::from_millis(300);
 
@@ -49,6 +51,15 @@ pub(crate) struct Input {
     pub(crate) verify: Verify,
     /// How long the sealed copy is kept on the source, in seconds.
     pub(crate) keep_sealed_s: u64,
+    /// Whether transactions that stay open, and those past the routers, are ended rather than waited for.
+    #[serde(default)]
+    pub(crate) kill_stragglers: bool,
+    /// Whether sessions that can't be held are waited for rather than ended at the switch.
+    #[serde(default)]
+    pub(crate) wait_sessions: bool,
+    /// How long a cutover is put off for them.
+    #[serde(default)]
+    pub(crate) max_wait_ms: Option<u64>,
 }
 
 /// A move under way, with what lives only as long as this process.
@@ -64,6 +75,8 @@ pub(crate) struct Move<'w> {
     pub(crate) snapshot: Option<(Walsender, String)>,
     /// Holds the target's state at the switch, for the comparison.
     pub(crate) at_switch: Option<TargetSnapshot>,
+    /// How many sessions of plain roles the tenant's database takes, wherever it is open.
+    pub(crate) connection_limit: i32,
     /// Whether the phase it is in was begun by somebody else, or by an earlier try.
     pub(crate) resumed: bool,
     /// When it was taken up, if that was not its beginning: the catalog may have been away before.
@@ -89,6 +102,7 @@ impl<'w> Move<'w> {
             progress,
             snapshot: None,
             at_switch: None,
+            connection_limit: recorded_limit(operation),
             resumed: operation.step != "begin",
             taken_up: (operation.step != "begin").then(Instant::now),
         })
@@ -130,9 +144,20 @@ impl<'w> Move<'w> {
         self.work.context.connector.database(&self.target, &self.id.arriving_database()).await
     }
 
+    /// Lets clients in where the tenant is open: as many as before the move.
+    pub(crate) async fn lift_limit(&self, registry: &Connection) -> Result<()> {
+        let (term, limit) = (self.work.term, self.connection_limit);
+        database::set_limit(registry, term, self.id.live_database(), limit).await
+    }
+
     pub(crate) fn max_hold(&self) -> Duration {
         Duration::from_millis(self.input.max_hold_ms)
     }
+}
+
+fn recorded_limit(operation: &Operation) -> i32 {
+    let recorded = operation.data.get("connection_limit").and_then(serde_json::Value::as_i64);
+    recorded.and_then(|limit| i32::try_from(limit).ok()).unwrap_or(NO_LIMIT)
 }
 
 /// Source and target of a move or a clone.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use shard_map::TenantId;
 
 use super::driver::Move;
+use super::stragglers;
 use crate::context::{Context, Work};
 use crate::error::{Error, Result};
 use crate::server::{Connection, database, literal};
@@ -17,10 +18,11 @@ pub(crate) const POLL: Duration = Duration::from_millis(1);
 /// lives never loses the hold in the middle.
 pub(crate) const LEASE_MARGIN: Duration = Duration::from_secs(3);
 
-/// Places the hold, and waits until every router in service says that nothing of the tenant is running any more.
+/// Places the hold, and waits until every router in service says that nothing of the tenant is running any more. Returns how
+/// many sessions keep their server connections: the fence will end them.
 ///
 /// `lease`: for how long it counts without being released.
-pub(crate) async fn hold(work: &Work, tenant: &TenantId, lease: Duration, deadline: Instant) -> Result<()> {
+pub(crate) async fn hold(work: &Work, tenant: &TenantId, lease: Duration, deadline: Instant) -> Result<i32> {
     let context = &work.context;
     let hold = context.catalog.place_hold(tenant, lease, work.term).await?;
     loop {
@@ -32,7 +34,7 @@ pub(crate) async fn hold(work: &Work, tenant: &TenantId, lease: Duration, deadli
         let missing = routers.iter().filter(|router| !acked.contains(router.process.as_str()));
         let missing: Vec<&str> = missing.map(|router| router.name.as_str()).collect();
         if missing.is_empty() {
-            return Ok(());
+            return Ok(acks.iter().map(|ack| ack.pinned).sum());
         }
         if Instant::now() >= deadline {
             let missing = missing.join(", ");
@@ -52,18 +54,22 @@ pub(crate) async fn silent_router(context: &Context, memory: Duration) -> Result
 }
 
 /// Lets nobody in at the source any more, and ends whoever is still there but `spared`, the session that writes the
-/// fence row.
+/// fence row. Past the routers, transactions are waited for until `drained_by`.
 pub(crate) async fn fence(
     the_move: &Move<'_>,
     source_registry: &Connection,
     spared: i32,
-    deadline: Instant,
+    (drained_by, deadline): (Instant, Instant),
 ) -> Result<()> {
     let live = the_move.id.live_database();
+    let (prepared, since) = stragglers::prepared_now(source_registry, live).await?;
+    if let Some(prepared) = prepared {
+        return Err(Error::Timeout(prepared));
+    }
     crate::failpoint::stand("limit").await;
     // Not ALLOW_CONNECTIONS false: that would lock out the walsender and this program, too.
     database::set_limit(source_registry, the_move.work.term, live, 0).await?;
-    database::terminate(source_registry, live, Some(spared), deadline).await
+    stragglers::end_sessions(the_move, source_registry, (since, spared), (drained_by, deadline)).await
 }
 
 /// Writes the fence row with a synchronous commit, which flushes every earlier commit, and reads all sequences.

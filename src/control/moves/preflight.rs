@@ -100,7 +100,7 @@ struct Probe {
     sql: &'static str,
 }
 
-const PROBES: [Probe; 10] = [
+const PROBES: [Probe; 12] = [
     Probe {
         level: Level::Error,
         what: "large objects are not replicated",
@@ -142,6 +142,21 @@ const PROBES: [Probe; 10] = [
         what: "a prepared transaction is open",
         remedy: "COMMIT PREPARED or ROLLBACK PREPARED it",
         sql: "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = current_database()",
+    },
+    Probe {
+        level: Level::Warning,
+        what: "a prepared transaction of another database keeps a move from beginning",
+        remedy: "COMMIT PREPARED or ROLLBACK PREPARED it there; the move begins when it has ended",
+        sql: "SELECT format('%L in database %s', gid, database) FROM pg_catalog.pg_prepared_xacts
+            WHERE database <> current_database() ORDER BY prepared LIMIT 5",
+    },
+    Probe {
+        level: Level::Error,
+        what: "pg_repack is at work, and what it does can't be seen",
+        remedy: "wait for its end; if it was interrupted: DROP EXTENSION pg_repack CASCADE",
+        sql: "SELECT c.oid::regclass::text FROM pg_catalog.pg_class c
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname = 'repack' AND c.relkind = 'r' AND c.relname ~ '^log_[0-9]+$'",
     },
     Probe {
         level: Level::Error,
@@ -277,15 +292,17 @@ async fn extensions(
 async fn old_transactions(found: &mut Preflight, connection: &Connection) -> Result<()> {
     const OLD: &str = "
         SELECT pid, coalesce(datname::text, '?'), coalesce(usename::text, '?'),
-            extract(epoch FROM clock_timestamp() - xact_start)::float8
+            extract(epoch FROM clock_timestamp() - xact_start)::float8, coalesce(application_name, ''), coalesce(state, '?')
         FROM pg_catalog.pg_stat_activity
         WHERE xact_start < clock_timestamp() - $1 * interval '1 second' AND backend_xid IS NOT NULL
         ORDER BY xact_start LIMIT 5";
     for row in connection.rows(OLD, &[&OLD_TRANSACTION_SECONDS]).await? {
         let (pid, database, role, age): (i32, String, String, f64) =
             (row.get(0), row.get(1), row.get(2), row.get(3));
-        let what =
-            format!("a transaction of {role} in database {database} (pid {pid}) is open for {age:.0} s");
+        let (application, state): (String, String) = (row.get(4), row.get(5));
+        let what = format!(
+            "a transaction of {role} in database {database} (pid {pid}, application {application:?}, {state}) is open for {age:.0} s"
+        );
         found.add(Level::Warning, what, "the move begins when it has ended");
     }
     Ok(())
@@ -298,7 +315,7 @@ async fn pinned_sessions(found: &mut Preflight, context: &Context, id: &TenantId
             found.add(
                 Level::Warning,
                 what,
-                "they are ended with 57P01 at the switch; their clients reconnect",
+                "they are ended with 57P01 at the switch, and their clients reconnect; with --wait-sessions the move waits for them",
             );
         }
     }

@@ -9,7 +9,7 @@ use super::cutover;
 use super::driver::Move;
 use crate::context::Work;
 use crate::error::{Error, Result};
-use crate::server::{database, registry};
+use crate::server::registry;
 
 /// Places the tenant on the target and releases the hold, in one change of the map.
 pub(crate) async fn place(the_move: &Move<'_>, epoch: Epoch) -> Result<()> {
@@ -27,7 +27,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
             the_move.id, the_move.target.name
         )));
     };
-    database::set_limit(&target_registry, the_move.work.term, the_move.id.live_database(), -1).await?;
+    the_move.lift_limit(&target_registry).await?;
     place(the_move, record.epoch).await?;
     the_move.work.context.catalog.release_hold(&the_move.id, the_move.work.term).await?;
     tell_hold(the_move).await

@@ -1,14 +1,18 @@
 //! The second half of a cutover: the stream ends, the source is sealed, nothing has slipped in, the target decides.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shard_map::Epoch;
 
 use super::driver::Move;
 use super::fence::POLL;
+use super::stragglers;
 use crate::context::Work;
 use crate::error::{Error, Result};
 use crate::server::{Connection, database, ident, registry};
+
+/// How long those in a database may take to leave it, before new ones are taken to come in all the time.
+const CLEAR: Duration = Duration::from_millis(200);
 
 /// Disables the subscription and ends its walsender. Returns the position up to which the target has everything.
 pub(crate) async fn detach(
@@ -111,25 +115,34 @@ pub(crate) async fn record_and_rename(
     crate::failpoint::stand(change.to).await;
     // A rename waits five seconds for a session to leave, longer than a hold may last: the one of a controller that stands
     // still, or of an operator who looks at the copy.
-    database::terminate(registry, name, None, deadline).await?;
-    loop {
-        let attempt = async {
-            registry.run("BEGIN").await?;
-            if !registry::write(registry, work.term, change).await? {
-                let (tenant, from) = (change.tenant, change.from);
-                return Err(Error::Failed(format!(
-                    "tenant {tenant} is not {from:?} on record, or at a later epoch"
-                )));
-            }
-            database::rename(registry, name, change.database).await?;
-            registry.run("COMMIT").await
+    let mut beside =
+        match database::terminate(registry, name, None, deadline.min(Instant::now() + CLEAR)).await {
+            Err(Error::Timeout(_)) => Some(session_beside(work, registry).await?),
+            outcome => outcome.map(|()| None)?,
         };
-        match attempt.await {
+    loop {
+        let outcome = match &beside {
+            None => write_and_rename(work, registry, change, name, None).await,
+            // The rename's lock lets nobody in any more, so that those who are in need only be ended.
+            Some(beside) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                tokio::select! {
+                    outcome = write_and_rename(work, registry, change, name, Some(left)) => outcome,
+                    outcome = database::terminate_all_that_come(beside, name) => outcome,
+                }
+            }
+        };
+        match outcome {
             Ok(()) => return Ok(()),
             Err(e) if e.sqlstate() == Some("55006") => {
                 registry.run("ROLLBACK").await?;
-                still_in_time(deadline, "somebody stays in the database (a prepared transaction?)")?;
-                database::terminate(registry, name, None, deadline).await?;
+                if let Some(prepared) = stragglers::prepared(registry, name).await? {
+                    return Err(Error::Timeout(format!("{prepared}, keeps database {name} in use")));
+                }
+                still_in_time(deadline, "somebody stays in the database")?;
+                if beside.is_none() {
+                    beside = Some(session_beside(work, registry).await?);
+                }
             }
             Err(e) => {
                 drop(registry.run("ROLLBACK").await);
@@ -137,6 +150,36 @@ pub(crate) async fn record_and_rename(
             }
         }
     }
+}
+
+/// Another session in the same registry.
+async fn session_beside(work: &Work, registry: &Connection) -> Result<Connection> {
+    let server = work.context.server(registry.server()).await?;
+    work.context.connector.registry(&server).await
+}
+
+/// `wait`: how long the rename may wait for sessions to leave; by default as long as Postgres does.
+async fn write_and_rename(
+    work: &Work,
+    registry: &Connection,
+    change: &registry::Change<'_>,
+    name: &str,
+    wait: Option<Duration>,
+) -> Result<()> {
+    registry.run("BEGIN").await?;
+    if let Some(wait) = wait {
+        registry.run(&format!("SET LOCAL statement_timeout = {}", wait.as_millis().max(1))).await?;
+    }
+    if !registry::write(registry, work.term, change).await? {
+        let (tenant, from) = (change.tenant, change.from);
+        return Err(Error::Failed(format!("tenant {tenant} is not {from:?} on record, or at a later epoch")));
+    }
+    database::rename(registry, name, change.database).await?;
+    if wait.is_some() {
+        // A commit that waits for a standby is not to be cut short.
+        registry.run("SET LOCAL statement_timeout = DEFAULT").await?;
+    }
+    registry.run("COMMIT").await
 }
 
 fn still_in_time(deadline: Instant, what: &str) -> Result<()> {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use shard_map::{Epoch, TenantId};
 
 use super::driver::Move;
-use super::seal;
+use super::{force_security, seal};
 use crate::context::Work;
 use crate::error::{Error, Result};
 use crate::server::registry::{self, Record};
@@ -49,12 +49,13 @@ pub(crate) async fn run(the_move: &Move<'_>, target_registry: &Connection) -> Re
         }
     }
     let epoch = unseal(work, id, &source_registry, on_source).await?;
-    database::set_limit(&source_registry, work.term, id.live_database(), -1).await?;
+    the_move.lift_limit(&source_registry).await?;
     work.context.catalog.place_tenant(id, &the_move.source.name, epoch, work.term).await?;
     if database::exists(target_registry, &arriving).await? {
         let target = the_move.arriving_database().await?;
         let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription WHERE subname = $1)";
         if target.value::<bool>(there, &[&the_move.names.forward]).await? {
+            force_security::lift(&target).await?;
             target.run(&format!("ALTER SUBSCRIPTION {} ENABLE", ident(&the_move.names.forward))).await?;
         }
     }

@@ -37,7 +37,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     registry::raise_term(&source_registry, work.term).await?;
     drop_slot(&source_registry, &the_move.names.forward).await?;
     if database::exists(&source_registry, the_move.id.live_database()).await? {
-        database::set_limit(&source_registry, work.term, the_move.id.live_database(), -1).await?;
+        the_move.lift_limit(&source_registry).await?;
         let source = the_move.source_database().await?;
         source.run(&format!("DROP PUBLICATION IF EXISTS {}", ident(&the_move.names.forward))).await?;
         let changed = arm::identities_recorded(the_move).await?;

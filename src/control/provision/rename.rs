@@ -116,7 +116,7 @@ async fn hold(work: &Work, rename: &Rename) -> Result<()> {
             tracing::warn!(operation = work.operation.id, %error, "not everybody could be waited for");
             Ok(())
         }
-        outcome => outcome,
+        outcome => outcome.map(drop),
     }
 }
 

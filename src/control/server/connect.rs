@@ -168,6 +168,11 @@ impl Connection {
         Ok(Self { server: server.clone(), client, task, mark: None })
     }
 
+    /// The server that it is to.
+    pub(crate) fn server(&self) -> &ServerName {
+        &self.server
+    }
+
     /// Whether it is not known to be broken.
     pub(crate) fn is_open(&self) -> bool {
         !self.client.is_closed()

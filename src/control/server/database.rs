@@ -13,6 +13,8 @@ pub(crate) const TERMINATE_TIMEOUT: Duration = Duration::from_secs(10);
 const DROP_TIMEOUT: Duration = Duration::from_mins(10);
 /// How often the server is asked whether they have ended.
 const POLL: Duration = Duration::from_millis(1);
+/// The same, beside a rename that waits for them.
+const POLL_BESIDE: Duration = Duration::from_millis(10);
 
 pub(crate) async fn exists(registry: &Connection, database: &str) -> Result<bool> {
     registry
@@ -108,6 +110,16 @@ pub(crate) async fn terminate(
         tokio::time::sleep(POLL).await;
     }
     Ok(())
+}
+
+/// Ends all sessions of a database but walsenders, those that are there and those that come, until it is dropped.
+pub(crate) async fn terminate_all_that_come(registry: &Connection, database: &str) -> Result<()> {
+    loop {
+        match terminate(registry, database, None, Instant::now()).await {
+            Ok(()) | Err(Error::Timeout(_)) => tokio::time::sleep(POLL_BESIDE).await,
+            outcome => outcome?,
+        }
+    }
 }
 
 /// Renames a database, if it still has the old name.

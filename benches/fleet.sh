@@ -68,12 +68,6 @@ seed_tenants() {
     "$pg_bin/psql" --no-psqlrc --quiet --command 'CREATE UNLOGGED TABLE copied (LIKE pgbench_accounts)' big
 }
 
-# pgbench on the tenant `bench` with these arguments, through the router.
-through_router() {
-    PGPASSWORD=$TENANTRY_PASSWORD "$pg_bin/pgbench" -n -h "$TENANTRY_ROUTER_HOST" -p "$TENANTRY_ROUTER_PORT" \
-        -U "$TENANTRY_USER" "$@" bench
-}
-
 # Median, minimum and maximum of numbers on standard input.
 summary() {
     sort -n | awk '{ v[NR] = $1 } END { if (NR) printf "%.1f (%.1f–%.1f)", v[int((NR + 1) / 2)], v[1], v[NR] }'

@@ -1,6 +1,7 @@
 //! The cutover: from the hold to the decision, within its budget. Whatever goes wrong before the decision is taken
 //! back; what happened is never remembered but looked up, in the target's registry, which decides.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, json};
@@ -10,7 +11,7 @@ use shard_map::moves::Event;
 use super::driver::{Move, Verify};
 use super::given_up::{self, Lost};
 use super::verify::TargetSnapshot;
-use super::{catch_up, fence, force_security, release, seal, take_back};
+use super::{catch_up, fence, force_security, freshen, release, seal, take_back};
 use crate::error::{Error, Result};
 use crate::server::{Connection, database, registry, tables};
 
@@ -28,6 +29,8 @@ struct Sessions {
     source_pid: i32,
     target_registry: Connection,
     target: Connection,
+    /// A second one, for what is done at the same time.
+    target_too: Connection,
     sequences: Vec<String>,
     /// What is made good on the target once everything is applied.
     force_security: String,
@@ -45,12 +48,13 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<Event> {
         return Ok(Event::TakenBack);
     }
     let sessions = prepare(the_move).await?;
-    let mut parts = Parts::new();
+    freshen::run(the_move, &sessions.source, &sessions.target).await;
+    let parts = Parts::new();
     // For whoever has to tell the hold if this controller dies in it. The fence row is the time, in microseconds.
     the_move.work.remember(&json!({ "hold_began_us": parts.fence_row, "hold_ms": null })).await?;
     // Beside the deadline between its acts, one for an act that stands still because a server is gone.
     let limit = the_move.max_hold() + STANDSTILL_MARGIN;
-    let attempted = tokio::time::timeout(limit, attempt(the_move, sessions, &mut parts)).await;
+    let attempted = tokio::time::timeout(limit, attempt(the_move, sessions, &parts)).await;
     let outcome = attempted.unwrap_or_else(|_| Err(Error::Timeout("the cutover stood still".into())));
     if let Err(error) = outcome {
         if error.must_stop() {
@@ -66,7 +70,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<Event> {
         remember_taken_back(the_move, &error, &parts).await?;
         return Ok(Event::TakenBack);
     }
-    the_move.work.remember(&json!({ "hold_ms": parts.total_ms(), "hold_parts_ms": parts.parts })).await?;
+    the_move.work.remember(&json!({ "hold_ms": parts.total_ms(), "hold_parts_ms": parts.told() })).await?;
     let metrics = &the_move.work.context.metrics;
     metrics.cutovers.with_label_values(&["decided"]).inc();
     metrics.hold_seconds.observe(parts.begun.elapsed().as_secs_f64());
@@ -148,61 +152,65 @@ async fn prepare(the_move: &Move<'_>) -> Result<Sessions> {
         source,
         target_registry,
         target: the_move.arriving_database().await?,
+        target_too: the_move.arriving_database().await?,
         // A cutover that was taken back has put the target's record further.
         epoch: the_move.tenant().await?.epoch.next().max(arriving.epoch),
     })
 }
 
-async fn attempt(the_move: &mut Move<'_>, sessions: Sessions, parts: &mut Parts) -> Result<()> {
-    let Sessions { source_registry, source, source_pid, target_registry, target, sequences, .. } = sessions;
-    let (force_security, epoch) = (sessions.force_security, sessions.epoch);
-    let deadline = parts.begun + the_move.max_hold();
+async fn attempt(the_move: &mut Move<'_>, sessions: Sessions, parts: &Parts) -> Result<()> {
+    let Sessions { source_registry, source, source_pid, target_registry, target, target_too, .. } = sessions;
+    let (sequences, force_security, epoch) = (sessions.sequences, sessions.force_security, sessions.epoch);
     let fence_row = parts.fence_row;
-
+    let deadline = parts.begun + the_move.max_hold();
     let drained_by = parts.begun + the_move.max_hold() * DRAIN_PERCENT / 100;
-    let lease = the_move.max_hold() + fence::LEASE_MARGIN;
-    let pinned = fence::hold(the_move.work, &the_move.id, lease, drained_by).await?;
-    if pinned > 0 && the_move.input.wait_sessions && !the_move.input.kill_stragglers {
-        return Err(Error::Timeout(format!("{pinned} sessions at routers can't be held")));
-    }
-    parts.end("drain");
-    fence::fence(the_move, &source_registry, source_pid, (drained_by, deadline)).await?;
-    parts.end("fence");
-    let set_sequences = fence::flush(&source, fence_row, &sequences).await?;
-    source.close().await;
-    fence::wait_applied(&target, fence_row, deadline).await?;
-    parts.end("apply");
+    parts.act("drain", drain(the_move, drained_by)).await?;
+    let fenced = fence::fence(the_move, &source_registry, source_pid, (drained_by, deadline));
+    parts.act("fence", fenced).await?;
+    let applied = async {
+        let set_sequences = fence::flush(&source, fence_row, &sequences).await?;
+        source.close().await;
+        fence::wait_applied(&target, fence_row, deadline).await?;
+        Ok(set_sequences)
+    };
+    let set_sequences = parts.act("apply", applied).await?;
     // A synchronous commit on the target: what the apply worker committed asynchronously is flushed with it.
-    target
-        .run(&format!(
-            "BEGIN; {set_sequences}; {force_security} INSERT INTO tenantry.fence (id) VALUES (-{fence_row}); COMMIT"
-        ))
-        .await?;
-    parts.end("sequences");
-    let position = seal::detach(the_move, &source_registry, &target, deadline).await?;
-    parts.end("detach");
-    seal::seal(the_move, &source_registry, epoch, deadline).await?;
-    parts.end("seal");
-    if seal::slipped_in(the_move, &position).await? {
-        return Err(Error::Failed("a transaction was committed at the source past the fence".into()));
-    }
-    parts.end("check");
-    catch_up::advance_reverse_slot(the_move, &target).await?;
+    let synchronous = format!(
+        "BEGIN; {set_sequences}; {force_security} INSERT INTO tenantry.fence (id) VALUES (-{fence_row}); COMMIT"
+    );
+    let (position, ()) = tokio::try_join!(
+        parts.act("detach", seal::detach(the_move, &source_registry, &target, deadline)),
+        parts.act("sequences", target_too.run(&synchronous)),
+    )?;
+    target_too.close().await;
+    // Each on a server of its own, and all of them before the decision.
+    let sealed = async {
+        parts.act("seal", seal::seal(the_move, &source_registry, epoch, deadline)).await?;
+        parts.act("check", seal::nothing_slipped_in(the_move, &position)).await
+    };
+    tokio::try_join!(sealed, parts.act("advance", catch_up::advance_reverse_slot(the_move, &target)))?;
     target.close().await;
-    parts.end("advance");
     if Instant::now() >= deadline {
         return Err(Error::Timeout("the hold's budget was used up before the decision".into()));
     }
-    seal::decide(the_move, &target_registry, epoch, deadline).await?;
-    parts.end("decide");
+    parts.act("decide", seal::decide(the_move, &target_registry, epoch, deadline)).await?;
+    let released = async {
+        if the_move.input.verify != Verify::None {
+            // Before anybody is let in, so that what it sees is what was sealed.
+            the_move.at_switch = TargetSnapshot::take(the_move).await;
+        }
+        the_move.lift_limit(&target_registry).await?;
+        release::place(the_move, epoch).await
+    };
+    parts.act("release", released).await
+}
 
-    if the_move.input.verify != Verify::None {
-        // Before anybody is let in, so that what it sees is what was sealed.
-        the_move.at_switch = TargetSnapshot::take(the_move).await;
+async fn drain(the_move: &Move<'_>, deadline: Instant) -> Result<()> {
+    let lease = the_move.max_hold() + fence::LEASE_MARGIN;
+    let pinned = fence::hold(the_move.work, &the_move.id, lease, deadline).await?;
+    if pinned > 0 && the_move.input.wait_sessions && !the_move.input.kill_stragglers {
+        return Err(Error::Timeout(format!("{pinned} sessions at routers can't be held")));
     }
-    the_move.lift_limit(&target_registry).await?;
-    release::place(the_move, epoch).await?;
-    parts.end("release");
     Ok(())
 }
 
@@ -213,37 +221,42 @@ async fn remember_taken_back(the_move: &Move<'_>, error: &Error, parts: &Parts) 
     let held_ms = milliseconds(parts.begun.elapsed());
     let found = json!({
         "taken_back": before + 1, "last_cutover": error.to_string(),
-        "last_cutover_ms": held_ms, "last_cutover_parts_ms": parts.parts,
+        "last_cutover_ms": held_ms, "last_cutover_parts_ms": parts.told(),
     });
     the_move.work.remember(&found).await
 }
 
-/// How long each part of the hold took.
+/// How long the hold is, and each part of it; some go on at the same time.
 struct Parts {
     begun: Instant,
-    last: Instant,
     fence_row: i64,
-    parts: Map<String, serde_json::Value>,
+    parts: Mutex<Map<String, serde_json::Value>>,
 }
 
 impl Parts {
     fn new() -> Self {
-        let now = Instant::now();
-        let since_1970 =
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let fence_row = i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX);
-        Self { begun: now, last: now, fence_row, parts: Map::new() }
+        Self { begun: Instant::now(), fence_row: now_us(), parts: Mutex::default() }
     }
 
-    fn end(&mut self, part: &str) {
-        let now = Instant::now();
-        self.parts.insert(part.to_owned(), json!(milliseconds(now - self.last)));
-        self.last = now;
+    /// Does one part.
+    async fn act<T>(&self, part: &str, deed: impl Future<Output = Result<T>>) -> Result<T> {
+        let begun = Instant::now();
+        let outcome = deed.await?;
+        self.parts().insert(part.to_owned(), json!(milliseconds(begun.elapsed())));
         crate::failpoint::reach(part);
+        Ok(outcome)
+    }
+
+    fn parts(&self) -> MutexGuard<'_, Map<String, serde_json::Value>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn told(&self) -> Map<String, serde_json::Value> {
+        self.parts().clone()
     }
 
     fn total_ms(&self) -> f64 {
-        milliseconds(self.last - self.begun)
+        milliseconds(self.begun.elapsed())
     }
 }
 

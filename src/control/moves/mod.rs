@@ -14,6 +14,7 @@ mod cutover;
 mod driver;
 pub(crate) mod fence;
 mod force_security;
+mod freshen;
 mod given_up;
 mod guard;
 mod identity;

@@ -66,12 +66,12 @@ pub(crate) async fn seal(
     record_and_rename(the_move.work, source_registry, &change, live, deadline).await
 }
 
-/// Whether the slot holds a transaction that the target does not have: one that was committed past the fence.
+/// Proves that the slot holds no transaction that the target does not have: none was committed past the fence.
 ///
 /// Commits are looked at, not rows: a transaction that wrote before the fence row and committed after it has rows
 /// before `position`. A commit is told at its end, as `position` is; transactions without rows are not told
 /// (PostgreSQL 15 and newer).
-pub(crate) async fn slipped_in(the_move: &Move<'_>, position: &str) -> Result<bool> {
+pub(crate) async fn nothing_slipped_in(the_move: &Move<'_>, position: &str) -> Result<()> {
     let connector = &the_move.work.context.connector;
     let sealed = connector.database(&the_move.source, &the_move.id.sealed_database()).await?;
     const SQL: &str = "
@@ -80,7 +80,10 @@ pub(crate) async fn slipped_in(the_move: &Move<'_>, position: &str) -> Result<bo
             WHERE lsn > $2::text::pg_lsn AND get_byte(data, 0) = ascii('C'))";
     let slipped = sealed.value(SQL, &[&the_move.names.forward, &position]).await?;
     sealed.close().await;
-    Ok(slipped)
+    if slipped {
+        return Err(Error::Failed("a transaction was committed at the source past the fence".into()));
+    }
+    Ok(())
 }
 
 /// Decides, in one transaction on the target: its registry says `open`, and the database gets its name. From its

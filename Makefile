@@ -1,7 +1,7 @@
 # What can be done with a checkout. `demo`, `test`, `bench` and `drivers` set up for
 # themselves: they need Rust and a linker, and fetch Postgres if the machine has none.
 
-.PHONY: help setup demo test lint bench drivers fuzz
+.PHONY: help setup demo test torture lint bench drivers fuzz
 .DEFAULT_GOAL := help
 
 # Where cargo builds to, and the longest that a source file may be.
@@ -24,6 +24,10 @@ demo: ## a whole fleet, its main job under load, and the outcome (ARGS='--tenant
 
 test: ## all tests, on real Postgres servers
 	@$(with_postgres) cargo test --workspace --locked --features failpoints
+
+torture: ## many moves with faults drawn by lot (MOVES=200 SEED=1)
+	@$(with_postgres) TENANTRY_TORTURE_MOVES=$(or $(MOVES),200) TENANTRY_TORTURE_SEED=$(or $(SEED),1) \
+		cargo test --locked --features failpoints --test it -- torture::
 
 lint: ## formatting, clippy, docs, lengths; with cargo-deny also licences and duplicates
 	@cargo fmt --all --check

@@ -71,7 +71,7 @@ impl<'f> Mortal<'f> {
             (self.fleet.cli(&["tenant", "list"]).await.status == 0).then_some(())
         })
         .await;
-        assert_eq!(found(self.fleet).await, Vec::<String>::new());
+        assert_eq!(found(self.fleet).await, Vec::<String>::new(), "operation {operation} ended as {state}");
         self.nothing_is_left_over().await;
         state
     }

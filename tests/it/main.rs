@@ -67,6 +67,7 @@ mod stragglers;
 mod systemd;
 mod tls;
 mod tls_fleet;
+mod torture;
 mod two_controllers;
 mod users;
 
@@ -113,6 +114,7 @@ fn main() -> std::process::ExitCode {
         catalog_failover::trials(),
         cut_off::trials(),
         two_controllers::trials(),
+        torture::trials(),
         map_damage::trials(),
         lost_registry::trials(),
         lost_server::trials(),

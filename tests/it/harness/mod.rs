@@ -2,6 +2,7 @@
 //!
 //! However a test ends, its processes and files are gone afterwards; and the last test of all looks whether they are.
 
+pub(crate) mod checker;
 mod cli;
 mod doubles;
 mod fleet;

@@ -14,6 +14,9 @@ use serde::Serialize;
 pub enum Phase {
     /// Replica identities, guard, fence table, publication, slot and snapshot on the source.
     Arm,
+    /// In place of all copying, for a move that turns another one round: the sealed copy becomes the target, and goes on
+    /// following.
+    TurnRound,
     /// Roles, database and schema (without indexes and constraints) on the target.
     Schema,
     /// Rows, in ranges, from the snapshot.
@@ -90,14 +93,14 @@ pub struct Illegal {
 pub fn next(phase: Phase, event: Event) -> Result<Phase, Illegal> {
     use Event::{Done, Finish, SnapshotLost, Stop, TakenBack};
     use Phase::{
-        Arm, Build, CatchUp, Complete, Completed, Copy, Cutover, Release, Restart, Schema, Switched, Undo,
-        Undone, Verify,
+        Arm, Build, CatchUp, Complete, Completed, Copy, Cutover, Release, Restart, Schema, Switched,
+        TurnRound, Undo, Undone, Verify,
     };
     Ok(match (phase, event) {
         (Arm, Done) => Schema,
         (Schema, Done) => Copy,
         (Copy, Done) => Build,
-        (Build, Done) => CatchUp,
+        (Build | TurnRound, Done) => CatchUp,
         (CatchUp, Done) => Cutover,
         (Cutover, Done) => Release,
         (Cutover, TakenBack) => CatchUp,
@@ -107,7 +110,7 @@ pub fn next(phase: Phase, event: Event) -> Result<Phase, Illegal> {
         (Complete, Done) => Completed,
         (Arm | Schema | Copy | Build, SnapshotLost) => Restart,
         (Restart, Done) => Arm,
-        (Arm | Schema | Copy | Build | CatchUp | Restart, Stop) => Undo,
+        (Arm | Schema | Copy | Build | TurnRound | CatchUp | Restart, Stop) => Undo,
         (Undo, Done) => Undone,
         _ => return Err(Illegal { phase, event }),
     })
@@ -115,7 +118,7 @@ pub fn next(phase: Phase, event: Event) -> Result<Phase, Illegal> {
 
 impl Phase {
     /// All phases, in the order of a move that meets no trouble, then the others.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Arm,
         Self::Schema,
         Self::Copy,
@@ -127,16 +130,24 @@ impl Phase {
         Self::Switched,
         Self::Complete,
         Self::Completed,
+        Self::TurnRound,
         Self::Restart,
         Self::Undo,
         Self::Undone,
     ];
+
+    /// The first phase of a move: one that turns another one round, within that one's window, copies nothing.
+    #[must_use]
+    pub fn first(turns_round: bool) -> Self {
+        if turns_round { Self::TurnRound } else { Self::Arm }
+    }
 
     /// The word for it in the catalog and in `move show`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Arm => "arm",
+            Self::TurnRound => "turn_round",
             Self::Schema => "schema",
             Self::Copy => "copy",
             Self::Build => "build",
@@ -162,6 +173,7 @@ impl Phase {
                 | Self::Schema
                 | Self::Copy
                 | Self::Build
+                | Self::TurnRound
                 | Self::CatchUp
                 | Self::Cutover
                 | Self::Restart
@@ -170,7 +182,8 @@ impl Phase {
 
     /// What a controller does that finds this phase in the record of another that died.
     ///
-    /// The snapshot lived in the dead one's session, so a copy that was not complete starts over.
+    /// The snapshot lived in the dead one's session, so a copy that was not complete starts over. Whatever else was begun
+    /// is begun again: its deeds look at what is there.
     #[must_use]
     pub fn recovery(self) -> Option<Event> {
         matches!(self, Self::Arm | Self::Schema | Self::Copy | Self::Build).then_some(Event::SnapshotLost)
@@ -255,6 +268,34 @@ mod tests {
                 ),
                 "{phase} must not be reachable"
             );
+        }
+    }
+
+    #[test]
+    fn a_move_that_turns_another_one_round_copies_nothing() {
+        for phase in reachable(Phase::first(true)) {
+            let copies =
+                matches!(phase, Phase::Arm | Phase::Schema | Phase::Copy | Phase::Build | Phase::Restart);
+            assert!(!copies, "{phase} must not be reachable");
+        }
+        assert!(!reachable(Phase::first(false)).contains(&Phase::TurnRound));
+    }
+
+    #[test]
+    fn whatever_is_found_after_a_crash_ends_done_or_undone() {
+        for phase in Phase::ALL {
+            let found = phase.recovery().map_or(Ok(phase), |event| next(phase, event));
+            let ends = reachable(found.expect("a recovery that is legal"));
+            assert!(
+                [Phase::Switched, Phase::Completed, Phase::Undone].iter().any(|end| ends.contains(end)),
+                "{phase}"
+            );
+            let only_forward = !ends.contains(&Phase::Undone);
+            let decided = matches!(
+                phase,
+                Phase::Release | Phase::Verify | Phase::Switched | Phase::Complete | Phase::Completed
+            );
+            assert_eq!(only_forward, decided, "{phase}");
         }
     }
 

@@ -304,6 +304,16 @@ impl Catalog {
         }
     }
 
+    /// A time as operations tell it (RFC 3339): so many seconds after 1970, or now.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn timestamp(&self, unix_s: Option<i64>) -> Result<String> {
+        const SQL: &str = "SELECT coalesce(to_jsonb(to_timestamp($1::bigint)), to_jsonb(clock_timestamp()))";
+        let rows = self.json("timestamp", SQL, &[&unix_s]).await?;
+        rows.into_iter().next().ok_or_else(|| Error::NotFound("the catalog told no time".to_owned()))
+    }
+
     /// Asks for an operation to be undone. The driver looks for it between its deeds.
     ///
     /// # Errors

@@ -39,7 +39,7 @@ enum MoveCommand {
     /// Give a move up; the tenant stays where it is. In the cutover, which ends by itself, it may come too late
     #[command(after_help = "Example:\n  tenantry move abort 12 --wait")]
     Abort(Change),
-    /// Move the tenant back to its old server, with all that was written since: a move of its own, with its own copy
+    /// Turn a move round within its window: back to the old server without a copy, with all that was written since
     #[command(after_help = "Example:\n  tenantry move reverse 12 --wait")]
     Reverse(Change),
     /// Drop the sealed copy at the old server now
@@ -69,7 +69,7 @@ struct Start {
     /// How both sides are compared [default: the control plane's]
     #[arg(long, value_enum)]
     verify: Option<Verify>,
-    /// How long the sealed copy at the old server is kept [default: the control plane's]
+    /// How long it can be turned round, and the sealed copy at the old server is kept [default: the control plane's]
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     reverse_window: Option<Duration>,
     /// How long to put the cutover off for open transactions, prepared ones, and with --wait-sessions for sessions that

@@ -45,9 +45,11 @@ pub struct ControlConfig {
     /// How long the creation of a replication slot may wait for the source's open transactions.
     #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub slot_timeout: Duration,
-    /// How long the sealed copy of a moved tenant is kept on its old server.
-    #[serde(deserialize_with = "shard_map::duration::deserialize")]
-    pub sealed_grace: Duration,
+    /// How long a move can be turned round without a copy, and its sealed copy is kept on the old server.
+    #[serde(deserialize_with = "shard_map::duration::deserialize", alias = "sealed_grace")]
+    pub reverse_window: Duration,
+    /// Most bytes of log that a server keeps for one tenant that could go back; beyond it, that way back is closed.
+    pub reverse_wal_bytes_max: u64,
     /// A router that did not report within this time is silent.
     #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub router_timeout: Duration,
@@ -91,7 +93,8 @@ impl Default for ControlConfig {
             copy_workers: 2,
             copy_bytes_per_second_max: 200 << 20,
             slot_timeout: Duration::from_secs(60),
-            sealed_grace: Duration::from_secs(24 * 3600),
+            reverse_window: Duration::from_secs(24 * 3600),
+            reverse_wal_bytes_max: 4 << 30,
             router_timeout: Duration::from_secs(5),
             router_lost_after: Duration::from_secs(30),
             map_check_interval: Duration::from_secs(300),
@@ -116,6 +119,7 @@ impl ControlConfig {
             ("moves_per_server_max", self.moves_per_server_max as u64),
             ("copy_workers", self.copy_workers as u64),
             ("copy_bytes_per_second_max", self.copy_bytes_per_second_max),
+            ("reverse_wal_bytes_max", self.reverse_wal_bytes_max),
             ("tenants_per_server_max", u64::from(self.tenants_per_server_max)),
         ];
         if let Some((key, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {

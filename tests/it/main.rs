@@ -44,6 +44,9 @@ mod moves;
 #[cfg(feature = "failpoints")]
 mod moves_copy;
 mod moves_refused;
+mod moves_reverse;
+#[cfg(feature = "failpoints")]
+mod moves_reverse_crashes;
 mod moves_schema;
 mod openings;
 mod outage;
@@ -109,6 +112,9 @@ fn main() -> std::process::ExitCode {
         #[cfg(feature = "failpoints")]
         moves_copy::trials(),
         moves_refused::trials(),
+        moves_reverse::trials(),
+        #[cfg(feature = "failpoints")]
+        moves_reverse_crashes::trials(),
         moves_schema::trials(),
         recovery::trials(),
         catalog_failover::trials(),

@@ -32,8 +32,8 @@ enum Stand {
     Decided,
 }
 
-const BEFORE_DECISION: [&str; 9] =
-    ["begin", "arm", "schema", "copy", "build", "catch_up", "cutover", "restart", "undo"];
+const BEFORE_DECISION: [&str; 10] =
+    ["begin", "arm", "turn_round", "schema", "copy", "build", "catch_up", "cutover", "restart", "undo"];
 const AFTER_DECISION: [&str; 5] = ["cutover", "release", "verify", "switched", "complete"];
 /// Steps in which a move's role is on its source.
 const WITH_ROLE: [&str; 6] = ["schema", "copy", "build", "catch_up", "cutover", "release"];
@@ -151,11 +151,16 @@ fn why_stale(
         let no_copy = !source.databases.contains(&id.sealed_database());
         let step = operation.step.as_str();
         if WITH_ROLE.contains(&step) || WITH_COPY.contains(&step) {
-            let gone = nothing_left && (no_copy || WITH_ROLE.contains(&step));
+            // A move that turns this one round has made the copy its target, and sees to the end of both.
+            let turned = catalog.operations.values().any(|other| {
+                let same = other.kind == "move" && other.is_running() && other.tenant == operation.tenant;
+                same && (&other.from, &other.to) == (&operation.to, &operation.from)
+            });
+            let gone = nothing_left && (no_copy && !turned || WITH_ROLE.contains(&step));
             return gone.then_some("nothing of it is left on its source");
         }
         let elsewhere = matches!(trusted.home(id), Home::At(server, _) if server != from);
-        let begins = matches!(step, "begin" | "arm");
+        let begins = matches!(step, "begin" | "arm" | "turn_round");
         return (begins && nothing_left && elsewhere).then_some("its tenant lives elsewhere by now");
     }
     let Some(row) = catalog.tenants.get(id) else { return Some("the catalog has no such tenant") };

@@ -249,9 +249,14 @@ fn judge_slot(part: &mut Part, row: &ServerRow, slot: &Slot, expected: &Expected
         (Some(number), Some(the_move)) if ["running", "switched"].contains(&the_move.state.as_str()) => {
             if much {
                 let tenant = the_move.tenant.as_ref().map_or("", |tenant| tenant.as_str());
+                let give_up = if the_move.state == "switched" {
+                    format!("its way back: tenantry move complete {number}")
+                } else {
+                    format!("the move: tenantry move abort {number}")
+                };
                 part.warning(
                     format!("replication slot {name} of move {number} (tenant {tenant}){retains}: the disk may fill up"),
-                    format!("watch the disk; to give the move up: tenantry move abort {number}"),
+                    format!("watch the disk; to give up {give_up}"),
                 );
             }
         }

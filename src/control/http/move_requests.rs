@@ -12,7 +12,7 @@ use super::Shared;
 use super::answer::{Answer, Body, Refusal, parse};
 use crate::context::Context;
 use crate::error::Error;
-use crate::moves::{Input, Verify, preflight};
+use crate::moves::{Input, Verify, Window, preflight};
 
 /// Moves that a list shows.
 const LIST_MAX: i64 = 100;
@@ -49,32 +49,44 @@ pub(super) async fn start(State(context): Shared, Body(start): Body<Start>) -> A
     begin(&context, start).await
 }
 
-/// Moves a tenant back where an earlier move took it from. A move of its own, with a copy of its own.
+/// Turns a move round, within its window: a move of its own, without a copy.
 pub(super) async fn reverse(State(context): Shared, Path(id): Path<i64>) -> Answer<Value> {
     let operation = find_operation(&context, id).await?;
-    let input: Input = serde_json::from_value(operation.input)
+    let input: Input = serde_json::from_value(operation.input.clone())
         .map_err(|e| Error::Failed(format!("move {id} can't be read: {e}")))?;
-    let tenant = operation.tenant.map(String::from).unwrap_or_default();
+    let tenant = operation.tenant.clone().ok_or_else(|| Error::Failed("a move without a tenant".into()))?;
     if !["switched", "completed"].contains(&operation.state.as_str()) {
         let message = format!("move {id} is {}: there is nothing to reverse", operation.state);
         return Err(Error::Refused { message, hint: None }.into());
     }
-    if context.catalog.tenant(&parse(&tenant)?).await?.tenant.server != input.to {
+    let by_copy = format!("bring it back by a copy: tenantry move start {tenant} --to {}", input.from);
+    if context.catalog.tenant(&tenant).await?.tenant.server != input.to {
         let message = format!("tenant {tenant} was moved again after move {id}");
         return Err(Error::refused(message, "start a move to the server that you want").into());
     }
-    let start = Start {
-        tenant,
-        to: input.from.to_string(),
-        dry_run: false,
-        max_hold_ms: input.max_hold_ms,
-        verify: Some(input.verify),
-        reverse_window_s: Some(input.keep_sealed_s),
-        kill_stragglers: input.kill_stragglers,
-        wait_sessions: input.wait_sessions,
-        max_wait_ms: input.max_wait_ms,
-    };
-    begin(&context, start).await
+    if let Some(why) = why_closed(&operation) {
+        let message = format!("move {id} can't be turned round any more: {why}");
+        return Err(Error::refused(message, by_copy).into());
+    }
+    let (from, to) = (input.to.clone(), input.from.clone());
+    let input = Input { from, to, reverse_of: Some(id), ..input };
+    let back = context.catalog.start_move(&tenant, &input.from, &json!(input)).await?;
+    context.nudge.notify_one();
+    find(&context, back).await
+}
+
+/// Why a move's window is not open; none when it is.
+fn why_closed(operation: &Operation) -> Option<String> {
+    match Window::of(&operation.data) {
+        _ if operation.state != "switched" => Some(format!("it is {}", operation.state)),
+        _ if operation.data.get("finish") == Some(&json!(true)) => Some("it is being completed".to_owned()),
+        Some(Window::Open { .. }) => None,
+        Some(Window::Closed { closing, .. }) => {
+            let at = closing.at.map_or_else(String::new, |at| format!(" since {at}"));
+            Some(format!("its way back is closed{at}: {}", closing.why))
+        }
+        None => Some("it has no way back on record".to_owned()),
+    }
 }
 
 async fn begin(context: &Context, start: Start) -> Answer<Value> {
@@ -119,10 +131,11 @@ async fn begin(context: &Context, start: Start) -> Answer<Value> {
         to,
         max_hold_ms: start.max_hold_ms,
         verify: start.verify.unwrap_or(Verify::Count),
-        keep_sealed_s: start.reverse_window_s.unwrap_or(context.config.sealed_grace.as_secs()),
+        keep_sealed_s: start.reverse_window_s.unwrap_or(context.config.reverse_window.as_secs()),
         kill_stragglers: start.kill_stragglers,
         wait_sessions: start.wait_sessions,
         max_wait_ms: start.max_wait_ms,
+        reverse_of: None,
     };
     let operation = context.catalog.start_move(&id, &input.from, &json!(input)).await?;
     context.nudge.notify_one();
@@ -187,9 +200,15 @@ async fn find_operation(context: &Context, id: i64) -> Result<Operation, Refusal
 fn shown(operation: &Operation, steps: &[Step]) -> Value {
     let data = |key: &str| operation.data.get(key).cloned().unwrap_or(Value::Null);
     let counted = |key: &str| operation.data.get(key).cloned().unwrap_or_else(|| json!(0));
+    let (reversible_until, window_closed) = match Window::of(&operation.data) {
+        Some(Window::Open { .. }) if operation.state == "switched" => (data("reversible_until"), Value::Null),
+        Some(Window::Closed { closing, .. }) => (Value::Null, json!(closing)),
+        _ => (Value::Null, Value::Null),
+    };
     let error = operation.data.get("failure").cloned().or_else(|| operation.error.clone().map(Value::from));
     json!({
         "id": operation.id, "tenant": operation.tenant, "from": operation.input["from"], "to": operation.input["to"],
+        "reverse_of": operation.input.get("reverse_of"), "reversible_until": reversible_until, "window_closed": window_closed,
         "state": operation.state, "step": operation.step, "rows_copied": counted("rows_copied"),
         "rows_total": data("rows_total"), "bytes_copied": counted("bytes_copied"), "bytes_total": data("bytes_total"),
         "bytes_per_second": data("bytes_per_second"), "lag_bytes": data("lag_bytes"),

@@ -51,12 +51,12 @@ impl MapTools {
         let catalog = Catalog::new(&secrets.catalog_url, &prometheus::Registry::new())?;
         let connector = Connector::new(secrets.master_key.clone(), config.server_tls());
         let url = Some(secrets.catalog_url.clone());
-        Ok(Self { catalog, connector, url, keep_sealed_s: config.sealed_grace.as_secs() })
+        Ok(Self { catalog, connector, url, keep_sealed_s: config.reverse_window.as_secs() })
     }
 
     /// Tools of a control plane that runs.
     pub(crate) fn of_control(catalog: Catalog, connector: Connector, config: &ControlConfig) -> Self {
-        Self { catalog, connector, url: None, keep_sealed_s: config.sealed_grace.as_secs() }
+        Self { catalog, connector, url: None, keep_sealed_s: config.reverse_window.as_secs() }
     }
 
     /// Each difference between the catalog, the registries and the servers' databases. `sources` may name servers that

@@ -1,20 +1,16 @@
 //! Indexes, constraints, triggers and views on the loaded rows; then the subscription that brings what was written
 //! meanwhile.
 
-use catalog::tls::TlsMode;
-
 use super::driver::Move;
-use super::force_security;
 use super::programs::Programs;
 use super::schema::dump_file;
-use crate::config::ControlConfig;
+use super::stream::{self, Publisher};
+use super::{identity, watchdog};
 use crate::error::{Error, Result};
-use crate::server::{Connection, ident, literal};
+use crate::server::Connection;
 
 /// Jobs with which indexes are built.
 const BUILD_JOBS: &str = "--jobs=2";
-/// `origin` and parallel streaming came with it.
-const POSTGRES_16: i32 = 160_000;
 
 /// Builds, then subscribes.
 pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
@@ -44,7 +40,18 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let source = the_move.source_database().await?;
     target.run("ANALYZE").await?;
     refresh_views(&source, &target).await?;
-    subscribe(the_move, &source, &target).await
+    // Whoever is let in here can write to every table, also to one whose identity on the source is younger than the
+    // snapshot; and no schema change passes the watchdog.
+    identity::set(&target, &identity::missing(&target).await?).await?;
+    watchdog::put_up(&target).await?;
+    let publisher = Publisher {
+        server: &the_move.source,
+        database: the_move.id.live_database(),
+        name: &the_move.names.forward,
+        password: work.context.key.move_password(work.operation.id),
+        version: stream::version(&source).await?,
+    };
+    stream::follow(&work.context, &publisher, &target).await
 }
 
 /// Removes what this phase and the schema's kept on disk.
@@ -60,6 +67,7 @@ pub(crate) async fn remove_files(the_move: &Move<'_>) {
 fn without_own(list: &str) -> String {
     let own = |line: &&str| {
         line.contains(" EVENT TRIGGER - tenantry_guard_")
+            || line.contains(" EVENT TRIGGER - tenantry_window_")
             || line.contains(" PUBLICATION - tenantry_move_")
             || line.contains(" PUBLICATION - tenantry_reverse_")
     };
@@ -90,56 +98,6 @@ pub(crate) async fn refresh_views(source: &Connection, target: &Connection) -> R
         left = failed;
     }
     Ok(())
-}
-
-async fn subscribe(the_move: &Move<'_>, source: &Connection, target: &Connection) -> Result<()> {
-    const VERSION: &str = "SELECT current_setting('server_version_num')::int";
-    let target_version: i32 = target.value(VERSION, &[]).await?;
-    let both = target_version.min(source.value(VERSION, &[]).await?);
-    let mut options =
-        "create_slot = false, copy_data = false, enabled = false, disable_on_error = true".to_owned();
-    options += if both >= POSTGRES_16 { ", streaming = parallel" } else { ", streaming = on" };
-    if target_version >= POSTGRES_16 {
-        options += ", origin = none";
-    }
-    let password = the_move.work.context.key.move_password(the_move.work.operation.id);
-    let forward = &the_move.names.forward;
-    let connection = format!(
-        "host={} port={} dbname={} user={} password={} connect_timeout=5 application_name={}{}",
-        conninfo(&the_move.source.host),
-        the_move.source.port,
-        conninfo(the_move.id.live_database()),
-        conninfo(forward),
-        conninfo(&password),
-        conninfo(forward),
-        stream_tls(&the_move.work.context.config)
-    );
-    let name = ident(forward);
-    // The statement has the role's password in it: it must not stand in the server's log.
-    target
-        .run("SET log_statement = 'none'; SET log_min_error_statement = 'panic'; SET log_min_duration_statement = -1")
-        .await?;
-    target
-        .run(&format!(
-            "CREATE SUBSCRIPTION {name} CONNECTION {} PUBLICATION {name} WITH (slot_name = {name}, {options})",
-            literal(&connection)
-        ))
-        .await?;
-    force_security::lift(target).await?;
-    target.run(&format!("ALTER SUBSCRIPTION {name} ENABLE")).await
-}
-
-/// TLS from one server to another: as the control plane does it, by the file on the server.
-fn stream_tls(config: &ControlConfig) -> String {
-    let mode = format!(" sslmode={}", config.server_tls_mode.as_str());
-    let file = config.server_tls_ca_file_on_servers.as_ref().or(config.server_tls_ca_file.as_ref());
-    let file = file.filter(|_| config.server_tls_mode != TlsMode::Disable);
-    file.map_or(mode.clone(), |file| format!("{mode} sslrootcert={}", conninfo(&file.to_string_lossy())))
-}
-
-/// Quotes a value for a libpq connection string.
-fn conninfo(value: &str) -> String {
-    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
-//! Removes the last of a move: the sealed copy on the source.
+//! Removes the last of a move: what follows in the sealed copy, and that copy on the source.
 
 use catalog::Kind;
 use serde_json::json;
 use shard_map::{ServerName, TenantId};
 
 use super::driver::Move;
+use super::window::{self, Closing};
 use super::{driver, undo};
 use crate::context::Work;
 use crate::error::{Error, Result};
@@ -14,9 +15,12 @@ use crate::server::{registry, roles};
 /// Drops the sealed copy. The source's registry keeps its record: it tells a router that is behind where the tenant
 /// went.
 pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
+    // First, and whether or not the source answers: it keeps the target's log.
+    window::close(the_move, Closing::because("the move was completed")).await?;
     let source_registry = the_move.source_registry().await?;
     registry::raise_term(&source_registry, the_move.work.term).await?;
     undo::drop_slot(&source_registry, &the_move.names.forward).await?;
+    window::end_following(the_move).await?;
     let sealed = the_move.id.sealed_database();
     let doomed = Doomed { tenant: &the_move.id, database: &sealed, state: Some("sealed") };
     doom::remove(&source_registry, the_move.work.term, doomed).await?;
@@ -25,6 +29,24 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let record = registry::read(&source_registry, &the_move.id).await?;
     if record.is_none_or(|record| record.state == "sealed") {
         roles::drop_tenant_roles(&source_registry, the_move.work.term, &the_move.id).await?;
+    }
+    Ok(())
+}
+
+/// Closes the windows of a tenant's moves, before something is done to its database that no stream may be in the way of.
+pub(crate) async fn close_windows(work: &Work, tenant: &TenantId, why: &str) -> Result<()> {
+    for operation in work.context.catalog.open_operations().await? {
+        let is_its = operation.kind == Kind::Move && operation.tenant.as_ref() == Some(tenant);
+        if !is_its || operation.state != "switched" {
+            continue;
+        }
+        let _turn = work.context.turns.take(operation.id).await;
+        let earlier = Work { context: work.context.clone(), operation, term: work.term };
+        match window::close_of(&earlier, Closing::because(why)).await {
+            // It was completed meanwhile, which closed it.
+            Err(Error::Catalog(catalog::Error::Ended(_))) => {}
+            outcome => outcome?,
+        }
     }
     Ok(())
 }
@@ -50,6 +72,9 @@ pub(crate) async fn finish_earlier(
         let earlier = Work { context: work.context.clone(), operation, term: work.term };
         let finish = async {
             earlier.remember(&json!({ "finish": true })).await?;
+            let turn = work.context.turns.take(id).await;
+            window::close_of(&earlier, Closing::because("the tenant moved again, or was dropped")).await?;
+            drop(turn);
             let [source, _] = driver::servers_of(&earlier.operation);
             if target.is_some() && source.as_ref() == target {
                 tracing::info!(operation = id, "completed because the tenant moves again");

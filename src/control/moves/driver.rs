@@ -12,7 +12,10 @@ use shard_map::{Server, ServerName, Tenant, TenantId};
 use super::names::Names;
 use super::progress::Progress;
 use super::verify::TargetSnapshot;
-use super::{arm, build, catch_up, complete, copy, cutover, given_up, release, schema, undo, verify};
+use super::{
+    arm, build, catch_up, complete, copy, cutover, given_up, release, schema, turn_back, turn_round, undo,
+    verify, window_watch,
+};
 use crate::context::{Work, back_off};
 use crate::error::{Error, Result};
 use crate::server::walsender::Walsender;
@@ -60,6 +63,9 @@ pub(crate) struct Input {
     /// How long a cutover is put off for them.
     #[serde(default)]
     pub(crate) max_wait_ms: Option<u64>,
+    /// The move that it turns round, within that one's window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reverse_of: Option<i64>,
 }
 
 /// A move under way, with what lives only as long as this process.
@@ -84,13 +90,13 @@ pub(crate) struct Move<'w> {
 }
 
 impl<'w> Move<'w> {
-    async fn load(work: &'w Work, operation: &Operation) -> Result<Self> {
+    pub(super) async fn load(work: &'w Work, operation: &Operation) -> Result<Self> {
         let input: Input = serde_json::from_value(operation.input.clone())
             .map_err(|e| Error::Failed(format!("move {} can't be read: {e}", operation.id)))?;
         let id = operation.tenant.clone().ok_or_else(|| Error::Failed("a move without a tenant".into()))?;
         let (source, target) =
             (work.context.server(&input.from).await?, work.context.server(&input.to).await?);
-        let names = Names::of(operation.id);
+        let names = Names::of(operation.id, input.reverse_of);
         let progress = Arc::new(Progress::default());
         Ok(Self {
             work,
@@ -185,7 +191,7 @@ pub(crate) async fn drive(work: &Work) -> Result<()> {
     }
     let mut the_move = Move::load(work, &operation).await?;
     let mut phase = match operation.step.as_str() {
-        "begin" => Phase::Arm,
+        "begin" => Phase::first(the_move.input.reverse_of.is_some()),
         step => step.parse().map_err(|_| Error::Failed(format!("phase {step} of a move is unknown")))?,
     };
     if operation.step != "begin"
@@ -195,6 +201,9 @@ pub(crate) async fn drive(work: &Work) -> Result<()> {
     }
     // On record as switched, it is driven only when it is due to be completed.
     if phase == Phase::Switched && operation.state == phase.state(false).as_str() {
+        if window_watch::is_turning(&work.context.catalog, &operation).await? {
+            return Ok(());
+        }
         phase = law(phase, Event::Finish)?;
     }
     let mut ended_well = "done".to_owned();
@@ -257,7 +266,9 @@ fn after_error(phase: Phase, error: &Error, restarts: u32, tries: u32) -> Option
             Some(Event::SnapshotLost)
         }
         Phase::Arm | Phase::Schema | Phase::Copy | Phase::Build => Some(Event::Stop),
-        Phase::CatchUp | Phase::Restart if !error.is_transient() || tries >= TRIES_MAX => Some(Event::Stop),
+        Phase::TurnRound | Phase::CatchUp | Phase::Restart if !error.is_transient() || tries >= TRIES_MAX => {
+            Some(Event::Stop)
+        }
         // An undecided cutover is settled by asking the target, past the decision there is only forward, and what
         // is being undone must be undone: all for as long as it takes.
         _ => None,
@@ -293,6 +304,7 @@ async fn deeds(the_move: &mut Move<'_>, phase: Phase) -> Result<Event> {
     let done = |()| Event::Done;
     match phase {
         Phase::Arm => arm::run(the_move).await.map(done),
+        Phase::TurnRound => turn_round::run(the_move).await.map(done),
         Phase::Schema => schema::run(the_move).await.map(done),
         Phase::Copy => copy::run(the_move).await.map(done),
         Phase::Build => build::run(the_move).await.map(done),
@@ -307,6 +319,7 @@ async fn deeds(the_move: &mut Move<'_>, phase: Phase) -> Result<Event> {
             given_up::unless_target_is(the_move, outcome).await
         }
         Phase::Complete => complete::run(the_move).await.map(done),
+        Phase::Undo if the_move.input.reverse_of.is_some() => turn_back::run(the_move).await.map(done),
         Phase::Restart | Phase::Undo => undo::run(the_move).await.map(done),
         Phase::Switched | Phase::Completed | Phase::Undone => Ok(Event::Done),
     }

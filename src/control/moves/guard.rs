@@ -63,6 +63,17 @@ pub(crate) async fn put_up(source: &Connection) -> Result<()> {
         .await
 }
 
+/// Takes the guard down; what else a move keeps in the database stays.
+pub(crate) async fn lift(connection: &Connection) -> Result<()> {
+    connection
+        .run(
+            "DROP EVENT TRIGGER IF EXISTS tenantry_guard_start;
+             DROP EVENT TRIGGER IF EXISTS tenantry_guard_end;
+             DROP EVENT TRIGGER IF EXISTS tenantry_guard_drop",
+        )
+        .await
+}
+
 /// Takes the guard down, with everything that a move keeps in the database.
 pub(crate) async fn take_down(connection: &Connection) -> Result<()> {
     connection
@@ -71,6 +82,8 @@ pub(crate) async fn take_down(connection: &Connection) -> Result<()> {
              DROP EVENT TRIGGER IF EXISTS tenantry_guard_start;
              DROP EVENT TRIGGER IF EXISTS tenantry_guard_end;
              DROP EVENT TRIGGER IF EXISTS tenantry_guard_drop;
+             DROP EVENT TRIGGER IF EXISTS tenantry_window_end;
+             DROP EVENT TRIGGER IF EXISTS tenantry_window_drop;
              DROP SCHEMA IF EXISTS tenantry CASCADE",
         )
         .await

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use shard_map::TenantId;
+
 use super::driver::Move;
 use super::given_up::{self, Lost};
 use super::{arm, build, guard, identity, take_back};
@@ -64,22 +66,25 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
 pub(super) async fn end_subscription(the_move: &Move<'_>, target_registry: &Connection) -> Result<()> {
     if database::is_valid(target_registry, &the_move.id.arriving_database()).await? {
         let target = the_move.arriving_database().await?;
-        drop_subscription(&target, &the_move.names.forward).await?;
+        drop_subscriptions(&target).await?;
         target.close().await;
     }
     Ok(())
 }
 
-/// Drops a subscription without touching its slot, if it is there.
-pub(crate) async fn drop_subscription(target: &Connection, name: &str) -> Result<()> {
-    let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription WHERE subname = $1)";
-    if !target.value::<bool>(there, &[&name]).await? {
-        return Ok(());
+/// Drops the subscriptions of moves in a database, without touching their slots. Whatever their number: a rebuilt catalog may
+/// know a move by another one.
+pub(crate) async fn drop_subscriptions(follower: &Connection) -> Result<()> {
+    const OF_MOVES: &str = "
+        SELECT subname::text FROM pg_catalog.pg_subscription s JOIN pg_catalog.pg_database d ON d.oid = s.subdbid
+        WHERE subname LIKE 'tenantry\\_%' AND datname = current_database()";
+    for row in follower.rows(OF_MOVES, &[]).await? {
+        let subscription = ident(row.get(0));
+        follower.run(&format!("ALTER SUBSCRIPTION {subscription} DISABLE")).await?;
+        follower.run(&format!("ALTER SUBSCRIPTION {subscription} SET (slot_name = NONE)")).await?;
+        follower.run(&format!("DROP SUBSCRIPTION {subscription}")).await?;
     }
-    let subscription = ident(name);
-    target.run(&format!("ALTER SUBSCRIPTION {subscription} DISABLE")).await?;
-    target.run(&format!("ALTER SUBSCRIPTION {subscription} SET (slot_name = NONE)")).await?;
-    target.run(&format!("DROP SUBSCRIPTION {subscription}")).await
+    Ok(())
 }
 
 /// Drops a slot, if it is there; whoever uses it is ended first.
@@ -105,20 +110,23 @@ pub(crate) async fn drop_slot(registry: &Connection, slot: &str) -> Result<()> {
     Ok(())
 }
 
-/// Drops the role with which the target followed.
+/// Drops the roles of the stream on the source: the one with which the target followed, and the mark.
 pub(crate) async fn drop_move_role(source_registry: &Connection, the_move: &Move<'_>) -> Result<()> {
-    let role = &the_move.names.forward;
+    drop_role(source_registry, &the_move.id, &the_move.names.forward).await?;
+    drop_role(source_registry, &the_move.id, &the_move.names.mark).await
+}
+
+/// Drops a role that may connect to the tenant's database, if it is there.
+pub(crate) async fn drop_role(registry: &Connection, tenant: &TenantId, role: &str) -> Result<()> {
     let exists = "SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)";
-    if !source_registry.value::<bool>(exists, &[role]).await? {
+    if !registry.value::<bool>(exists, &[&role]).await? {
         return Ok(());
     }
     // What it may do on the database, under whichever name that has now, stands in the way of dropping it.
-    for name in [the_move.id.live_database(), &the_move.id.sealed_database()] {
-        if database::exists(source_registry, name).await? {
-            source_registry
-                .run(&format!("REVOKE ALL ON DATABASE {} FROM {}", ident(name), ident(role)))
-                .await?;
+    for name in [tenant.live_database(), &tenant.sealed_database(), &tenant.arriving_database()] {
+        if database::exists(registry, name).await? {
+            registry.run(&format!("REVOKE ALL ON DATABASE {} FROM {}", ident(name), ident(role))).await?;
         }
     }
-    source_registry.run(&format!("DROP ROLE {}", ident(role))).await
+    registry.run(&format!("DROP ROLE {}", ident(role))).await
 }

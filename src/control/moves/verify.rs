@@ -4,13 +4,15 @@
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
+use shard_map::moves::Phase;
 
 use super::copy::TEXT_SETTINGS;
 use super::driver::{Move, Verify};
-use super::{cutover, guard, identity, undo};
+use super::window::{self, Closing, Window};
+use super::{cutover, undo};
 use crate::error::{Error, Result};
+use crate::server::Connection;
 use crate::server::tables::{self, Table};
-use crate::server::{Connection, ident};
 
 /// The target's state at the switch: an open transaction that sees it, and which file each table had.
 pub(crate) struct TargetSnapshot {
@@ -55,26 +57,60 @@ impl TargetSnapshot {
     }
 }
 
-/// Removes what streams, which keeps log on both servers; then compares, and says until when the sealed copy is kept.
+/// Ends the stream, which keeps log on the source; compares; says until when the sealed copy is kept; and lets that follow
+/// from then on, so that the move can be turned round.
 pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let work = the_move.work;
-    end_streams(the_move).await?;
+    end_forward(the_move).await?;
+    end_turned(the_move).await?;
     let operation = work.context.catalog.operation(work.operation.id).await?;
     let mut verified = operation.data.get("verified").cloned().unwrap_or_default();
     if let Some(target) = the_move.at_switch.take() {
-        verified = compare(the_move, &target).await.unwrap_or_else(|error| {
+        verified = compare_within_bounds(the_move, &target).await?.unwrap_or_else(|error| {
             tracing::error!(operation = work.operation.id, %error, "not verified");
             json!(null)
         });
     }
     // A controller that died between the switch and here took the snapshot with it: nothing is claimed then.
     work.remember(&json!({ "verified": verified })).await?;
-    if verified != json!(false) {
-        let until =
-            cutover::now_us() / 1_000_000 + i64::try_from(the_move.input.keep_sealed_s).unwrap_or(i64::MAX);
-        work.remember(&json!({ "keep_until": until })).await?;
+    if verified == json!(false) {
+        let why = "the comparison found differences: the sealed copy is kept as it was";
+        return window::close(the_move, Closing::because(why)).await;
     }
-    Ok(())
+    let until =
+        cutover::now_us() / 1_000_000 + i64::try_from(the_move.input.keep_sealed_s).unwrap_or(i64::MAX);
+    let reversible_until = work.context.catalog.timestamp(Some(until)).await?;
+    work.remember(&json!({ "keep_until": until, "reversible_until": reversible_until })).await?;
+    window::open(the_move).await
+}
+
+/// Compares, and gives the way back up if its slot keeps too much log meanwhile: nobody reads it before the end.
+async fn compare_within_bounds(the_move: &Move<'_>, target: &TargetSnapshot) -> Result<Result<Value>> {
+    let mut comparing = std::pin::pin!(compare(the_move, target));
+    tokio::select! {
+        outcome = &mut comparing => return Ok(outcome),
+        closing = window::outgrown(the_move) => window::close(the_move, closing).await?,
+    }
+    Ok(comparing.await)
+}
+
+/// Ends the move that this one turned round: what it left is this one's.
+async fn end_turned(the_move: &Move<'_>) -> Result<()> {
+    let Some(turned) = the_move.input.reverse_of else { return Ok(()) };
+    let (catalog, term) = (&the_move.work.context.catalog, the_move.work.term);
+    let by = format!("move {} turned it round", the_move.work.operation.id);
+    let closing = Closing { at: Some(catalog.timestamp(None).await?), ..Closing::because(by.as_str()) };
+    let ended = async {
+        let window = Window::Closed { closing, removed: true };
+        catalog.merge_data(turned, &json!({ "window": window }), term).await?;
+        catalog.begin_step(turned, Phase::Completed.as_str(), &by, term).await?;
+        catalog.set_operation_state(turned, Phase::Completed.as_str(), None, term).await
+    };
+    match ended.await {
+        // By an earlier try.
+        Err(catalog::Error::Ended(_)) => Ok(()),
+        outcome => Ok(outcome?),
+    }
 }
 
 async fn compare(the_move: &Move<'_>, target: &TargetSnapshot) -> Result<Value> {
@@ -144,14 +180,11 @@ async fn summarise(side: &Connection, sql: &str) -> Result<Summary> {
     Ok(Summary { rows: row.get(0), hash: row.get(1) })
 }
 
-/// Removes subscription, slots, publications and the guard's remains. The sealed copy stays.
-async fn end_streams(the_move: &Move<'_>) -> Result<()> {
-    let target_registry = the_move.target_registry().await?;
+/// Removes the stream from the source: subscription, slot, roles. What the stream back needs stays.
+async fn end_forward(the_move: &Move<'_>) -> Result<()> {
     let connector = &the_move.work.context.connector;
     let target = connector.database(&the_move.target, the_move.id.live_database()).await?;
-    undo::drop_subscription(&target, &the_move.names.forward).await?;
-    undo::drop_slot(&target_registry, &the_move.names.reverse).await?;
-    target.run(&format!("DROP PUBLICATION IF EXISTS {}", ident(&the_move.names.reverse))).await?;
+    undo::drop_subscriptions(&target).await?;
     match end_source_stream(the_move).await {
         // It does not keep the tenant from going on: completing the move meets it again.
         Err(error @ Error::ServerUnreachable { .. }) => {
@@ -162,9 +195,7 @@ async fn end_streams(the_move: &Move<'_>) -> Result<()> {
     if target.value::<bool>("SELECT to_regclass('tenantry.refreshed') IS NOT NULL", &[]).await? {
         refresh_late(&target).await?;
     }
-    guard::take_down(&target).await?;
-    let changed = super::arm::identities_recorded(the_move).await?;
-    identity::put_back(&target, &changed).await
+    target.run("DROP TABLE IF EXISTS tenantry.copied").await
 }
 
 pub(super) async fn end_source_stream(the_move: &Move<'_>) -> Result<()> {

@@ -43,6 +43,8 @@ async fn put_aside(work: &Work, place: &Place, aside: &str) -> Result<()> {
     if is_aside && !database::exists(&place.registry, live).await? {
         return Ok(());
     }
+    // A copy that follows would be in the way of the new name.
+    moves::close_windows(work, &place.tenant.id, "the tenant was deleted").await?;
     let from = [Some("open"), Some("suspended")];
     record_and_rename(work, place, &from, "leaving", (live, aside)).await
 }

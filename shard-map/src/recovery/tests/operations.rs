@@ -21,6 +21,31 @@ fn what_an_operation_is_changing_is_left_to_it() {
     assert_eq!(after.operations, catalog.operations);
 }
 
+#[test]
+fn a_move_that_is_turned_round_is_left_to_the_one_that_does_it() {
+    let (mut catalog, mut survey) = sound();
+    catalog.tenants.insert(id("a"), tenant("a", "s3", 4));
+    catalog.operations.insert(5, move_operation(5, "a", "switched", "switched"));
+    let back = OperationView {
+        from: Some(name("s3")),
+        to: Some(name("s1")),
+        ..move_operation(6, "a", "running", "catch_up")
+    };
+    catalog.operations.insert(6, back);
+    let source = registry(&mut survey, "s1");
+    source.databases = BTreeSet::from(["a__arriving".to_owned(), "b".to_owned()]);
+    source.records[0] = record("a", "a__arriving", 5, RecordState::Arriving);
+    let target = registry(&mut survey, "s3");
+    target.databases.insert("a".to_owned());
+    target.records.push(record("a", "a", 4, RecordState::Open));
+    target.moves.insert(6, "a".to_owned());
+    assert_eq!(find(&catalog, &survey), []);
+    let (after, _) = rebuilt(&catalog, &survey);
+    assert_eq!(after.operations, catalog.operations);
+    catalog.operations.remove(&6);
+    assert!(kinds(&find(&catalog, &survey)).contains(&"stale_operation"), "nobody sees to it");
+}
+
 /// A move of `a` from s1 to s3 whose operation is lost.
 fn with_lost_move(here: Record, there: Option<Record>) -> (CatalogView, Survey) {
     let (catalog, mut survey) = sound();

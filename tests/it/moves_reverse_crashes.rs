@@ -1,0 +1,126 @@
+//! The control plane dies at each point of the way back where it has just done something, as by `kill -9`; its successor
+//! finds what is on record, and ends it done or undone. No client sees an error, and nothing is lost.
+
+use serde_json::Value;
+
+use crate::harness::ledger::Ledger;
+use crate::harness::{Fleet, Sql as _, trials, until};
+use crate::moves::{databases, move_to};
+use crate::moves_reverse::{id_of, is_closed, show};
+use crate::recovery::ends_in_one_place;
+
+trials! {
+    own a_turn_ends_well_wherever_in_it_the_control_plane_dies,
+    own a_turn_is_undone_wherever_in_that_the_control_plane_dies,
+    own a_window_is_closed_wherever_in_that_the_control_plane_dies,
+}
+
+/// Behind each act of a turn, and of the window that opens at its end.
+const TURN: [&str; 12] = [
+    "turn_round",
+    "turn_taken",
+    "turn_guarded",
+    "turn_detached",
+    "turn_renamed",
+    "turn_follows",
+    "seal",
+    "decide",
+    "window_role",
+    "window_sealed",
+    "window_follows",
+    "window_open",
+];
+const UNDO: [&str; 5] = ["undo", "back_freed", "back_passed", "back_sealed", "back_follows"];
+const CLOSING: [&str; 3] = ["window_closing", "window_slot_dropped", "window_taken_down"];
+
+fn die_at(fleet: &Fleet, point: &str) {
+    std::fs::write(fleet.path().join("failpoint"), point).unwrap();
+}
+
+async fn has_died(fleet: &Fleet, point: &str) {
+    let failpoint = fleet.path().join("failpoint");
+    until(&format!("{point} to be reached"), async || (!failpoint.exists()).then_some(())).await;
+}
+
+/// Turns a move round although the answer may be lost with the process that was to give it; returns the new move's number.
+async fn reverse_unanswered(fleet: &Fleet, id: i64) -> i64 {
+    let newest = async || {
+        let output = fleet.cli(&["move", "list"]).await;
+        (output.status == 0).then(|| output.json()[0]["id"].as_i64().unwrap_or(0))
+    };
+    until("the move back to be on record", async || {
+        let known = newest().await.filter(|newest| *newest > id);
+        if known.is_none() {
+            fleet.cli(&["move", "reverse", &id.to_string()]).await;
+        }
+        known
+    })
+    .await
+}
+
+async fn a_turn_ends_well_wherever_in_it_the_control_plane_dies(fleet: &mut Fleet) {
+    fleet.create("mortal", &["--server", "pg-1"]).await;
+    let ledger = Ledger::start(fleet, "mortal", 3).await;
+    let mut id = move_to(fleet, "mortal", "pg-3").await["id"].as_i64().unwrap();
+    for point in TURN {
+        die_at(fleet, point);
+        id = reverse_unanswered(fleet, id).await;
+        has_died(fleet, point).await;
+        let ended = ends_in_one_place(fleet, "mortal", id).await;
+        assert_eq!(ended["state"], "switched", "died at {point}: {ended}");
+        assert_ne!(ended["verified"], false, "{ended}");
+        assert!(ended["reversible_until"].is_string(), "died at {point}: {ended}");
+        ledger.goes_on().await;
+        assert!(ledger.errors().is_empty(), "after {point} a client saw {:?}", ledger.errors());
+    }
+    ledger.reckon(fleet).await;
+}
+
+async fn a_turn_is_undone_wherever_in_that_the_control_plane_dies(fleet: &mut Fleet) {
+    let fleet = &*fleet;
+    fleet.create("doubtful", &["--server", "pg-1"]).await;
+    let ledger = Ledger::start(fleet, "doubtful", 3).await;
+    let id = move_to(fleet, "doubtful", "pg-3").await["id"].as_i64().unwrap();
+    for point in UNDO {
+        let blocker = fleet.connect("doubtful").await;
+        blocker.run("BEGIN; LOCK TABLE totals IN ACCESS SHARE MODE").await;
+        let back = id_of(
+            &until("it to begin", async || {
+                let output = fleet.cli(&["move", "reverse", &id.to_string()]).await;
+                (output.status == 0).then(|| output.json())
+            })
+            .await,
+        );
+        until("it to wait", async || show(fleet, &back).await["waiting_for"].is_string().then_some(())).await;
+        die_at(fleet, point);
+        fleet.cli(&["move", "abort", &back]).await;
+        has_died(fleet, point).await;
+        blocker.run("COMMIT").await;
+        let ended = ends_in_one_place(fleet, "doubtful", back.parse().unwrap()).await;
+        assert_eq!(ended["state"], "aborted", "died at {point}: {ended}");
+        let shown: Value = show(fleet, &id.to_string()).await;
+        assert!(shown["reversible_until"].is_string(), "died at {point}: {shown}");
+        assert_eq!(databases(fleet, "pg-1", "doubtful").await, ["doubtful__sealed"]);
+        let marks = format!("SELECT rolname FROM pg_roles WHERE rolname = 'tenantry_move_{back}'");
+        assert_eq!(fleet.direct("pg-3", "postgres").await.column(&marks).await, Vec::<String>::new());
+        ledger.goes_on().await;
+    }
+    let shown = fleet.cli(&["move", "reverse", &id.to_string(), "--wait"]).await.ok();
+    assert_eq!((&shown["state"], &shown["to"]), (&"switched".into(), &"pg-1".into()), "{shown}");
+    assert!(ledger.errors().is_empty(), "a client saw {:?}", ledger.errors());
+    ledger.reckon(fleet).await;
+}
+
+async fn a_window_is_closed_wherever_in_that_the_control_plane_dies(fleet: &mut Fleet) {
+    fleet.create("final", &["--server", "pg-1"]).await;
+    let client = fleet.connect("final").await;
+    client.run("CREATE TABLE t (n int)").await;
+    for (point, to) in CLOSING.into_iter().zip(["pg-3", "pg-1", "pg-3"]) {
+        let id = id_of(&move_to(fleet, "final", to).await);
+        die_at(fleet, point);
+        client.run(&format!("COMMENT ON TABLE t IS '{point}'")).await;
+        has_died(fleet, point).await;
+        let shown = is_closed(fleet, "final", &id).await;
+        assert_eq!(shown["window_closed"]["what"], "COMMENT", "died at {point}: {shown}");
+    }
+}

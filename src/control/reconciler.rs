@@ -122,6 +122,8 @@ fn fits(operation: &Operation, others: &[&Operation], (provisions, copies): (usi
     match operation.kind {
         Kind::Create => is_made(),
         Kind::Clone => is_made() && is_copied(),
+        // It has no copy, and may be an operator's way out of trouble.
+        Kind::Move if moves::turns_round(operation) => true,
         Kind::Move => is_copied(),
         _ => true,
     }
@@ -294,6 +296,9 @@ mod tests {
         assert!(!fits(&there, &[&within, &moved]), "two copy at its source");
         assert!(!fits(&moved, &[&there, &within]), "two copy at its target");
         assert!(fits(&operation(Kind::Clone, "c", "b"), &[&within, &moved]));
+        let input = json!({ "from": "a", "to": "b", "reverse_of": 1 });
+        let turn = Operation { input, ..operation(Kind::Move, "", "") };
+        assert!(fits(&turn, &[&within, &moved]), "it copies nothing");
         assert!(!fits(&operation(Kind::Clone, "x", "y"), &[&made, &made, &made]), "three are made");
         assert!(fits(&made, &[&there, &within]) && !fits(&made, &[&there, &within, &made]));
     }

@@ -6,31 +6,21 @@ use serde_json::Value;
 use crate::harness::ledger::Ledger;
 use crate::harness::{Fleet, Sql as _, trials, until};
 use crate::moves::{databases, move_to};
-use crate::moves_reverse::{id_of, is_closed, show};
+use crate::moves_reverse::{id_of, is_closed, show, with_config};
 use crate::recovery::ends_in_one_place;
 
 trials! {
     own a_turn_ends_well_wherever_in_it_the_control_plane_dies,
+    own a_window_opens_wherever_in_that_the_control_plane_dies,
     own a_turn_is_undone_wherever_in_that_the_control_plane_dies,
     own a_window_is_closed_wherever_in_that_the_control_plane_dies,
 }
 
-/// Behind each act of a turn, and of the window that opens at its end.
-const TURN: [&str; 12] = [
-    "turn_round",
-    "turn_taken",
-    "turn_guarded",
-    "turn_detached",
-    "turn_renamed",
-    "turn_follows",
-    "seal",
-    "decide",
-    "window_role",
-    "window_sealed",
-    "window_follows",
-    "window_open",
-];
-const UNDO: [&str; 5] = ["undo", "back_freed", "back_passed", "back_sealed", "back_follows"];
+/// Behind each act.
+const TURN: [&str; 6] =
+    ["turn_taken", "turn_guarded", "turn_detached", "turn_renamed", "turn_follows", "decide"];
+const WINDOW: [&str; 4] = ["window_role", "window_sealed", "window_follows", "window_open"];
+const UNDO: [&str; 4] = ["back_freed", "back_passed", "back_sealed", "back_follows"];
 const CLOSING: [&str; 3] = ["window_closing", "window_slot_dropped", "window_taken_down"];
 
 fn die_at(fleet: &Fleet, point: &str) {
@@ -58,11 +48,23 @@ async fn reverse_unanswered(fleet: &Fleet, id: i64) -> i64 {
     .await
 }
 
+/// So that a successor leads soon.
+const LEASE: &str = "lease_duration = \"2s\"";
+
 async fn a_turn_ends_well_wherever_in_it_the_control_plane_dies(fleet: &mut Fleet) {
+    dies_at(fleet, &TURN).await;
+}
+
+async fn a_window_opens_wherever_in_that_the_control_plane_dies(fleet: &mut Fleet) {
+    dies_at(fleet, &WINDOW).await;
+}
+
+async fn dies_at(fleet: &Fleet, points: &[&str]) {
+    with_config(fleet, LEASE).await;
     fleet.create("mortal", &["--server", "pg-1"]).await;
     let ledger = Ledger::start(fleet, "mortal", 3).await;
     let mut id = move_to(fleet, "mortal", "pg-3").await["id"].as_i64().unwrap();
-    for point in TURN {
+    for point in points {
         die_at(fleet, point);
         id = reverse_unanswered(fleet, id).await;
         has_died(fleet, point).await;
@@ -78,6 +80,7 @@ async fn a_turn_ends_well_wherever_in_it_the_control_plane_dies(fleet: &mut Flee
 
 async fn a_turn_is_undone_wherever_in_that_the_control_plane_dies(fleet: &mut Fleet) {
     let fleet = &*fleet;
+    with_config(fleet, LEASE).await;
     fleet.create("doubtful", &["--server", "pg-1"]).await;
     let ledger = Ledger::start(fleet, "doubtful", 3).await;
     let id = move_to(fleet, "doubtful", "pg-3").await["id"].as_i64().unwrap();
@@ -112,6 +115,7 @@ async fn a_turn_is_undone_wherever_in_that_the_control_plane_dies(fleet: &mut Fl
 }
 
 async fn a_window_is_closed_wherever_in_that_the_control_plane_dies(fleet: &mut Fleet) {
+    with_config(fleet, LEASE).await;
     fleet.create("final", &["--server", "pg-1"]).await;
     let client = fleet.connect("final").await;
     client.run("CREATE TABLE t (n int)").await;

@@ -128,6 +128,8 @@ impl Instance {
              max_wal_senders = 24\n\
              max_logical_replication_workers = 24\n\
              max_worker_processes = 40\n\
+             # Before 16 a subscription that is disabled and enabled waits for so long.\n\
+             wal_retrieve_retry_interval = '500ms'\n\
              log_line_prefix = '%m [%p] %q%u@%d '\n\
              log_checkpoints = off\n",
             name = self.name,

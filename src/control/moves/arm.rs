@@ -2,13 +2,13 @@
 
 use serde_json::json;
 
-use super::driver::{Move, NO_LIMIT};
+use super::driver::Move;
 use super::identity::{self, Changed};
 use super::{complete, guard, stragglers, undo};
 use crate::error::{Error, Result};
 use crate::fleet::tenant;
 use crate::server::walsender::Walsender;
-use crate::server::{database, ident, registry, roles, tables};
+use crate::server::{ident, registry, roles, tables};
 
 /// Arms the source, and opens the snapshot that the copy is made from.
 pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
@@ -18,10 +18,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     registry::raise_term(&source_registry, work.term).await?;
     registry::raise_term(&the_move.target_registry().await?, work.term).await?;
 
-    // Nobody serves none: that is what a fence leaves.
-    let limit = database::limit(&source_registry, live).await?;
-    the_move.connection_limit = if limit == 0 { NO_LIMIT } else { limit };
-    work.remember(&json!({ "connection_limit": the_move.connection_limit })).await?;
+    the_move.note_limit(&source_registry).await?;
 
     let source = the_move.source_database().await?;
     // A migration of this tenant ends first; the next one finds the guard, and waits for the move's end.

@@ -150,6 +150,14 @@ impl<'w> Move<'w> {
         self.work.context.connector.database(&self.target, &self.id.arriving_database()).await
     }
 
+    /// Notes how many sessions the tenant's database takes where it is.
+    pub(super) async fn note_limit(&mut self, source_registry: &Connection) -> Result<()> {
+        // Nobody serves none: that is what a fence leaves.
+        let limit = database::limit(source_registry, self.id.live_database()).await?;
+        self.connection_limit = if limit == 0 { NO_LIMIT } else { limit };
+        self.work.remember(&json!({ "connection_limit": self.connection_limit })).await
+    }
+
     /// Lets clients in where the tenant is open: as many as before the move.
     pub(crate) async fn lift_limit(&self, registry: &Connection) -> Result<()> {
         let (term, limit) = (self.work.term, self.connection_limit);
@@ -164,6 +172,11 @@ impl<'w> Move<'w> {
 fn recorded_limit(operation: &Operation) -> i32 {
     let recorded = operation.data.get("connection_limit").and_then(serde_json::Value::as_i64);
     recorded.and_then(|limit| i32::try_from(limit).ok()).unwrap_or(NO_LIMIT)
+}
+
+/// Whether a move turns another one round, and so copies nothing.
+pub(crate) fn turns_round(operation: &Operation) -> bool {
+    operation.input.get("reverse_of").is_some_and(|of| !of.is_null())
 }
 
 /// Source and target of a move or a clone.

@@ -42,7 +42,7 @@ mod window_watch;
 
 pub(crate) use build::refresh_views;
 pub(crate) use complete::{close_windows, finish_earlier};
-pub(crate) use driver::{Input, Verify, drive, is_due, servers_of};
+pub(crate) use driver::{Input, Verify, drive, is_due, servers_of, turns_round};
 pub(crate) use guard::{GUARD_SQLSTATE, take_down as take_guard_down};
 pub(crate) use programs::Programs;
 pub(crate) use seal::record_and_rename;

@@ -56,7 +56,10 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
 async fn free_source(the_move: &Move<'_>, source_registry: &Connection) -> Result<()> {
     let live = the_move.id.live_database();
     if database::exists(source_registry, live).await? {
-        database::set_limit(source_registry, the_move.work.term, live, -1).await?;
+        // What a fence leaves.
+        if database::limit(source_registry, live).await? == 0 {
+            the_move.lift_limit(source_registry).await?;
+        }
         guard::lift(&the_move.source_database().await?).await?;
     }
     undo::drop_role(source_registry, &the_move.id, &the_move.names.mark).await

@@ -33,6 +33,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let target_registry = the_move.target_registry().await?;
     registry::raise_term(&source_registry, work.term).await?;
     registry::raise_term(&target_registry, work.term).await?;
+    the_move.note_limit(&source_registry).await?;
     let source = the_move.source_database().await?;
     mark(the_move, &source_registry).await?;
     tenant::keep_migrations_off(&source).await?;

@@ -147,11 +147,11 @@ async fn a_move_is_turned_round_again_and_again_and_loses_nothing(fleet: &mut Fl
 }
 
 async fn a_schema_change_closes_the_window_with_a_warning(fleet: &Fleet) {
-    fleet.create("restless", &["--server", "pg-1"]).await;
-    let client = fleet.connect("restless").await;
+    fleet.create("fidgety", &["--server", "pg-1"]).await;
+    let client = fleet.connect("fidgety").await;
     client.run("CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t VALUES (1, 1)").await;
-    let id = id_of(&move_to(fleet, "restless", "pg-3").await);
-    let mut raw = Raw::login(&fleet.config("restless"), &[]).await;
+    let id = id_of(&move_to(fleet, "fidgety", "pg-3").await);
+    let mut raw = Raw::login(&fleet.config("fidgety"), &[]).await;
     raw.query("BEGIN; CREATE TABLE never (n int); ROLLBACK");
     assert!(
         raw.replies(1).await.iter().any(|reply| reply.starts_with("N:01000")),
@@ -162,7 +162,7 @@ async fn a_schema_change_closes_the_window_with_a_warning(fleet: &Fleet) {
     );
     assert!(!raw.replies(1).await.iter().any(|reply| reply.starts_with('N')), "nothing of that lasts");
     let published = "SELECT count(*) FROM pg_publication WHERE pubname LIKE 'tenantry\\_reverse\\_%'";
-    let there = fleet.direct("pg-3", "restless").await;
+    let there = fleet.direct("pg-3", "fidgety").await;
     assert_eq!(there.number(published).await, 1, "what is rolled back closes nothing");
     assert!(show(fleet, &id).await["reversible_until"].is_string());
 
@@ -171,28 +171,28 @@ async fn a_schema_change_closes_the_window_with_a_warning(fleet: &Fleet) {
     assert!(replies.iter().any(|reply| reply.starts_with("N:01000")), "{replies:?}");
     // A table without a key would be refused this while it is published.
     client.run("INSERT INTO more VALUES (1); UPDATE more SET n = 2").await;
-    let shown = is_closed(fleet, "restless", &id).await;
+    let shown = is_closed(fleet, "fidgety", &id).await;
     let closed = &shown["window_closed"];
     assert_eq!(
         (&closed["what"], &closed["who"]),
-        (&"CREATE TABLE".into(), &"restless__owner".into()),
+        (&"CREATE TABLE".into(), &"fidgety__owner".into()),
         "{shown}"
     );
     assert!(closed["at"].is_string() && shown["state"] == "switched", "{shown}");
     let refused = fleet.cli(&["move", "reverse", &id]).await;
-    assert!(refused.hint().contains("tenantry move start restless --to pg-1"), "{}", refused.hint());
+    assert!(refused.hint().contains("tenantry move start fidgety --to pg-1"), "{}", refused.hint());
     let error = refused.error(4);
-    assert!(error.contains("restless__owner changed the schema: CREATE TABLE"), "{error}");
+    assert!(error.contains("fidgety__owner changed the schema: CREATE TABLE"), "{error}");
     raw.query("CREATE TABLE again (n int)");
     assert!(raw.replies(1).await.iter().all(|reply| !reply.starts_with("N:01000")), "no window, no warning");
     client.run("CREATE INDEX CONCURRENTLY late ON t (n)").await;
-    move_to(fleet, "restless", "pg-1").await;
+    move_to(fleet, "fidgety", "pg-1").await;
 
     for ddl in ["CREATE INDEX CONCURRENTLY later ON t (n)", "DROP INDEX CONCURRENTLY late"] {
-        let to = if fleet.tenant("restless").await["server"] == "pg-1" { "pg-3" } else { "pg-1" };
-        let id = id_of(&move_to(fleet, "restless", to).await);
+        let to = if fleet.tenant("fidgety").await["server"] == "pg-1" { "pg-3" } else { "pg-1" };
+        let id = id_of(&move_to(fleet, "fidgety", to).await);
         client.run(ddl).await;
-        is_closed(fleet, "restless", &id).await;
+        is_closed(fleet, "fidgety", &id).await;
     }
 }
 

@@ -12,13 +12,14 @@ use crate::server::{ident, registry, roles, tables};
 
 /// Arms the source, and opens the snapshot that the copy is made from.
 pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
-    let (work, live) = (the_move.work, the_move.id.live_database());
+    let work = the_move.work;
     complete::finish_earlier(work, &the_move.id, Some(&the_move.target.name)).await?;
     let source_registry = the_move.source_registry().await?;
     registry::raise_term(&source_registry, work.term).await?;
     registry::raise_term(&the_move.target_registry().await?, work.term).await?;
 
     the_move.note_limit(&source_registry).await?;
+    let live = the_move.id.live_database();
 
     let source = the_move.source_database().await?;
     // A migration of this tenant ends first; the next one finds the guard, and waits for the move's end.

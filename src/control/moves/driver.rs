@@ -28,7 +28,7 @@ const TRIES_MAX: u32 = 20;
 /// How long a transaction in a registry may stand still: its controller is dead or cut off then.
 const REGISTRY_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Any number of sessions.
-pub(super) const NO_LIMIT: i32 = -1;
+const NO_LIMIT: i32 = -1;
 /// How often an operator's wish to abort is looked for.
 const ABORT_POLL: Duration = Duration::from_millis(300);
 

@@ -3,6 +3,7 @@
 //! to any more are dropped.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use crate::server::{Connection, database, ident};
 
 /// How often it looks.
 pub(super) const INTERVAL: Duration = Duration::from_secs(2);
-/// How often it looks into a database whose stream seems to be well.
+/// How often it looks into a database whose stream seems to be well, and at a server without any.
 const THOROUGH_INTERVAL: Duration = Duration::from_secs(30);
 /// How often a subscription that stopped is started again.
 const ENABLE_INTERVAL: Duration = Duration::from_secs(10);
@@ -77,12 +78,13 @@ impl Slot {
 /// When something was last done for a move.
 #[derive(Default)]
 struct Done {
+    servers: HashMap<ServerName, Instant>,
     looked: HashMap<i64, Instant>,
     enabled: HashMap<i64, Instant>,
 }
 
 /// Whether so much time has passed since; if so, it is done now.
-fn is_time(done: &mut HashMap<i64, Instant>, id: i64, interval: Duration) -> bool {
+fn is_time<K: Hash + Eq>(done: &mut HashMap<K, Instant>, id: K, interval: Duration) -> bool {
     let due = done.get(&id).is_none_or(|at| at.elapsed() >= interval);
     if due {
         done.insert(id, Instant::now());
@@ -120,6 +122,9 @@ async fn pass(context: &Arc<Context>, term: i64, done: &mut Done) -> Result<()> 
             .iter()
             .filter(|o| o.input.get("to").and_then(Value::as_str) == Some(server.name.as_str()))
             .collect();
+        if here.is_empty() && !is_time(&mut done.servers, server.name.clone(), THOROUGH_INTERVAL) {
+            continue;
+        }
         let looked = look_at(context, term, (&server, &here), done);
         let late = |_| Err(Error::Timeout(format!("server {} did not answer in time", server.name)));
         if let Err(error) = tokio::time::timeout(TIMEOUT, looked).await.unwrap_or_else(late) {

@@ -1,8 +1,8 @@
-"""Moves of a database under load, to and fro: the hold as the control plane measures it, and the longest transaction of
-any client from the start of the move to its end, with its copy: hold.py MOVES
+"""Moves of a database under load, each of them turned round by `move reverse`: the hold as the control plane measures it,
+and the longest transaction of any client from the start of a move to its end, with its copy: hold.py MOVES
 
-One pgbench goes on through all of them. Between two moves there is a pause as long as a move, whose longest transactions
-say what is usual here."""
+One pgbench goes on through all of them. Behind each move and its way back there is a pause as long as both, whose longest
+transactions say what is usual here."""
 
 import json
 import math
@@ -86,33 +86,51 @@ def cells(values):
     return [tables.number(percentile(values, share)) for share in (0.5, 0.99, 1)]
 
 
+class Direction:
+    """Moves of one kind, and when they were."""
+
+    def __init__(self, name):
+        self.name = name
+        self.spans, self.seen = [], []
+
+    def measure(self, *command):
+        begun = time.time()
+        self.seen.append(tenantry(*command))
+        self.spans.append((begun, time.time()))
+        return self.seen[-1]
+
+    def tell(self, moves, transactions, quiet):
+        taken_back = sum(one["taken_back"] for one in self.seen)
+        tables.title(f"The hold of a {self.name}", f"{moves} times, with a pgbench database (scale {SCALE}) under its standard "
+                     f"transaction, {CLIENTS} clients; in ms. No transaction failed. {taken_back} cutovers were taken back.")
+        tables.head("", "median", "99th percentile", "worst")
+        tables.row("hold", *cells([one["hold_ms"] for one in self.seen]))
+        tables.row("longest transaction of any client from its start to its end", *cells(longest(transactions, self.spans)))
+        tables.row("longest transaction in a pause", *cells(longest(transactions, quiet)))
+        for act in ACTS:
+            tables.row(act, *cells([one["hold_parts_ms"][act] for one in self.seen]))
+
+
 def main():
     moves = int(sys.argv[1])
     tenantry("tenant", "create", TENANT, "--server", SERVERS[0], "--wait")
     initialise = [setting.pg_bin / "pgbench", "--quiet", "--initialize", f"--scale={SCALE}", TENANT]
     subprocess.run(initialise, check=True, env=pgbench.connection_of(Through()), stdout=subprocess.DEVNULL,
                    stderr=subprocess.DEVNULL)
-    load, moved, quiet, seen = Load(), [], [], []
+    load, quiet = Load(), []
+    there, back = Direction("move"), Direction("way back")
     time.sleep(2)
-    for number in range(moves):
+    for _ in range(moves):
         begun = time.time()
-        seen.append(tenantry("move", "start", TENANT, "--to", SERVERS[(number + 1) % 2], "--wait"))
+        shown = there.measure("move", "start", TENANT, "--to", SERVERS[1], "--wait")
+        back.measure("move", "reverse", str(shown["id"]), "--wait")
         ended = time.time()
-        moved.append((begun, ended))
         time.sleep(ended - begun)
         quiet.append((ended, time.time()))
         load.check()
     transactions = load.stop()
 
-    tables.title("The hold of a move", f"{moves} moves of a pgbench database (scale {SCALE}) to and fro under its standard "
-                 f"transaction, {CLIENTS} clients; in ms. No transaction failed. {sum(one['taken_back'] for one in seen)} "
-                 "cutovers were taken back.")
-    tables.head("", "median", "99th percentile", "worst")
-    tables.row("hold", *cells([one["hold_ms"] for one in seen]))
-    tables.row("longest transaction of any client during the move", *cells(longest(transactions, moved)))
-    tables.row("longest transaction of any client in as long a time without a move", *cells(longest(transactions, quiet)))
-    for act in ACTS:
-        tables.row(f"{act}", *cells([one["hold_parts_ms"][act] for one in seen]))
-
+    for direction in (there, back):
+        direction.tell(moves, transactions, quiet)
 
 main()

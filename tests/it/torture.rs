@@ -60,22 +60,32 @@ async fn moves_under_faults_lose_and_double_nothing(fleet: &mut Fleet) {
     fleet.connect("tortured").await.run(bulk).await;
     let checker = Checker::start(fleet, "tortured", 2, seed).await;
     let catalog = connect_url(fleet.variable("TENANTRY_CATALOG_URL"), "tenantry_catalog").await;
+    let mut last = None;
     for number in 1..=moves {
         let from = fleet.tenant("tortured").await["server"].as_str().unwrap().to_owned();
+        let way_back = last.take().filter(|_| lot.random_bool(0.4));
         let others: Vec<_> = SERVERS.into_iter().filter(|server| *server != from).collect();
-        let to = *others.choose(&mut lot).unwrap();
+        let drawn = *others.choose(&mut lot).unwrap();
+        let to = way_back.as_ref().map_or(drawn, |(_, to): &(i64, String)| to);
         let (fault, phase) = (*FAULTS.choose(&mut lot).unwrap(), *PHASES.choose(&mut lot).unwrap());
         let moment = Duration::from_millis(lot.random_range(0..60));
-        let id = start(fleet, to).await;
+        let id = match &way_back {
+            Some((id, _)) => start(fleet, &["reverse", &id.to_string()]).await,
+            None => start(fleet, &["start", "tortured", "--to", to]).await,
+        };
         has_come_to(&catalog, id, phase).await;
         tokio::time::sleep(moment).await;
         strike(fleet, fault, (&from, to), id).await;
         let ended = ends_in_one_place(fleet, "tortured", id).await;
         assert_ne!(ended["verified"], false, "{ended}");
+        // What was killed may have closed the window.
+        let switched = ended["state"] == "switched" && ended["reversible_until"].is_string();
+        last = switched.then(|| (id, from.clone()));
         checker.goes_on().await;
         if asked_moves.is_some() {
             println!(
-                "{number}/{moves}: {from} to {to}, {fault:?} in {phase}: {}, hold {} ms, {} acknowledged",
+                "{number}/{moves}: {from} to {to}{}, {fault:?} in {phase}: {}, hold {} ms, {} acknowledged",
+                if way_back.is_some() { " (back)" } else { "" },
                 ended["state"],
                 ended["hold_ms"],
                 checker.acknowledged()
@@ -91,9 +101,10 @@ async fn moves_under_faults_lose_and_double_nothing(fleet: &mut Fleet) {
 }
 
 /// Starts a move; what was killed just before may still be on its way back.
-async fn start(fleet: &Fleet, to: &str) -> i64 {
+async fn start(fleet: &Fleet, change: &[&str]) -> i64 {
+    let command = [&["move"], change].concat();
     until("the move to be started", async || {
-        let started = fleet.cli(&["move", "start", "tortured", "--to", to]).await;
+        let started = fleet.cli(&command).await;
         (started.status == 0).then(|| started.json()["id"].as_i64().unwrap())
     })
     .await

@@ -120,7 +120,7 @@ impl Checker {
         let client = fleet.connect(&self.tenant).await;
         let (acknowledged, unanswered) = (self.shared.acknowledged.take(), self.shared.unanswered.take());
         transactions_are_whole(&client, &acknowledged, &unanswered).await;
-        numbers_are_in_order(&client, &self.shared.told.borrow()).await;
+        numbers_are_in_order(&client, self.shared.told.take()).await;
         let sum = "SELECT (sum(balance) - 1000 * count(*))::bigint FROM accounts";
         assert_eq!(client.number(sum).await, 0, "money was made or lost");
         let booked = "
@@ -157,7 +157,7 @@ async fn transactions_are_whole(
     }
 }
 
-async fn numbers_are_in_order(client: &Client, told: &BTreeMap<i64, Vec<i64>>) {
+async fn numbers_are_in_order(client: &Client, told: BTreeMap<i64, Vec<i64>>) {
     let twice = "SELECT id::text FROM numbered GROUP BY id HAVING count(*) > 1 LIMIT 10";
     assert_eq!(
         client.column(twice).await,

@@ -66,8 +66,8 @@ async fn start(fleet: &Fleet, tenant: &str) -> String {
     fleet.cli(&start).await.ok()["id"].as_i64().unwrap().to_string()
 }
 
-/// How it ended: well, verified, and with its first copy.
-async fn ended_well(fleet: &Fleet, id: &str) -> Value {
+/// How it ended: well, verified, and with so many copies.
+async fn ended_well(fleet: &Fleet, id: &str, copies: usize) -> Value {
     let shown = until("the move to end", async || {
         let shown = fleet.cli(&["move", "show", id]).await.ok();
         (shown["state"] != "running").then_some(shown)
@@ -75,14 +75,15 @@ async fn ended_well(fleet: &Fleet, id: &str) -> Value {
     .await;
     assert_eq!((&shown["state"], &shown["verified"]), (&"switched".into(), &true.into()), "{shown}");
     let steps = shown["steps"].as_array().unwrap().iter();
-    let begun_anew = steps.filter(|step| step["step"] == "restart").count();
-    assert_eq!(begun_anew, 0, "{shown}");
+    let begun = steps.filter(|step| step["step"] == "copy").count();
+    assert_eq!(begun, copies, "{shown}");
     shown
 }
 
 async fn a_copy_that_is_disturbed_in_its_middle_arrives_whole(fleet: &mut Fleet) {
     rows_that_came_to_lie_elsewhere_are_copied_once(fleet).await;
     lost_sessions_cost_no_more_than_a_range(fleet).await;
+    without_its_snapshot_a_copy_is_begun_anew(fleet).await;
 }
 
 async fn rows_that_came_to_lie_elsewhere_are_copied_once(fleet: &Fleet) {
@@ -101,7 +102,7 @@ async fn rows_that_came_to_lie_elsewhere_are_copied_once(fleet: &Fleet) {
     owner.run("INSERT INTO compacted SELECT n FROM generate_series(100001, 100100) n").await;
     owner.run("VACUUM FULL compacted").await;
     pauses.no_more();
-    ended_well(fleet, &id).await;
+    ended_well(fleet, &id, 1).await;
     let expected = "
         SELECT md5(string_agg(n::text, ' ' ORDER BY n)) FROM (
             SELECT CASE WHEN n % 5 = 0 THEN -n ELSE n END FROM generate_series(1, 16000, 2) n WHERE n % 7 <> 0
@@ -112,11 +113,11 @@ async fn rows_that_came_to_lie_elsewhere_are_copied_once(fleet: &Fleet) {
     assert_eq!(owner.number("SELECT count(*) FROM emptied").await, 50);
 }
 
-/// Ends what the control plane has open in a tenant's database, but the session that holds the snapshot.
-async fn end_sessions(fleet: &Fleet, server: &str, database: &str) {
+/// Ends what the control plane has open in a tenant's database: its sessions, or the one that holds the snapshot.
+async fn end_sessions(fleet: &Fleet, server: &str, database: &str, kind: &str) {
     let ended = format!(
         "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity
-         WHERE datname = '{database}' AND backend_type = 'client backend' AND application_name = 'tenantry control'"
+         WHERE datname = '{database}' AND backend_type = '{kind}' AND application_name = 'tenantry control'"
     );
     assert!(fleet.direct(server, "postgres").await.number(&ended).await > 0, "a copy has sessions");
 }
@@ -129,16 +130,29 @@ async fn lost_sessions_cost_no_more_than_a_range(fleet: &Fleet) {
     let id = start(fleet, "cut").await;
     pauses.reached().await;
     for (server, database) in [("pg-1", "cut"), ("pg-3", "cut__arriving")] {
-        end_sessions(fleet, server, database).await;
+        end_sessions(fleet, server, database, "client backend").await;
     }
     // And one whose commit is not known to have been done.
     pauses.at(&[("copied", "t", BLOCKS)]);
     pauses.reached().await;
-    end_sessions(fleet, "pg-1", "cut").await;
+    end_sessions(fleet, "pg-1", "cut", "client backend").await;
     pauses.no_more();
-    let shown = ended_well(fleet, &id).await;
+    let shown = ended_well(fleet, &id, 1).await;
     assert_eq!(shown["rows_copied"], 10_000, "{shown}");
     let client = fleet.connect("cut").await;
     let found = "SELECT count(*) || ' ' || count(DISTINCT n) || ' ' || sum(n) FROM t";
     assert_eq!(client.column(found).await, ["10000 10000 100000000"]);
+}
+
+async fn without_its_snapshot_a_copy_is_begun_anew(fleet: &Fleet) {
+    fleet.create("unseen", &["--server", "pg-1"]).await;
+    sparse_table(fleet, "unseen", "t", 20_000).await;
+    let pauses = Pauses::of(fleet);
+    pauses.at(&[("range", "t", BLOCKS)]);
+    let id = start(fleet, "unseen").await;
+    pauses.reached().await;
+    end_sessions(fleet, "pg-1", "unseen", "walsender").await;
+    pauses.no_more();
+    let shown = ended_well(fleet, &id, 2).await;
+    assert_eq!(shown["rows_copied"], 10_000, "{shown}");
 }

@@ -82,11 +82,29 @@ async fn who_is_in_the_way_of_a_cutover_is_named_and_not_broken(fleet: &mut Flee
     allow_prepared(fleet).await;
     fleet.create("patient", &["--server", "pg-1"]).await;
     fleet.connect("patient").await.run("CREATE TABLE t (what text PRIMARY KEY)").await;
+    a_prepared_transaction_of_another_database_is_named(fleet).await;
     a_prepared_transaction_is_waited_for_and_never_rolled_back(fleet).await;
     a_transaction_past_the_routers_ends_before_the_fence(fleet).await;
     a_transaction_past_the_routers_is_named_and_ended_only_by_wish(fleet).await;
     let rows = fleet.connect("patient").await.column("SELECT what FROM t ORDER BY what").await;
     assert_eq!(rows, ["first", "past the router", "second"]);
+}
+
+async fn a_prepared_transaction_of_another_database_is_named(fleet: &Fleet) {
+    let other = fleet.direct("pg-1", "postgres").await;
+    other.run("BEGIN; CREATE TABLE elsewhere (); PREPARE TRANSACTION 'elsewhere'").await;
+    let found = fleet.cli(&["move", "start", "patient", "--to", "pg-3", "--dry-run"]).await.ok();
+    let finding = found["findings"].as_array().unwrap().iter().find(|f| {
+        let what = f["what"].as_str().unwrap();
+        what.contains("'elsewhere'") && what.contains("database postgres")
+    });
+    assert_eq!(finding.expect("it is found")["level"], "warning", "{found}");
+    let moving = Moving::start(fleet, "patient", "pg-2", &[]).await;
+    moving.waits_for(fleet, &["in database postgres", "'elsewhere'"]).await;
+    assert_eq!(moving.show(fleet).await["step"], "arm", "no slot can be made");
+    other.run("ROLLBACK PREPARED 'elsewhere'").await;
+    moving.ends(fleet, "switched").await;
+    Moving::start(fleet, "patient", "pg-1", &[]).await.ends(fleet, "switched").await;
 }
 
 /// A move in whose middle somebody prepares a transaction.

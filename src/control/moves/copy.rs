@@ -134,7 +134,9 @@ async fn set_limit(work: &Work, sides: &Sides, sessions: i32) -> Result<()> {
 
 async fn prepare(work: &Work, sides: Sides, progress: Arc<Progress>) -> Result<Job> {
     let connector = work.context.connector.clone();
+    // A table that is being rewritten is waited for.
     let source = connector.database(&sides.source, &sides.source_database).await?;
+    let source = source.without_statement_limit().await?;
     let target = connector.database(&sides.target, &sides.target_database).await?;
     let roles = Access::ALL.map(|access| ident(&access.role(&sides.to.id))).join(", ");
     target

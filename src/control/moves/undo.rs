@@ -42,9 +42,10 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         the_move.lift_limit(&source_registry).await?;
         let source = the_move.source_database().await?;
         source.run(&format!("DROP PUBLICATION IF EXISTS {}", ident(&the_move.names.forward))).await?;
+        guard::take_down(&source).await?;
+        // Last: it waits for whoever has locked a table, such as a prepared transaction.
         let changed = arm::identities_recorded(the_move).await?;
         identity::put_back(&source, &changed).await?;
-        guard::take_down(&source).await?;
     }
     drop_move_role(&source_registry, the_move).await?;
     if target_is_lost {

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::harness::ledger::Ledger;
 use crate::harness::{Fleet, Sql as _, trials, until};
+use crate::map_damage::{drop_catalog, found, has_snapshot};
 use crate::moves::{databases, move_to};
 use crate::moves_reverse::{id_of, is_closed, show, with_config};
 use crate::recovery::ends_in_one_place;
@@ -14,6 +15,7 @@ trials! {
     own a_window_opens_wherever_in_that_the_control_plane_dies,
     own a_turn_is_undone_wherever_in_that_the_control_plane_dies,
     own a_window_is_closed_wherever_in_that_the_control_plane_dies,
+    own a_turn_whose_catalog_is_lost_leaves_nothing_that_keeps_log,
 }
 
 /// Behind each act.
@@ -127,4 +129,34 @@ async fn a_window_is_closed_wherever_in_that_the_control_plane_dies(fleet: &mut 
         let shown = is_closed(fleet, "final", &id).await;
         assert_eq!(shown["window_closed"]["what"], "COMMENT", "died at {point}: {shown}");
     }
+}
+
+async fn a_turn_whose_catalog_is_lost_leaves_nothing_that_keeps_log(fleet: &mut Fleet) {
+    let fleet = &*fleet;
+    fleet.create("bereft", &["--server", "pg-1"]).await;
+    let ledger = Ledger::start(fleet, "bereft", 3).await;
+    has_snapshot(fleet, "bereft").await;
+    for (point, state) in [("turn_guarded", "aborted"), ("catch_up", "aborted"), ("decide", "switched")] {
+        let home = fleet.tenant("bereft").await["server"].as_str().unwrap().to_owned();
+        let away = if home == "pg-1" { "pg-3" } else { "pg-1" };
+        let id = move_to(fleet, "bereft", away).await["id"].as_i64().unwrap();
+        die_at(fleet, point);
+        let back = reverse_unanswered(fleet, id).await;
+        has_died(fleet, point).await;
+        drop_catalog(fleet).await;
+        fleet.cli(&["map", "rebuild", "--apply"]).await.ok();
+        let ended = ends_in_one_place(fleet, "bereft", back).await;
+        assert_eq!(ended["state"], state, "lost at {point}: {ended}");
+        ledger.goes_on().await;
+        // Of the way back that no record knows; the one of a move that was decided is another.
+        let slots =
+            format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'tenantry_reverse_{id}'");
+        for server in ["pg-1", "pg-3"] {
+            let direct = fleet.direct(server, "postgres").await;
+            until("the slot to be dropped", async || (direct.number(&slots).await == 0).then_some(())).await;
+        }
+        assert_eq!(found(fleet).await, Vec::<String>::new(), "lost at {point}");
+    }
+    assert!(ledger.errors().is_empty(), "a client saw {:?}", ledger.errors());
+    ledger.reckon(fleet).await;
 }

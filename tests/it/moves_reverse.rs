@@ -152,7 +152,9 @@ async fn a_schema_change_closes_the_window_with_a_warning(fleet: &Fleet) {
     client.run("CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t VALUES (1, 1)").await;
     let id = id_of(&move_to(fleet, "fidgety", "pg-3").await);
     let mut raw = Raw::login(&fleet.config("fidgety"), &[]).await;
-    raw.query("BEGIN; CREATE TABLE never (n int); ROLLBACK");
+    raw.query(
+        "BEGIN; CREATE TABLE never (n int); INSERT INTO never VALUES (1); UPDATE never SET n = 2; ROLLBACK",
+    );
     assert!(
         raw.replies(1).await.iter().any(|reply| reply.starts_with("N:01000")),
         "also of what is rolled back"

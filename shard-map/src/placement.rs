@@ -23,13 +23,13 @@ use crate::server::{Server, ServerClass, ServerState};
 /// What a server bears at present, as far as it was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// Tenants placed on it, those being made included.
+    /// Tenants placed on it, those being made and those on their way to it included.
     pub tenants: u32,
     /// Those of them that have a connection quota of their own.
     pub own_quotas: u32,
     /// What their own connection quotas add up to.
     pub own_connections: u64,
-    /// Bytes of all its databases together.
+    /// Bytes of all its databases together, and of tenants that came to it since those were measured or are on their way.
     pub bytes: Option<u64>,
     /// Sessions at work at once, on average over the last while, in thousandths.
     pub active_sessions_milli: Option<u64>,
@@ -57,6 +57,8 @@ pub struct Wish {
     pub labels: Labels,
     /// The tenant's own quota.
     pub quota: Quota,
+    /// Bytes that it brings along; 0 for one that is made.
+    pub bytes: u64,
     /// Servers that did not answer just now: none of them is chosen, but one that was named.
     pub away: Vec<ServerName>,
 }
@@ -218,8 +220,11 @@ fn parts(candidate: &Candidate, wish: &Wish, policy: &PlacementPolicy) -> Vec<Pa
     let text = format!("{} of {most} tenants", usage.tenants);
     parts.push(Part { would_have: u64::from(usage.tenants) + 1, limit: most, text });
     if let (Some(bytes), Some(Bytes(limit))) = (usage.bytes, capacity.bytes_max) {
-        let text = format!("{} of {}", Bytes(bytes).rounded(), Bytes(limit));
-        parts.push(Part { would_have: bytes, limit, text });
+        let mut text = format!("{} of {}", Bytes(bytes).rounded(), Bytes(limit));
+        if wish.bytes > 0 {
+            text.push_str(&format!(", and it brings {}", Bytes(wish.bytes).rounded()));
+        }
+        parts.push(Part { would_have: bytes.saturating_add(wish.bytes), limit, text });
     }
     if let Some(times) = policy.connections_overcommit {
         let each = u64::from(class.quota.connections.unwrap_or(0));

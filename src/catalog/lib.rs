@@ -4,6 +4,7 @@
 //! a name and is timed under it. This package decides nothing; it reads and writes.
 
 mod connect;
+mod draining;
 mod error;
 mod feed;
 mod health;
@@ -28,6 +29,7 @@ pub mod tls;
 mod users;
 mod uses;
 
+pub use draining::{FailedMove, Leaving, MadeMove, SealedCopy, UnderWay};
 pub use error::{Error, Result};
 pub use feed::Feed;
 pub use health::{

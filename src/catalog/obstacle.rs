@@ -74,8 +74,8 @@ impl Obstacle {
     pub fn remedy(&self, server: &ServerName) -> String {
         match self {
             Self::Tenants(_) => format!(
-                "move its tenants away first: tenantry server drain {server}, then tenantry move start TENANT --to \
-                 SERVER; if the server is lost for good: tenantry server remove {server} --lost"
+                "empty it first: tenantry server drain {server} --wait; if the server is lost for good: tenantry server \
+                 remove {server} --lost"
             ),
             Self::Deleted(_) => {
                 "wait for the end of their grace time, or end it: tenantry tenant delete ID --now; if \

@@ -1,4 +1,4 @@
-//! Placing a new tenant: all servers with what they bear, as one transaction sees them, and the choice among them.
+//! Placing a tenant that is new, or leaves its server: all servers with what they bear, as one transaction sees them, and the choice among them.
 
 use std::collections::BTreeMap;
 
@@ -123,6 +123,20 @@ impl Catalog {
         client.keep();
         Ok(decision)
     }
+
+    /// Where a tenant that leaves its server would be placed now, and why. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Catalog::create_tenant`].
+    pub async fn place_anew(&self, wish: &Wish, policy: &PlacementPolicy) -> Result<Decision> {
+        let mut client = self.client().await?;
+        let begin = client.build_transaction().read_only(true);
+        let transaction = limited("placement_anew", begin.start()).await?;
+        let decision = decide(&transaction, wish, policy).await?;
+        limited("placement_anew", transaction.commit()).await?;
+        client.keep();
+        Ok(decision)
+    }
 }
 
 fn exists(id: &TenantId) -> Error {
@@ -142,17 +156,28 @@ async fn candidates(
     wish: &Wish,
     policy: &PlacementPolicy,
 ) -> Result<Vec<Candidate>> {
-    // Work that was measured long ago says nothing; bytes do.
+    // Work that was measured long ago says nothing; bytes do. A tenant on its way counts at both ends.
     const SQL: &str = "
         SELECT to_jsonb(s) || jsonb_build_object('tenants', coalesce(t.tenants, 0),
             'own_quotas', coalesce(t.own_quotas, 0), 'own_connections', coalesce(t.own_connections, 0),
-            'bytes', u.bytes, 'active_sessions_milli',
+            'bytes', u.bytes + coalesce(arriving.bytes, 0), 'active_sessions_milli',
             CASE WHEN u.measured_at > now() - interval '10 minutes' THEN u.active_sessions_milli END)
         FROM server s
         LEFT JOIN (SELECT server, count(*) AS tenants, count(quota->'connections') AS own_quotas,
-            sum((quota->>'connections')::bigint) AS own_connections FROM tenant GROUP BY server
+            sum((quota->>'connections')::bigint) AS own_connections
+            FROM (SELECT server, quota FROM tenant
+                UNION ALL
+                SELECT o.input->>'to', t.quota FROM operation o JOIN tenant t ON t.id = o.tenant
+                WHERE o.kind = 'move' AND o.state = 'running' AND t.server <> o.input->>'to') placed
+            GROUP BY server
         ) t ON t.server = s.name
-        LEFT JOIN server_use u ON u.server = s.name";
+        LEFT JOIN server_use u ON u.server = s.name
+        LEFT JOIN (SELECT o.input->>'to' AS server, sum(v.bytes)::bigint AS bytes
+            FROM operation o JOIN tenant_use v ON v.tenant = o.tenant
+            LEFT JOIN server_use u ON u.server = o.input->>'to'
+            WHERE o.kind = 'move' AND (o.state = 'running' OR o.state = 'switched' AND o.updated_at > u.measured_at)
+            GROUP BY 1
+        ) arriving ON arriving.server = s.name";
     let neighbours = anti_affine(transaction, wish, policy).await?;
     let rows = limited("placement_candidates", transaction.query(SQL, &[])).await?;
     let candidate = |row| {
@@ -177,7 +202,8 @@ fn anti_affinity_labels(labels: &Labels, policy: &PlacementPolicy) -> BTreeMap<S
     policy.anti_affinity.iter().filter_map(with_value).collect()
 }
 
-/// Servers with tenants from which anti-affinity keeps the new one apart, and by which label.
+/// Servers with tenants, or with tenants on their way there, from which anti-affinity keeps the new one apart, and by which
+/// label.
 async fn anti_affine(
     transaction: &Transaction<'_>,
     wish: &Wish,
@@ -188,8 +214,13 @@ async fn anti_affine(
         return Ok(Vec::new());
     }
     const SQL: &str = "
-        SELECT DISTINCT jsonb_build_array(t.server, l.key)
-        FROM tenant t, jsonb_each_text($1) l WHERE t.labels->>l.key = l.value";
+        SELECT DISTINCT jsonb_build_array(placed.server, l.key) FROM jsonb_each_text($1) l, tenant t
+        CROSS JOIN LATERAL (
+            SELECT t.server
+            UNION ALL
+            SELECT o.input->>'to' FROM operation o
+            WHERE o.tenant = t.id AND o.kind = 'move' AND o.state = 'running') placed (server)
+        WHERE t.labels->>l.key = l.value";
     let rows =
         limited("placement_anti_affine", transaction.query(SQL, &[&serde_json::json!(labels)])).await?;
     rows.iter().map(|row| from_json("placement_anti_affine", row)).collect()

@@ -9,6 +9,7 @@ mod confirm;
 mod demo;
 mod dev;
 mod doctor;
+mod draining;
 pub(crate) mod failure;
 pub(crate) mod map;
 mod migrate;

@@ -235,6 +235,7 @@ pub(crate) async fn wait_until(
         ended: &|answer| over(text(answer, "state")),
         text: &progress,
         timeout,
+        poll: wait::POLL,
     };
     wait::until(api, &awaited).await
 }
@@ -265,7 +266,7 @@ fn progress(answer: &Value) -> String {
 }
 
 /// Bytes for people.
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
     if bytes < 1000 {
         return format!("{bytes} B");

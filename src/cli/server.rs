@@ -1,12 +1,16 @@
 //! `tenantry server`: the Postgres servers that tenants live on.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 use shard_map::ServerName;
 
 use crate::cli::api::{Api, Connection};
 use crate::cli::confirm::confirm;
-use crate::cli::{output, values};
+use crate::cli::output::Format;
+use crate::cli::wait::Progress;
+use crate::cli::{draining, output, values};
 
 /// Postgres servers that tenants live on
 #[derive(Debug, Args)]
@@ -34,15 +38,10 @@ enum ServerCommand {
         /// The server
         name: ServerName,
     },
-    /// Let it take no new tenants; those that are there stay until they are moved
-    #[command(after_help = "Example:\n  tenantry server drain pg-1")]
-    Drain {
-        /// The server
-        name: ServerName,
-        /// Let it take new ones again
-        #[arg(long)]
-        undo: bool,
-    },
+    /// Empty it: it takes no new tenants, and those that are there are moved away, a few at a time. Said again, it tries those
+    /// anew that were set aside
+    #[command(after_help = "Example:\n  tenantry server drain pg-1 --wait")]
+    Drain(Drain),
     /// Take it off the shard map; nothing on it is touched
     #[command(after_help = "Example:\n  tenantry server remove pg-1 --yes")]
     Remove {
@@ -55,6 +54,21 @@ enum ServerCommand {
         #[arg(long)]
         yes: bool,
     },
+}
+
+#[derive(Debug, Args)]
+struct Drain {
+    /// The server
+    name: ServerName,
+    /// Let it keep what it has, and take new tenants again; moves under way end
+    #[arg(long, conflicts_with = "wait")]
+    undo: bool,
+    /// Return when it is empty, or nothing that is left can be moved now
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = values::duration)]
+    timeout: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -125,18 +139,31 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
             output::list(format, &servers, &columns)?;
         }
         ServerCommand::Show { name } => {
-            output::object(format, &api.get(&["v1", "servers", name.as_str()]).await?)?;
+            draining::print(format, &api.get(&["v1", "servers", name.as_str()]).await?)?;
         }
-        ServerCommand::Drain { name, undo } => {
-            let path = ["v1", "servers", name.as_str(), "drain"];
-            output::object(format, &api.post(&path, &json!({ "undo": undo })).await?)?;
-        }
+        ServerCommand::Drain(drain) => run_drain(&api, format, &drain).await?,
         ServerCommand::Remove { name, lost, yes } => {
             let with = if lost { " with all tenants that are on it" } else { "" };
             confirm(yes, &format!("removing server {name}{with}"))?;
             let query = [("lost", if lost { "true" } else { "false" })];
             output::object(format, &api.delete(&["v1", "servers", name.as_str()], &query).await?)?;
         }
+    }
+    Ok(())
+}
+
+async fn run_drain(api: &Api, format: Format, drain: &Drain) -> anyhow::Result<()> {
+    let name = drain.name.as_str();
+    let answer = api.post(&["v1", "servers", name, "drain"], &json!({ "undo": drain.undo })).await?;
+    if drain.wait {
+        return draining::wait(api, format, name, drain.timeout).await;
+    }
+    output::object(format, &answer)?;
+    if !drain.undo {
+        let text = format!(
+            "it is being emptied; follow that with: tenantry server drain {name} --wait, or tenantry server show {name}"
+        );
+        Progress::new().finish(&text);
     }
     Ok(())
 }

@@ -10,8 +10,8 @@ use serde_json::Value;
 use crate::cli::api::Api;
 use crate::cli::failure::{Exit, Failure};
 
-/// How often progress is asked for.
-const POLL: Duration = Duration::from_millis(200);
+/// How often progress is asked for, where that costs little.
+pub(crate) const POLL: Duration = Duration::from_millis(200);
 /// At most this often a plain line is printed.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the control plane may be away (restarting, or another instance taking over) before waiting is given up.
@@ -77,6 +77,8 @@ pub(crate) struct Awaited<'a> {
     pub(crate) text: &'a dyn Fn(&Value) -> String,
     /// How long to wait.
     pub(crate) timeout: Duration,
+    /// How often to ask.
+    pub(crate) poll: Duration,
 }
 
 /// Waits for the end, and returns the last answer.
@@ -112,7 +114,7 @@ pub(crate) async fn until(api: &Api, awaited: &Awaited<'_>) -> anyhow::Result<Va
             .hint("it goes on by itself; only the waiting was given up")
             .into());
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(awaited.poll).await;
     }
 }
 
@@ -138,8 +140,14 @@ pub(crate) async fn operation(api: &Api, number: i64, timeout: Duration) -> anyh
         }
     };
     let what = format!("operation {number}");
-    let awaited =
-        Awaited { path: &["v1", "operations", &id], what: &what, ended: &ended, text: &shown, timeout };
+    let awaited = Awaited {
+        path: &["v1", "operations", &id],
+        what: &what,
+        ended: &ended,
+        text: &shown,
+        timeout,
+        poll: POLL,
+    };
     let answer = until(api, &awaited).await?;
     if text(&answer, "state") == "done" {
         return Ok(answer);

@@ -24,6 +24,7 @@ pub(crate) struct Metrics {
     pub(crate) requests: IntCounterVec,
     pub(crate) sizes: IntGaugeVec,
     pub(crate) stock: IntGaugeVec,
+    pub(crate) draining: IntGaugeVec,
     leading: IntGauge,
     catalog_up: IntGauge,
     tenants: IntGaugeVec,
@@ -76,6 +77,7 @@ impl Metrics {
                 "Prepared databases that wait for a tenant, by server.",
                 &["server"],
             )?,
+            draining: draining()?,
             leading: IntGauge::new("tenantry_control_leading", "1 while this instance leads.")?,
             catalog_up: IntGauge::new("tenantry_control_catalog_up", "1 while the catalog answers.")?,
             tenants: gauges("tenantry_tenants", "Tenants, by server and state.", &["server", "state"])?,
@@ -120,6 +122,7 @@ impl Metrics {
         registry.register(Box::new(self.requests.clone()))?;
         registry.register(Box::new(self.sizes.clone()))?;
         registry.register(Box::new(self.stock.clone()))?;
+        registry.register(Box::new(self.draining.clone()))?;
         registry.register(Box::new(self.leading.clone()))?;
         registry.register(Box::new(self.catalog_up.clone()))?;
         registry.register(Box::new(self.tenants.clone()))?;
@@ -160,6 +163,11 @@ impl Metrics {
     pub(crate) fn encode(&self) -> String {
         prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
+}
+
+fn draining() -> prometheus::Result<IntGaugeVec> {
+    let help = "Tenants left on servers that drain, by server and by how they stand to that.";
+    IntGaugeVec::new(Opts::new("tenantry_draining_tenants", help), &["server", "standing"])
 }
 
 /// Keeps the figures that stand in the catalog up to date, until `stop`.

@@ -148,6 +148,9 @@ async fn drive(work: Work) {
     if work.operation.kind == Kind::Migrate {
         work.context.stock_nudge.notify_one();
     }
+    if matches!(work.operation.kind, Kind::Move | Kind::Clone) {
+        work.context.drain_nudge.notify_one();
+    }
 }
 
 /// Tries until it has ended, or is another instance's.

@@ -110,7 +110,9 @@ async fn a_server_that_is_lost_for_good_leaves_the_map_and_holds_up_nobody(fleet
     until("the fleet to be well", async || (fleet.cli(&["doctor"]).await.status == 0).then_some(())).await;
 
     // One that is emptied first, as it should be.
-    fleet.cli(&["server", "drain", "pg-3"]).await.ok();
+    let kept = fleet.cli(&["server", "drain", "pg-3", "--wait", "--timeout", "5m"]).await;
+    assert!(kept.hint().contains("tenantry move start unsure --to SERVER"), "{}", kept.stderr);
+    assert!(kept.error(1).contains("no server can take the tenant"), "it is the only dedicated one");
     let refused = fleet.cli(&["tenant", "create", "late", "--server", "pg-3"]).await.error(4);
     assert!(refused.contains("draining"), "{refused}");
     let moved = move_to(fleet, "unsure", "pg-1").await["id"].to_string();

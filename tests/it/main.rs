@@ -20,6 +20,7 @@ mod cut_off;
 mod demo;
 mod dev;
 mod doctor;
+mod drain;
 mod errors;
 mod frameworks;
 mod hostile;
@@ -124,6 +125,7 @@ fn main() -> std::process::ExitCode {
         map_damage::trials(),
         lost_registry::trials(),
         lost_server::trials(),
+        drain::trials(),
         #[cfg(feature = "failpoints")]
         sleepwalker::trials(),
         map_files::trials(),

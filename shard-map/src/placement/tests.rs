@@ -123,6 +123,8 @@ fn a_server_is_full_by_the_part_that_is_nearest_to_its_limit() {
     assert_eq!(reason(&one, &Wish::default()), "55 % full (100 of 200 connections promised)");
     one.usage.bytes = Some(80 << 30);
     assert_eq!(reason(&one, &Wish::default()), "80 % full (80 GB of 100GB)");
+    let moved = Wish { bytes: 30 << 30, ..Wish::default() };
+    assert!(reason(&one, &moved).contains("it is full: 80 GB of 100GB, and it brings 30 GB"));
     one.usage.active_sessions_milli = Some(7_250);
     assert_eq!(reason(&one, &Wish::default()), "90 % full (7.2 of 8 sessions at work)");
     one.usage.active_sessions_milli = Some(8_001);

@@ -65,6 +65,7 @@ pub(crate) async fn provision(site: &Site, count: u32) -> anyhow::Result<Vec<Ten
             ended: &|answer| text(answer, "state") != "running",
             text: &|_| String::new(),
             timeout: PROVISION_TIMEOUT,
+            poll: wait::POLL,
         };
         let answer = wait::until(&site.api, &awaited).await?;
         if text(&answer, "state") != "done" {

@@ -213,8 +213,18 @@ pub(crate) async fn wait_for_run(api: &Api, run: i64, timeout: Duration) -> anyh
     let ended = |run: &Value| text(run, "state") != "running";
     let (id, what) = (run.to_string(), format!("migration run {run}"));
     let path = ["v1", "migrations", id.as_str()];
-    wait::until(api, &Awaited { path: &path, what: &what, ended: &ended, text: &show::progress, timeout })
-        .await
+    wait::until(
+        api,
+        &Awaited {
+            path: &path,
+            what: &what,
+            ended: &ended,
+            text: &show::progress,
+            timeout,
+            poll: wait::POLL,
+        },
+    )
+    .await
 }
 
 fn body(what: &What) -> anyhow::Result<Value> {

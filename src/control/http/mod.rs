@@ -48,7 +48,7 @@ fn routes(context: Arc<Context>, token: String) -> Router {
     let resources = Router::new()
         .route("/servers", get(servers::list).post(servers::add))
         .route("/servers/{name}", get(servers::show).delete(servers::remove))
-        .route("/servers/{name}/drain", post(servers::drain))
+        .route("/servers/{name}/drain", get(servers::drained).post(servers::drain))
         .route("/tenants", get(tenants::list).post(tenants::create))
         .route("/tenants/{id}", get(tenants::show).delete(tenants::delete))
         .route("/tenants/{id}/quota", put(tenants::set_quota))

@@ -6,13 +6,13 @@ use catalog::{Kind, Operation, Step};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shard_map::moves::Phase;
-use shard_map::{ServerName, ServerState, TenantId, TenantState};
+use shard_map::{ServerName, ServerState, TenantId};
 
 use super::Shared;
 use super::answer::{Answer, Body, Refusal, parse};
 use crate::context::Context;
 use crate::error::Error;
-use crate::moves::{Input, Verify, Window, preflight};
+use crate::moves::{Input, Verify, Window, start as starting};
 
 /// Moves that a list shows.
 const LIST_MAX: i64 = 100;
@@ -68,6 +68,11 @@ pub(super) async fn reverse(State(context): Shared, Path(id): Path<i64>) -> Answ
         let message = format!("move {id} can't be turned round any more: {why}");
         return Err(Error::refused(message, by_copy).into());
     }
+    if context.server(&input.from).await?.state == ServerState::Draining {
+        // It would be moved away again at once.
+        let hint = format!("take that back first: tenantry server drain {} --undo", input.from);
+        return Err(Error::refused(format!("server {} is draining", input.from), hint).into());
+    }
     let (from, to) = (input.to.clone(), input.from.clone());
     let input = Input { from, to, reverse_of: Some(id), ..input };
     let back = context.catalog.start_move(&tenant, &input.from, &json!(input)).await?;
@@ -95,39 +100,17 @@ async fn begin(context: &Context, start: Start) -> Answer<Value> {
         let (least, most) = (HOLD_MS.start(), HOLD_MS.end());
         return Err(Refusal::usage(&format!("max_hold: use {least}ms to {most}ms")));
     }
-    let tenant = context.catalog.tenant(&id).await?.tenant;
-    let target = context.catalog.server(&to).await?.server;
-    if tenant.server == to {
-        return Err(Error::refused(
-            format!("tenant {id} is on server {to} already"),
-            "choose another server",
-        )
-        .into());
-    }
-    if tenant.state != TenantState::Open {
-        let what = format!("tenant {id} is {}; only an open tenant can be moved", tenant.state.as_str());
-        return Err(Error::Refused { message: what, hint: None }.into());
-    }
-    if target.state == ServerState::Draining {
-        return Err(Error::refused(format!("server {to} is draining"), "choose another server").into());
-    }
-    let source = context.server(&tenant.server).await?;
-    let found = preflight::run(context, &id, &source, &target).await?;
+    let checked = starting::check(context, &id, &to).await?;
+    let (found, from) = (&checked.found, &checked.source.name);
     if start.dry_run {
         return Ok(Json(json!({
-            "tenant": id, "from": source.name, "to": to, "findings": found.findings, "tables": found.tables,
+            "tenant": id, "from": from, "to": to, "findings": found.findings, "tables": found.tables,
             "rows_estimate": found.rows_estimate, "bytes": found.bytes,
         })));
     }
-    let errors: Vec<_> = found.errors().collect();
-    if !errors.is_empty() {
-        let what: Vec<_> = errors.iter().map(|finding| finding.what.as_str()).collect();
-        let remedies: Vec<_> = errors.iter().map(|finding| finding.remedy.as_str()).collect();
-        let message = format!("tenant {id} can't be moved to {to}: {}", what.join("; "));
-        return Err(Error::refused(message, remedies.join("; ")).into());
-    }
+    checked.may_start()?;
     let input = Input {
-        from: source.name,
+        from: from.clone(),
         to,
         max_hold_ms: start.max_hold_ms,
         verify: start.verify.unwrap_or(Verify::Count),

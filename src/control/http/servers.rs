@@ -14,6 +14,7 @@ use shard_map::{Server, ServerClass, ServerName, ServerState};
 use super::Shared;
 use super::answer::{Answer, Body, Refusal, parse};
 use crate::context::Context;
+use crate::drain;
 use crate::error::{Error, Result};
 use crate::server::arm;
 
@@ -33,6 +34,9 @@ pub(super) async fn show(State(context): Shared, Path(name): Path<String>) -> An
     let (version, wal_level) = seen.ok().unzip();
     shown["version"] = json!(version);
     shown["wal_level"] = json!(wal_level);
+    let drains = row.server.state == ServerState::Draining;
+    shown["drain"] =
+        if drains { json!(drain::report(&context, &row.server.name).await?) } else { Value::Null };
     Ok(Json(shown))
 }
 
@@ -103,16 +107,28 @@ pub(super) struct Drain {
     undo: bool,
 }
 
-/// Lets a server take no new tenants, or new ones again. Those that are there stay until they are moved.
+/// Empties a server and lets it take no new tenants; or takes that back. Said again, it tries everybody anew who was set aside.
 pub(super) async fn drain(
     State(context): Shared,
     Path(name): Path<String>,
-    Body(drain): Body<Drain>,
+    Body(asked): Body<Drain>,
 ) -> Answer<catalog::ServerRow> {
     let name = parse::<ServerName>(&name)?;
-    let state = if drain.undo { ServerState::Active } else { ServerState::Draining };
+    let state = if asked.undo { ServerState::Active } else { ServerState::Draining };
     context.catalog.set_server_state(&name, state).await?;
+    context.drains.begin_anew(&name);
+    context.drain_nudge.notify_one();
     Ok(Json(context.catalog.server(&name).await?))
+}
+
+/// How far a server is emptied. Of the leader: only it knows who was set aside before a move.
+pub(super) async fn drained(State(context): Shared, Path(name): Path<String>) -> Answer<Value> {
+    let server = context.catalog.server(&parse::<ServerName>(&name)?).await?.server;
+    context.leading_term()?;
+    let mut shown = json!(drain::report(&context, &server.name).await?);
+    shown["name"] = json!(server.name);
+    shown["state"] = json!(server.state);
+    Ok(Json(shown))
 }
 
 #[derive(Deserialize)]
@@ -167,8 +183,7 @@ async fn refuse_if_alive(server: &Server) -> Result<()> {
     for address in addresses {
         match tokio::time::timeout(PROBE_TIMEOUT, tokio::net::TcpStream::connect(address)).await {
             Ok(Ok(_)) => {
-                let hint =
-                    format!("if its tenants are to leave it: tenantry server drain {name}, and move them");
+                let hint = format!("if its tenants are to leave it: tenantry server drain {name}");
                 return Err(Error::refused(format!("server {name} answers: it is not lost"), hint));
             }
             Ok(Err(error)) if !is_silence(&error) => return Err(unknown(&error)),

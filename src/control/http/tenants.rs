@@ -167,6 +167,7 @@ async fn make(
         class: create.class,
         labels: create.labels,
         quota: merged(Quota::default(), create.quota)?,
+        bytes: 0,
     };
     if create.dry_run {
         let decision = context.catalog.try_placement(&id, &wish, &policy).await?;

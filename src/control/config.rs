@@ -46,7 +46,7 @@ pub struct ControlConfig {
     #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub slot_timeout: Duration,
     /// How long a move can be turned round without a copy, and its sealed copy is kept on the old server.
-    #[serde(deserialize_with = "shard_map::duration::deserialize", alias = "sealed_grace")]
+    #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub reverse_window: Duration,
     /// Most bytes of log that a server keeps for one tenant that could go back; beyond it, that way back is closed.
     pub reverse_wal_bytes_max: u64,

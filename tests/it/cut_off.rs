@@ -12,6 +12,7 @@ use crate::harness::ledger::Ledger;
 use crate::harness::{Fleet, Router, Sql as _, code, connect, leftovers, signal, trials, until};
 use crate::map_damage::catalog;
 use crate::moves::move_to;
+use crate::recovery::has_come_to;
 
 trials! {
     shared a_cutover_waits_for_a_router_that_does_not_report_for_a_moment,
@@ -84,10 +85,13 @@ async fn a_cutover_waits_for_a_router_that_does_not_report_for_a_moment(fleet: &
     let router = fleet.router(&[]).await;
     knows(&router, fleet, "waited-for").await;
     let client = connect(&router.through(&fleet.config("waited-for"))).await.unwrap();
+    let start = ["move", "start", "waited-for", "--to", "pg-2"];
+    let id = fleet.cli(&start).await.ok()["id"].as_i64().unwrap();
+    // Its turn may come late, and a router that was silent for long is not waited for.
+    has_come_to(&catalog(fleet).await, id, "arm").await;
     // As long as it stands still it can't hold, and what its clients had under way would be cut off.
     signal(router.pid(), Signal::STOP);
-    let start = ["move", "start", "waited-for", "--to", "pg-2"];
-    let id = fleet.cli(&start).await.ok()["id"].as_i64().unwrap().to_string();
+    let id = id.to_string();
     until("the move to wait for it", async || {
         let shown = fleet.cli(&["move", "show", &id]).await.ok();
         assert_eq!(shown["state"], "running", "{shown}");

@@ -114,6 +114,8 @@ pub(super) async fn drain(
     Body(asked): Body<Drain>,
 ) -> Answer<catalog::ServerRow> {
     let name = parse::<ServerName>(&name)?;
+    // Who was set aside is in the leader's memory.
+    context.leading_term()?;
     let state = if asked.undo { ServerState::Active } else { ServerState::Draining };
     context.catalog.set_server_state(&name, state).await?;
     context.drains.begin_anew(&name);

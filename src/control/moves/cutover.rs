@@ -48,7 +48,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<Event> {
         return Ok(Event::TakenBack);
     }
     let sessions = prepare(the_move).await?;
-    freshen::run(the_move, &sessions.source, &sessions.target).await;
+    freshen::run(the_move, &sessions.source).await;
     let parts = Parts::new();
     // For whoever has to tell the hold if this controller dies in it. The fence row is the time, in microseconds.
     the_move.work.remember(&json!({ "hold_began_us": parts.fence_row, "hold_ms": null })).await?;

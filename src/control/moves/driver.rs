@@ -158,10 +158,14 @@ impl<'w> Move<'w> {
         self.work.remember(&json!({ "connection_limit": self.connection_limit })).await
     }
 
-    /// Lets clients in where the tenant is open: as many as before the move.
+    /// Lets clients in where the tenant is open: as many as before the move. Without a fence there is nothing to lift, and the
+    /// limit that the operator set stands.
     pub(crate) async fn lift_limit(&self, registry: &Connection) -> Result<()> {
-        let (term, limit) = (self.work.term, self.connection_limit);
-        database::set_limit(registry, term, self.id.live_database(), limit).await
+        let live = self.id.live_database();
+        if database::limit(registry, live).await? != 0 {
+            return Ok(());
+        }
+        database::set_limit(registry, self.work.term, live, self.connection_limit).await
     }
 
     pub(crate) fn max_hold(&self) -> Duration {

@@ -11,6 +11,7 @@ use shard_map::Server;
 
 use super::catch_up::advance_reverse_slot;
 use super::driver::Move;
+use super::stream;
 use crate::error::Result;
 use crate::server::Connection;
 
@@ -19,21 +20,22 @@ const LIMIT: Duration = Duration::from_millis(500);
 /// How long a slot may take to be made: it waits for every transaction that runs on the server.
 const SLOT_LIMIT: Duration = Duration::from_millis(200);
 const POLL: Duration = Duration::from_millis(5);
-/// From this version on there is a function for it.
-const VERSION_WITH_FUNCTION: i32 = 160_000;
 
 /// Brings both slots close to the ends of their logs, as far as that is possible at once.
-pub(super) async fn run(the_move: &Move<'_>, source: &Connection, target: &Connection) {
-    let brought = tokio::time::timeout(LIMIT, bring(the_move, source, target)).await;
+pub(super) async fn run(the_move: &Move<'_>, source: &Connection) {
+    let brought = tokio::time::timeout(LIMIT, bring(the_move, source)).await;
     if let Ok(Err(error)) = brought {
         tracing::debug!(operation = the_move.work.operation.id, %error, "the slots stay where they were");
     }
 }
 
-async fn bring(the_move: &Move<'_>, source: &Connection, target: &Connection) -> Result<()> {
+async fn bring(the_move: &Move<'_>, source: &Connection) -> Result<()> {
     let begun: String = source.value("SELECT pg_current_wal_insert_lsn()::text", &[]).await?;
     tokio::try_join!(log_running(the_move, &the_move.source), log_running(the_move, &the_move.target))?;
-    advance_reverse_slot(the_move, target).await?;
+    // On a session that nobody waits for if it takes longer.
+    let target = the_move.arriving_database().await?;
+    advance_reverse_slot(the_move, &target).await?;
+    target.close().await;
     const FOLLOWED: &str = "
         SELECT restart_lsn >= $2::text::pg_lsn FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
     let waited = Instant::now();
@@ -48,8 +50,7 @@ async fn bring(the_move: &Move<'_>, source: &Connection, target: &Connection) ->
 /// Has a server log which transactions run.
 async fn log_running(the_move: &Move<'_>, server: &Server) -> Result<()> {
     let registry = the_move.work.context.connector.registry(server).await?;
-    const VERSION: &str = "SELECT current_setting('server_version_num')::int";
-    if registry.value::<i32>(VERSION, &[]).await? >= VERSION_WITH_FUNCTION {
+    if stream::version(&registry).await? >= stream::POSTGRES_16 {
         // Twice: while a transaction runs, a slot can only go to the record before it.
         const LOG: &str = "SELECT pg_catalog.pg_log_standby_snapshot()";
         return registry.run(&format!("{LOG}; {LOG}")).await;

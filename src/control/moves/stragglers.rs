@@ -218,8 +218,13 @@ pub(super) async fn tell_while<T>(
     let tell = async {
         loop {
             tokio::time::sleep(SLOT_POLL).await;
-            holder = oldest_writer(registry).await?;
-            the_move.work.remember(&json!({ "waiting_for": holder })).await?;
+            // What is told does not end what it is told of.
+            let Ok(found) = oldest_writer(registry).await else { continue };
+            holder = found;
+            match the_move.work.remember(&json!({ "waiting_for": holder })).await {
+                Err(error) if error.must_stop() => return Err(error),
+                _ => {}
+            }
         }
     };
     let outcome: Result<T> = tokio::select! {

@@ -9,8 +9,8 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::server::{Connection, ident, literal};
 
-/// `origin` and parallel streaming came with it.
-const POSTGRES_16: i32 = 160_000;
+/// `origin`, parallel streaming and `pg_log_standby_snapshot` came with it.
+pub(super) const POSTGRES_16: i32 = 160_000;
 
 /// Where a stream comes from.
 pub(super) struct Publisher<'a> {

@@ -39,9 +39,13 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     registry::raise_term(&target_registry, work.term).await?;
     seal_again(the_move, &source_registry, &target_registry).await?;
     reach("back_sealed");
-    let sealed = work.context.connector.database(&the_move.target, &the_move.id.sealed_database()).await?;
-    // Unless its window was closed, which is why this move is undone.
-    stream::enable(&sealed, &the_move.names.forward).await?;
+    let sealed = the_move.id.sealed_database();
+    // It may have been dropped, when the move that was to be turned round was completed just then.
+    if database::is_valid(&target_registry, &sealed).await? {
+        let sealed = work.context.connector.database(&the_move.target, &sealed).await?;
+        // Unless its window was closed, which is why this move is undone.
+        stream::enable(&sealed, &the_move.names.forward).await?;
+    }
     undo::drop_slot(&target_registry, &the_move.names.reverse).await?;
     reach("back_follows");
     let turned = the_move.input.reverse_of.unwrap_or_default();
@@ -56,10 +60,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
 async fn free_source(the_move: &Move<'_>, source_registry: &Connection) -> Result<()> {
     let live = the_move.id.live_database();
     if database::exists(source_registry, live).await? {
-        // What a fence leaves.
-        if database::limit(source_registry, live).await? == 0 {
-            the_move.lift_limit(source_registry).await?;
-        }
+        the_move.lift_limit(source_registry).await?;
         guard::lift(&the_move.source_database().await?).await?;
     }
     undo::drop_role(source_registry, &the_move.id, &the_move.names.mark).await

@@ -20,9 +20,12 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     build::remove_files(the_move).await;
     let work = the_move.work;
     let target_is_lost = given_up::is_given_up(work, Lost::Target).await?;
-    // The source's slot keeps all of the source's log: it goes first, even if the target can't be reached.
+    // Slots keep all of their servers' log: they go first, even if the other server can't be reached.
     match the_move.target_registry().await {
-        Ok(target_registry) => end_subscription(the_move, &target_registry).await?,
+        Ok(target_registry) => {
+            end_subscription(the_move, &target_registry).await?;
+            drop_slot(&target_registry, &the_move.names.reverse).await?;
+        }
         Err(error) => tracing::warn!(operation = work.operation.id, %error, "the target can't be reached"),
     }
     let source_is_given_up = given_up::is_given_up(work, Lost::Source).await?;

@@ -161,6 +161,14 @@ async fn look_at(
         .map(Slot::of)
         .filter_map(|slot| Some((slot.number()?, slot)))
         .collect();
+    // Before anything that may have to wait, and whatever its move is at: no way back is worth a full disk. What reads it finds
+    // it gone, and the window is closed.
+    for slot in slots.values() {
+        if let Some(why) = slot.too_much(&server.name, context.config.reverse_wal_bytes_max) {
+            tracing::warn!(slot = slot.name, why, "a slot is dropped");
+            undo::drop_slot(&registry, &slot.name).await?;
+        }
+    }
     let unknown = slots
         .values()
         .filter(|slot| !slot.active && slot.number().is_some_and(|id| !windows.iter().any(|o| o.id == id)));

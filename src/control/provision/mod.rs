@@ -163,7 +163,8 @@ async fn close(work: &Work, place: &Place, steps: &mut Steps<'_>, state: TenantS
 async fn drain(registry: &Connection, database: &str) -> Result<()> {
     const BUSY: &str = "
         SELECT count(*) FROM pg_catalog.pg_stat_activity
-        WHERE datname = $1 AND state NOT IN ('idle', 'disabled') AND pid <> pg_catalog.pg_backend_pid()";
+        WHERE datname = $1 AND backend_type = 'client backend' AND state NOT IN ('idle', 'disabled')
+            AND pid <> pg_catalog.pg_backend_pid()";
     let deadline = Instant::now() + DRAIN_TIMEOUT;
     while registry.value::<i64>(BUSY, &[&database]).await? > 0 && Instant::now() < deadline {
         tokio::time::sleep(DRAIN_POLL).await;

@@ -47,6 +47,13 @@ enum Kind {
 
 const KINDS: [Kind; 5] = [Kind::Numbers, Kind::Transfers, Kind::Lingers, Kind::Versions, Kind::Copies];
 
+impl Kind {
+    /// The condition that rows of its clients meet: they take turns by number.
+    fn clients(self) -> String {
+        format!("client % {} = {}", KINDS.len(), self as usize)
+    }
+}
+
 /// A client, and its transaction's number.
 type Number = (i64, i64);
 
@@ -128,11 +135,15 @@ impl Checker {
                 + coalesce((SELECT sum(amount) FROM transfers WHERE payee = a.id), 0)
                 - coalesce((SELECT sum(amount) FROM transfers WHERE payer = a.id), 0)";
         assert_eq!(client.number(booked).await, 0, "accounts that are not what was transferred");
-        let counted = "
-            SELECT count(*) FROM versions v
-            WHERE version <> (SELECT count(*) FROM written w WHERE w.client = v.client)
-                AND EXISTS (SELECT FROM written w WHERE w.client = v.client AND w.part = -1)";
-        assert_eq!(client.number(counted).await, 0, "updates that were lost or done twice");
+        let counted = format!(
+            "SELECT count(*) FROM versions WHERE {}
+                AND version <> (SELECT count(*) FROM written w WHERE w.client = versions.client)",
+            Kind::Versions.clients()
+        );
+        assert_eq!(client.number(&counted).await, 0, "updates that were lost or done twice");
+        let unchanged =
+            format!("SELECT count(*) FROM written WHERE {} AND part <> 1", Kind::Lingers.clients());
+        assert_eq!(client.number(&unchanged).await, 0, "updates of rows without a key that were lost");
     }
 }
 
@@ -158,6 +169,20 @@ async fn transactions_are_whole(
 }
 
 async fn numbers_are_in_order(client: &Client, told: BTreeMap<i64, Vec<i64>>) {
+    let mut there = BTreeSet::new();
+    for row in client.query("SELECT client, id FROM numbered", &[]).await.unwrap() {
+        there.insert((row.get::<_, i64>(0), row.get::<_, i64>(1)));
+    }
+    for (of, values) in &told {
+        let lost: Vec<_> = values.iter().filter(|value| !there.contains(&(*of, **value))).collect();
+        assert!(lost.is_empty(), "client {of} was told {lost:?}, which are not there");
+    }
+    let unmatched = format!(
+        "SELECT count(*) FROM (SELECT client, number FROM written WHERE {}) w
+         FULL JOIN numbered n USING (client, number) WHERE w.client IS NULL OR n.client IS NULL",
+        Kind::Numbers.clients()
+    );
+    assert_eq!(client.number(&unmatched).await, 0, "transactions of two tables that are there by half");
     let twice = "SELECT id::text FROM numbered GROUP BY id HAVING count(*) > 1 LIMIT 10";
     assert_eq!(
         client.column(twice).await,

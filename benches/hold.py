@@ -4,7 +4,6 @@ and the longest transaction of any client from the start of a move to its end, w
 One pgbench goes on through all of them. Behind each move and its way back there is a pause as long as both, whose longest
 transactions say what is usual here."""
 
-import json
 import math
 import os
 import subprocess
@@ -14,6 +13,7 @@ import time
 import pgbench
 import setting
 import tables
+from cli import tenantry
 from endpoints import Direct
 
 TENANT = "moved"
@@ -23,14 +23,6 @@ SERVERS = (os.environ["TENANTRY_SERVER_1"], os.environ["TENANTRY_SERVER_2"])
 # Writing the log, which pgbench does a page at a time, comes a little after what it tells.
 LOG_SECONDS = 1
 ACTS = ("drain", "fence", "apply", "sequences", "detach", "seal", "check", "advance", "decide", "release")
-
-
-def tenantry(*arguments):
-    command = [setting.program, *arguments, "-o", "json"]
-    outcome = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
-    if outcome.returncode != 0:
-        raise RuntimeError(f"{' '.join(arguments)}: {outcome.stderr.strip().splitlines()[-1]}")
-    return json.loads(outcome.stdout)
 
 
 class Through(Direct):

@@ -3,7 +3,6 @@ are ready, and what applications on ten of them notice meanwhile: migrate.py [TE
 
 import concurrent.futures
 import contextlib
-import json
 import os
 import queue
 import subprocess
@@ -13,6 +12,7 @@ import urllib.parse
 
 import setting
 import tables
+from cli import tenantry
 
 SERVERS = [name for name in (os.environ.get(f"TENANTRY_SERVER_{number}") for number in (1, 2, 3)) if name]
 URLS = {os.environ[f"TENANTRY_SERVER_{number}"]: os.environ[f"TENANTRY_SERVER_{number}_URL"] for number in (1, 2, 3)}
@@ -30,14 +30,6 @@ MIGRATIONS = [
     "CREATE INDEX ON events (person, at);",
     "ALTER TABLE people ADD score integer NOT NULL DEFAULT 0;\nCREATE INDEX ON people (score);",
 ]
-
-
-def tenantry(*arguments):
-    command = [setting.program, *arguments, "-o", "json"]
-    outcome = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
-    if outcome.returncode != 0:
-        raise RuntimeError(f"{' '.join(arguments)}: {outcome.stderr.strip().splitlines()[-1]}")
-    return json.loads(outcome.stdout)
 
 
 def create(tenants):

@@ -6,6 +6,7 @@ use tokio_postgres::Client;
 use crate::harness::{Fleet, Sql as _, trials, until};
 use crate::migrations::{Files, turn};
 use crate::moves::databases;
+use crate::moves_reverse::left;
 
 trials! {
     shared moves_that_cannot_be_meant_are_refused,
@@ -105,23 +106,6 @@ async fn a_dry_run_of_a_clean_tenant_finds_nothing(fleet: &Fleet) {
     assert_eq!(fleet.tenant("clean").await["server"], "pg-1");
 }
 
-/// What a move makes on a server, if it is there.
-async fn traces(fleet: &Fleet, server: &str, tenant: &str, id: &str) -> Vec<String> {
-    let of_server = format!(
-        "SELECT slot_name::text FROM pg_replication_slots WHERE slot_name LIKE 'tenantry\\_%\\_{id}'
-         UNION ALL SELECT rolname FROM pg_roles WHERE rolname LIKE 'tenantry\\_%\\_{id}'"
-    );
-    let mut found = fleet.direct(server, "postgres").await.column(&of_server).await;
-    if databases(fleet, server, tenant).await.contains(&tenant.to_owned()) {
-        let of_database = "SELECT pubname FROM pg_publication UNION ALL SELECT evtname FROM pg_event_trigger
-            UNION ALL SELECT nspname FROM pg_namespace WHERE nspname = 'tenantry'
-            UNION ALL SELECT relname || ' ' || relreplident::text FROM pg_class
-                WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relreplident <> 'd'";
-        found.extend(fleet.direct(server, tenant).await.column(of_database).await);
-    }
-    found
-}
-
 async fn an_aborted_move_leaves_everything_as_it_was(fleet: &Fleet) {
     fleet.create("undecided", &["--server", "pg-1"]).await;
     let client = fleet.connect("undecided").await;
@@ -129,15 +113,18 @@ async fn an_aborted_move_leaves_everything_as_it_was(fleet: &Fleet) {
     client.run("INSERT INTO keyless SELECT generate_series(1, 1000)").await;
     let before = fleet.tenant("undecided").await;
     let held_up = HeldUp::start(fleet, "undecided", "pg-3").await;
-    assert!(!traces(fleet, "pg-1", "undecided", &held_up.id).await.is_empty(), "a move under way has traces");
+    assert!(
+        !left(fleet, "pg-1", "undecided", &[&held_up.id]).await.is_empty(),
+        "a move under way has traces"
+    );
     client.run("INSERT INTO keyless VALUES (1001); UPDATE keyless SET n = -n WHERE n = 1").await;
 
     let ended = fleet.cli(&["move", "abort", &held_up.id, "--wait"]).await.ok();
     assert_eq!(ended["state"], "aborted");
     held_up.blocker.run("COMMIT").await;
     for server in ["pg-1", "pg-3"] {
-        let left = traces(fleet, server, "undecided", &held_up.id).await;
-        assert_eq!(left, Vec::<String>::new(), "{server}");
+        let remains = left(fleet, server, "undecided", &[&held_up.id]).await;
+        assert_eq!(remains, Vec::<String>::new(), "{server}");
     }
     assert_eq!(databases(fleet, "pg-1", "undecided").await, ["undecided"]);
     assert_eq!(databases(fleet, "pg-3", "undecided").await, Vec::<String>::new());

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::driver::Move;
 use super::given_up::{self, Lost};
-use super::{guard, seal, stream, take_back, undo, watchdog};
+use super::{guard, seal, stream, undo, watchdog};
 use crate::error::{Error, Result};
 use crate::failpoint::reach;
 use crate::server::{Connection, database, ident, registry};
@@ -16,18 +16,7 @@ use crate::server::{Connection, database, ident, registry};
 pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let work = the_move.work;
     let target_is_lost = given_up::is_given_up(work, Lost::Target).await?;
-    let source_is_given_up = given_up::is_given_up(work, Lost::Source).await?;
-    let source_registry = match the_move.source_registry().await {
-        Err(Error::ServerUnreachable { .. }) if source_is_given_up => {
-            return given_up::leave_source(the_move).await;
-        }
-        outcome => outcome?,
-    };
-    if source_is_given_up && !target_is_lost {
-        // It came back; a cutover that was left without it may have sealed it.
-        take_back::run(the_move, &the_move.target_registry().await?).await?;
-    }
-    registry::raise_term(&source_registry, work.term).await?;
+    let Some(source_registry) = undo::source_to_undo(the_move, target_is_lost).await? else { return Ok(()) };
     free_source(the_move, &source_registry).await?;
     reach("back_freed");
     if target_is_lost {

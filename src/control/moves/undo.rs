@@ -19,7 +19,6 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     the_move.snapshot = None;
     build::remove_files(the_move).await;
     let work = the_move.work;
-    let target_is_lost = given_up::is_given_up(work, Lost::Target).await?;
     // Slots keep all of their servers' log: they go first, even if the other server can't be reached.
     match the_move.target_registry().await {
         Ok(target_registry) => {
@@ -28,18 +27,8 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         }
         Err(error) => tracing::warn!(operation = work.operation.id, %error, "the target can't be reached"),
     }
-    let source_is_given_up = given_up::is_given_up(work, Lost::Source).await?;
-    let source_registry = match the_move.source_registry().await {
-        Err(Error::ServerUnreachable { .. }) if source_is_given_up => {
-            return given_up::leave_source(the_move).await;
-        }
-        outcome => outcome?,
-    };
-    if source_is_given_up && !target_is_lost {
-        // It came back; a cutover that was left without it may have sealed it.
-        take_back::run(the_move, &the_move.target_registry().await?).await?;
-    }
-    registry::raise_term(&source_registry, work.term).await?;
+    let target_is_lost = given_up::is_given_up(work, Lost::Target).await?;
+    let Some(source_registry) = source_to_undo(the_move, target_is_lost).await? else { return Ok(()) };
     drop_slot(&source_registry, &the_move.names.forward).await?;
     if database::exists(&source_registry, the_move.id.live_database()).await? {
         the_move.lift_limit(&source_registry).await?;
@@ -65,6 +54,26 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         roles::drop_tenant_roles(&target_registry, work.term, &the_move.id).await?;
     }
     Ok(())
+}
+
+/// The source's registry, past every earlier controller; none when that server is given up, and left as it is.
+pub(super) async fn source_to_undo(
+    the_move: &mut Move<'_>,
+    target_is_lost: bool,
+) -> Result<Option<Connection>> {
+    let source_is_given_up = given_up::is_given_up(the_move.work, Lost::Source).await?;
+    let source_registry = match the_move.source_registry().await {
+        Err(Error::ServerUnreachable { .. }) if source_is_given_up => {
+            return given_up::leave_source(the_move).await.map(|()| None);
+        }
+        outcome => outcome?,
+    };
+    if source_is_given_up && !target_is_lost {
+        // It came back; a cutover that was left without it may have sealed it.
+        take_back::run(the_move, &the_move.target_registry().await?).await?;
+    }
+    registry::raise_term(&source_registry, the_move.work.term).await?;
+    Ok(Some(source_registry))
 }
 
 pub(super) async fn end_subscription(the_move: &Move<'_>, target_registry: &Connection) -> Result<()> {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::cli::api::Api;
 use crate::cli::failure::{Exit, Failure};
-use crate::cli::moves::size;
+use crate::cli::moves::show::size;
 use crate::cli::output::{self, Columns, Format};
 use crate::cli::wait::{self, Awaited, number, text};
 

@@ -1,6 +1,7 @@
 //! A server's registry is lost, as a whole or some of it, while its tenants' databases stay: clients go on, `map verify` says
 //! so, and `map rebuild` puts it back as it was.
 
+use futures_util::future::join_all;
 use serde_json::Value;
 
 use crate::harness::ledger::Ledger;
@@ -71,9 +72,13 @@ async fn a_lost_registry_is_made_anew_while_clients_go_on(fleet: &mut Fleet) {
     assert_eq!(found(fleet).await, Vec::<String>::new());
     assert_eq!(registry.fails("SELECT check_term(0)").await, "TT001");
 
-    // Armed anew by an operator before that, it is empty; and what was sealed and sent elsewhere is not opened again.
+    // Armed anew by operators before that, all at once, it is empty; and what was sealed and sent elsewhere is not opened again.
     drop_registry(fleet, "pg-2").await;
-    fleet.cli(&["server", "add", "pg-2", "--url", &fleet.server_url("pg-2")]).await.ok();
+    let (name, url) = ("pg-2", fleet.server_url("pg-2"));
+    let adding = ["server", "add", name, "--url", &url];
+    for armed in join_all([(); 4].map(|()| fleet.cli(&adding))).await {
+        armed.ok();
+    }
     let other = fleet.direct("pg-1", "tenantry").await;
     other.run("UPDATE tenant SET moved_to = 'pg-3', epoch = epoch + 100 WHERE id = 'came'").await;
     let refused = fleet.cli(&["map", "rebuild", "--apply"]).await;

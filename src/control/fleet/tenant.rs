@@ -10,14 +10,12 @@ use super::{alone, history, script};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::moves::GUARD_SQLSTATE;
-use crate::server::{Connection, database};
+use crate::server::{Connection, MIGRATION_LOCK, database};
 
 /// Beyond the time limits of its statements, how long a file may take: commits, and the way there and back.
 const ANSWER_GRACE: Duration = Duration::from_secs(60);
 /// Connection limit of a closed database while it is migrated.
 const SESSIONS_FOR_MIGRATION: i32 = 5;
-/// Of the advisory lock under which a database is migrated, or gets the guard of a move: "tenantry" in ASCII.
-const MIGRATION_LOCK: i64 = 0x7465_6e61_6e74_7279;
 /// How long a move waits for the migration of its tenant, and how often it looks.
 const MIGRATION_WAIT_MAX: Duration = Duration::from_secs(3600);
 const MIGRATION_POLL: Duration = Duration::from_millis(200);

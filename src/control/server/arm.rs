@@ -67,7 +67,8 @@ pub(crate) async fn arm(
     let connections: i32 = admin.value("SELECT current_setting('max_connections')::int", &[]).await?;
 
     let control = "SUPERUSER REPLICATION";
-    roles::put_login(&admin, CONTROL_ROLE, control, &key.control_password(&server.name)).await?;
+    let password = key.control_password(&server.name);
+    registry::in_turn(&admin, roles::put_login(&admin, CONTROL_ROLE, control, &password)).await?;
     // From here on as the control plane itself: this also shows that its derived password works.
     make_registry(connector, server, (&identity.fleet, term)).await?;
     let connections_max = u32::try_from((connections - CONNECTIONS_RESERVED).max(1)).unwrap_or(1);
@@ -82,20 +83,23 @@ pub(crate) async fn make_registry(
     (fleet, term): (&str, i64),
 ) -> Result<()> {
     let control = connector.database(server, "postgres").await?;
-    let reader = "NOSUPERUSER CONNECTION LIMIT 20";
-    let password = connector.key().registry_reader_password(&server.name);
-    roles::put_login(&control, REGISTRY_READER_ROLE, reader, &password).await?;
-    database::create(&control, REGISTRY_DATABASE, -1).await?;
-    control
-        .run(&format!(
+    let made = async {
+        let reader = "NOSUPERUSER CONNECTION LIMIT 20";
+        let password = connector.key().registry_reader_password(&server.name);
+        roles::put_login(&control, REGISTRY_READER_ROLE, reader, &password).await?;
+        database::create(&control, REGISTRY_DATABASE, -1).await?;
+        let db = ident(REGISTRY_DATABASE);
+        let access = format!(
             "ALTER DATABASE {db} OWNER TO {CONTROL_ROLE}; REVOKE ALL ON DATABASE {db} FROM PUBLIC;
-             GRANT CONNECT ON DATABASE {db} TO {REGISTRY_READER_ROLE}",
-            db = ident(REGISTRY_DATABASE)
-        ))
-        .await?;
+             GRANT CONNECT ON DATABASE {db} TO {REGISTRY_READER_ROLE}"
+        );
+        control.run(&access).await
+    };
+    registry::in_turn(&control, made).await?;
     let mut connection = connector.registry(server).await?;
     registry::migrate(&mut connection).await?;
-    connection.run(&format!("GRANT SELECT ON public.tenant TO {REGISTRY_READER_ROLE}")).await?;
+    let read = format!("GRANT SELECT ON public.tenant TO {REGISTRY_READER_ROLE}");
+    registry::in_turn(&connection, connection.run(&read)).await?;
     let ours = "INSERT INTO public.fleet (id) VALUES ($1) ON CONFLICT DO NOTHING";
     connection.rows(ours, &[&fleet]).await?;
     // Nothing is lost with them, and how far they were is not known any more.

@@ -26,6 +26,8 @@ pub(crate) const REGISTRY_READER_ROLE: &str = "tenantry_router";
 pub(crate) const REGISTRY_DATABASE: &str = "tenantry";
 /// The schema in a tenant's database that a move works in.
 pub(crate) const MOVE_SCHEMA: &str = "tenantry";
+/// Of the advisory lock under which a server is armed, or a database migrated: "tenantry" in ASCII.
+pub(crate) const MIGRATION_LOCK: i64 = 0x7465_6e61_6e74_7279;
 
 /// Quotes an identifier for SQL.
 pub(crate) fn ident(name: &str) -> String {

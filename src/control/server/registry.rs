@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use shard_map::{Epoch, ServerName, TenantId};
 
-use super::Connection;
+use super::{Connection, MIGRATION_LOCK};
 use crate::error::{Error, Result};
 
 mod embedded {
@@ -29,11 +29,30 @@ pub(crate) struct Change<'a> {
     pub(crate) moved_to: Option<(&'a str, &'a str)>,
 }
 
-/// Brings a registry's schema up to date.
+/// Brings a registry's schema up to date. Who comes while another does waits for it: the stock is filled while a server
+/// is armed or its registry is made anew.
 pub(crate) async fn migrate(connection: &mut Connection) -> Result<()> {
     connection.run("SET search_path = public").await?;
+    lock(connection).await?;
     let outcome = embedded::migrations::runner().run_async(connection.client_mut()).await;
+    unlock(connection).await?;
     outcome.map(drop).map_err(|e| Error::Failed(format!("registry migration: {e}")))
+}
+
+/// Does what alters roles or databases that others may be altering: Postgres fails the second with XX000.
+pub(crate) async fn in_turn(connection: &Connection, work: impl Future<Output = Result<()>>) -> Result<()> {
+    lock(connection).await?;
+    let outcome = work.await;
+    unlock(connection).await?;
+    outcome
+}
+
+async fn lock(connection: &Connection) -> Result<()> {
+    connection.run(&format!("SELECT pg_catalog.pg_advisory_lock({MIGRATION_LOCK})")).await
+}
+
+async fn unlock(connection: &Connection) -> Result<()> {
+    connection.run(&format!("SELECT pg_catalog.pg_advisory_unlock({MIGRATION_LOCK})")).await
 }
 
 /// Whether it can have prepared databases on record: one that was armed by an older program can't.

@@ -180,6 +180,12 @@ impl Phase {
         )
     }
 
+    /// Whether an operator may pause the move. A cutover is over by itself, and nobody is held for longer than it takes.
+    #[must_use]
+    pub fn can_pause(self) -> bool {
+        self.can_abort() && self != Self::Cutover
+    }
+
     /// What a controller does that finds this phase in the record of another that died.
     ///
     /// The snapshot lived in the dead one's session, so a copy that was not complete starts over. Whatever else was begun
@@ -308,6 +314,18 @@ mod tests {
     fn every_phase_before_the_decision_can_end_in_undone() {
         for phase in Phase::ALL.into_iter().filter(|p| p.can_abort()) {
             assert!(reachable(phase).contains(&Phase::Undone), "{phase}");
+        }
+    }
+
+    #[test]
+    fn a_move_can_be_paused_until_its_cutover_and_not_while_it_is_undone() {
+        for phase in reachable(Phase::Release).into_iter().chain([Phase::Cutover, Phase::Undo, Phase::Undone])
+        {
+            assert!(!phase.can_pause(), "{phase}");
+        }
+        for phase in [Phase::Arm, Phase::Copy, Phase::Build, Phase::CatchUp, Phase::TurnRound, Phase::Restart]
+        {
+            assert!(phase.can_pause(), "{phase}");
         }
     }
 

@@ -326,6 +326,27 @@ impl Catalog {
         }
     }
 
+    /// Pauses a move that is in one of these steps; what is paused already stays so since then. `false`: it is in another.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn pause_move(&self, id: i64, by: &str, steps: &[&str]) -> Result<bool> {
+        const SQL: &str = "
+            UPDATE operation SET updated_at = now(),
+                data = jsonb_build_object('paused', jsonb_build_object('since', now(), 'by', $2::text)) || data
+            WHERE id = $1 AND state = 'running' AND step = ANY ($3)";
+        Ok(self.execute("operation_pause", SQL, &[&id, &by, &steps]).await? > 0)
+    }
+
+    /// Lets a paused move go on.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn resume_move(&self, id: i64) -> Result<()> {
+        const SQL: &str = "UPDATE operation SET data = data - 'paused', updated_at = now() WHERE id = $1 AND data ? 'paused'";
+        self.execute("operation_resume", SQL, &[&id]).await.map(drop)
+    }
+
     /// Whether somebody asked for the operation to be undone.
     ///
     /// # Errors

@@ -48,6 +48,8 @@ pub struct ControlConfig {
     /// How long a move can be turned round without a copy, and its sealed copy is kept on the old server.
     #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub reverse_window: Duration,
+    /// Most bytes of log that a server keeps for one move under way; beyond it, the move is undone.
+    pub move_wal_bytes_max: u64,
     /// Most bytes of log that a server keeps for one tenant that could go back; beyond it, that way back is closed.
     pub reverse_wal_bytes_max: u64,
     /// A router that did not report within this time is silent.
@@ -94,6 +96,7 @@ impl Default for ControlConfig {
             copy_bytes_per_second_max: 200 << 20,
             slot_timeout: Duration::from_secs(60),
             reverse_window: Duration::from_secs(24 * 3600),
+            move_wal_bytes_max: 16 << 30,
             reverse_wal_bytes_max: 4 << 30,
             router_timeout: Duration::from_secs(5),
             router_lost_after: Duration::from_secs(30),
@@ -119,6 +122,7 @@ impl ControlConfig {
             ("moves_per_server_max", self.moves_per_server_max as u64),
             ("copy_workers", self.copy_workers as u64),
             ("copy_bytes_per_second_max", self.copy_bytes_per_second_max),
+            ("move_wal_bytes_max", self.move_wal_bytes_max),
             ("reverse_wal_bytes_max", self.reverse_wal_bytes_max),
             ("tenants_per_server_max", u64::from(self.tenants_per_server_max)),
         ];

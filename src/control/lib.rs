@@ -96,13 +96,14 @@ pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<
     let measure = tokio::spawn(measure::measure(context.clone(), stop.clone()));
     let stock = tokio::spawn(stock::keep(context.clone(), stop.clone()));
     let windows = tokio::spawn(moves::watch(context.clone(), stop.clone()));
+    let wal = tokio::spawn(moves::watch_wal(context.clone(), stop.clone()));
     let drain = tokio::spawn(drain::keep(context.clone(), stop.clone()));
     let api = tokio::spawn(http::serve(listener, context, secrets.token, stop.clone()));
     tracing::info!("control plane serves");
     shutdown.await;
     stop.cancel();
     // Each ends at its next look at `stop`; none of them fails but by a defect, which its own log line told.
-    for task in [leader, reconciler, figures, map, locked_out, measure, stock, windows, drain, api] {
+    for task in [leader, reconciler, figures, map, locked_out, measure, stock, windows, wal, drain, api] {
         drop(tokio::time::timeout(Duration::from_secs(5), task).await);
     }
     Ok(())

@@ -25,6 +25,7 @@ pub(crate) struct Metrics {
     pub(crate) sizes: IntGaugeVec,
     pub(crate) stock: IntGaugeVec,
     pub(crate) draining: IntGaugeVec,
+    pub(crate) wal_retained: IntGaugeVec,
     leading: IntGauge,
     catalog_up: IntGauge,
     tenants: IntGaugeVec,
@@ -78,6 +79,7 @@ impl Metrics {
                 &["server"],
             )?,
             draining: draining()?,
+            wal_retained: wal_retained()?,
             leading: IntGauge::new("tenantry_control_leading", "1 while this instance leads.")?,
             catalog_up: IntGauge::new("tenantry_control_catalog_up", "1 while the catalog answers.")?,
             tenants: gauges("tenantry_tenants", "Tenants, by server and state.", &["server", "state"])?,
@@ -123,6 +125,7 @@ impl Metrics {
         registry.register(Box::new(self.sizes.clone()))?;
         registry.register(Box::new(self.stock.clone()))?;
         registry.register(Box::new(self.draining.clone()))?;
+        registry.register(Box::new(self.wal_retained.clone()))?;
         registry.register(Box::new(self.leading.clone()))?;
         registry.register(Box::new(self.catalog_up.clone()))?;
         registry.register(Box::new(self.tenants.clone()))?;
@@ -168,6 +171,11 @@ impl Metrics {
 fn draining() -> prometheus::Result<IntGaugeVec> {
     let help = "Tenants left on servers that drain, by server and by how they stand to that.";
     IntGaugeVec::new(Opts::new("tenantry_draining_tenants", help), &["server", "standing"])
+}
+
+fn wal_retained() -> prometheus::Result<IntGaugeVec> {
+    let help = "Most log that a server keeps for one move under way, by server.";
+    IntGaugeVec::new(Opts::new("tenantry_move_wal_retained_bytes", help), &["server"])
 }
 
 /// Keeps the figures that stand in the catalog up to date, until `stop`.

@@ -98,6 +98,10 @@ async fn pass(context: &Arc<Context>, term: i64, under_way: &mut UnderWay) -> Re
 
 /// Whether the limits allow one more of its kind.
 fn has_its_turn(context: &Context, operation: &Operation, under_way: &UnderWay) -> bool {
+    let is_kept_waiting = operation.step == "begin" && moves::Pause::of(operation).is_some();
+    if is_kept_waiting && !operation.abort_requested {
+        return false;
+    }
     // What has begun goes on (it may hold clients); what is to be undone does not have to wait for that.
     let has_begun = operation.step != "begin" || operation.abort_requested;
     let others: Vec<&Operation> =

@@ -51,6 +51,8 @@ mod moves_reverse_crashes;
 mod moves_schema;
 mod openings;
 mod outage;
+#[cfg(feature = "failpoints")]
+mod pace;
 mod pooling;
 mod prepared;
 mod provisioning;
@@ -78,13 +80,11 @@ mod users;
 fn main() -> std::process::ExitCode {
     // What the tests' own HTTP clients are built with.
     drop(rustls::crypto::ring::default_provider().install_default());
-    harness::run(vec![
+    let mut areas = vec![
         provisioning::trials(),
         quotas::trials(),
         stock::trials(),
         lifecycle::trials(),
-        #[cfg(feature = "failpoints")]
-        lifecycle_crashes::trials(),
         last_dumps::trials(),
         limits::trials(),
         logs::trials(),
@@ -110,12 +110,8 @@ fn main() -> std::process::ExitCode {
         migrations_disturbed::trials(),
         migrations_refused::trials(),
         moves::trials(),
-        #[cfg(feature = "failpoints")]
-        moves_copy::trials(),
         moves_refused::trials(),
         moves_reverse::trials(),
-        #[cfg(feature = "failpoints")]
-        moves_reverse_crashes::trials(),
         moves_schema::trials(),
         recovery::trials(),
         catalog_failover::trials(),
@@ -126,25 +122,39 @@ fn main() -> std::process::ExitCode {
         lost_registry::trials(),
         lost_server::trials(),
         drain::trials(),
-        #[cfg(feature = "failpoints")]
-        sleepwalker::trials(),
         map_files::trials(),
-        #[cfg(feature = "failpoints")]
-        map_crashes::trials(),
         reload::trials(),
         restart::trials(),
         systemd::trials(),
-        #[cfg(feature = "failpoints")]
-        crashes::trials(),
-        #[cfg(feature = "failpoints")]
-        stock_crashes::trials(),
-        #[cfg(feature = "failpoints")]
-        stragglers::trials(),
         metrics::trials(),
         admin::trials(),
         config::trials(),
         dev::trials(),
         doctor::trials(),
         demo::trials(),
-    ])
+    ];
+    areas.extend(with_failpoints());
+    harness::run(areas)
+}
+
+/// Those that need points at which the control plane dies or stands.
+#[cfg(feature = "failpoints")]
+fn with_failpoints() -> Vec<Vec<harness::Test>> {
+    vec![
+        lifecycle_crashes::trials(),
+        moves_copy::trials(),
+        moves_reverse_crashes::trials(),
+        pace::trials(),
+        sleepwalker::trials(),
+        map_crashes::trials(),
+        crashes::trials(),
+        stock_crashes::trials(),
+        stragglers::trials(),
+    ]
+}
+
+/// None, in a build without failpoints.
+#[cfg(not(feature = "failpoints"))]
+fn with_failpoints() -> Vec<Vec<harness::Test>> {
+    Vec::new()
 }

@@ -41,6 +41,18 @@ enum MoveCommand {
     /// Give a move up; the tenant stays where it is. In the cutover, which ends by itself, it may come too late
     #[command(after_help = "Example:\n  tenantry move abort 12 --wait")]
     Abort(Change),
+    /// Keep a move from copying, building and cutting over, until it is resumed; it goes on following
+    #[command(after_help = "Example:\n  tenantry move pause 12")]
+    Pause {
+        /// The move
+        id: i64,
+    },
+    /// Let a paused move go on
+    #[command(after_help = "Example:\n  tenantry move resume 12")]
+    Resume {
+        /// The move
+        id: i64,
+    },
     /// Turn a move round within its window: back to the old server without a copy, with all that was written since
     #[command(after_help = "Example:\n  tenantry move reverse 12 --wait")]
     Reverse(Change),
@@ -69,6 +81,13 @@ pub(crate) async fn run(args: MoveArgs) -> anyhow::Result<()> {
         MoveCommand::List => show::list(format, &api.get(&["v1", "moves"]).await?),
         MoveCommand::Show { id } => show::print(format, &api.get(&["v1", "moves", &id.to_string()]).await?),
         MoveCommand::Abort(change) => run_change(&api, format, &change, ("abort", &["aborted"])).await,
+        MoveCommand::Pause { id } => {
+            let body = json!({ "by": std::env::var("USER").ok() });
+            show::print(format, &api.post(&["v1", "moves", &id.to_string(), "pause"], &body).await?)
+        }
+        MoveCommand::Resume { id } => {
+            show::print(format, &api.post(&["v1", "moves", &id.to_string(), "resume"], &json!({})).await?)
+        }
         MoveCommand::Reverse(change) => {
             run_change(&api, format, &change, ("reverse", &["switched", "completed"])).await
         }

@@ -37,6 +37,9 @@ pub(super) fn progress(answer: &Value) -> String {
         if let Some(lag) = answer.get("lag_bytes").and_then(Value::as_u64) {
             line.push_str(&format!(", lag {}", size(lag)));
         }
+        if answer.get("paused").is_some_and(Value::is_object) {
+            line.push_str(", paused");
+        }
         if let Some(what) = answer.get("waiting_for").and_then(Value::as_str) {
             line.push_str(&format!(", waits for {what}"));
         }

@@ -77,6 +77,8 @@ fn routes(context: Arc<Context>, token: String) -> Router {
         .route("/moves/{id}", get(move_requests::show))
         .route("/moves/{id}/abort", post(move_requests::abort))
         .route("/moves/{id}/complete", post(move_requests::complete))
+        .route("/moves/{id}/pause", post(move_requests::pause))
+        .route("/moves/{id}/resume", post(move_requests::resume))
         .route("/moves/{id}/reverse", post(move_requests::reverse))
         .layer(middleware::from_fn_with_state(token, authenticate));
     Router::new()

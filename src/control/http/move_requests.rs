@@ -16,6 +16,8 @@ use crate::moves::{Input, Verify, Window, start as starting};
 
 /// Moves that a list shows.
 const LIST_MAX: i64 = 100;
+/// Characters of the name of who asks.
+const NAME_MAX: usize = 100;
 /// What a hold may be limited to.
 const HOLD_MS: std::ops::RangeInclusive<u64> = 50..=60_000;
 
@@ -154,6 +156,56 @@ pub(super) async fn abort(State(context): Shared, Path(id): Path<i64>) -> Answer
     find(&context, id).await
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pause {
+    /// Who asks, for whoever wonders later.
+    by: Option<String>,
+}
+
+pub(super) async fn pause(
+    State(context): Shared,
+    Path(id): Path<i64>,
+    Body(pause): Body<Pause>,
+) -> Answer<Value> {
+    find_operation(&context, id).await?;
+    let by = pause.by.as_deref().map_or("", str::trim);
+    let by: String = if by.is_empty() { "an operator" } else { by }.chars().take(NAME_MAX).collect();
+    let steps = Phase::ALL.into_iter().filter(|phase| phase.can_pause()).map(Phase::as_str);
+    let steps: Vec<&str> = steps.chain(["begin"]).collect();
+    if !context.catalog.pause_move(id, &by, &steps).await? {
+        return Err(not_to_be_paused(&find_operation(&context, id).await?).into());
+    }
+    find(&context, id).await
+}
+
+fn not_to_be_paused(operation: &Operation) -> Error {
+    let Operation { id, state, step, .. } = operation;
+    let (message, hint) = match (state.as_str(), step.as_str()) {
+        ("running", "cutover") => (
+            format!("move {id} is in its cutover, which is over within seconds: it can't be paused now"),
+            Some("ask again if that was taken back: tenantry move show tells".to_owned()),
+        ),
+        ("running", "undo") => (format!("move {id} is being undone: there is nothing to pause"), None),
+        ("running", step) => {
+            (format!("move {id} is in phase {step}, past its decision: too late to pause"), None)
+        }
+        (state, _) => (format!("move {id} is {state}: there is nothing to pause"), None),
+    };
+    Error::Refused { message, hint }
+}
+
+pub(super) async fn resume(State(context): Shared, Path(id): Path<i64>) -> Answer<Value> {
+    let operation = find_operation(&context, id).await?;
+    if operation.state != "running" {
+        let message = format!("move {id} is {}: there is nothing to resume", operation.state);
+        return Err(Error::Refused { message, hint: None }.into());
+    }
+    context.catalog.resume_move(id).await?;
+    context.nudge.notify_one();
+    find(&context, id).await
+}
+
 pub(super) async fn complete(State(context): Shared, Path(id): Path<i64>) -> Answer<Value> {
     let operation = find_operation(&context, id).await?;
     if operation.state != "switched" {
@@ -188,13 +240,16 @@ fn shown(operation: &Operation, steps: &[Step]) -> Value {
         Some(Window::Closed { closing, .. }) => (Value::Null, json!(closing)),
         _ => (Value::Null, Value::Null),
     };
+    let undecided = operation.state == "running" && operation.step.parse().is_ok_and(Phase::can_abort);
+    let before_decision = |key: &str| if undecided { data(key) } else { Value::Null };
     let error = operation.data.get("failure").cloned().or_else(|| operation.error.clone().map(Value::from));
     json!({
         "id": operation.id, "tenant": operation.tenant, "from": operation.input["from"], "to": operation.input["to"],
         "reverse_of": operation.input.get("reverse_of"), "reversible_until": reversible_until, "window_closed": window_closed,
-        "state": operation.state, "step": operation.step, "rows_copied": counted("rows_copied"),
+        "state": operation.state, "step": operation.step, "paused": data("paused"), "rows_copied": counted("rows_copied"),
         "rows_total": data("rows_total"), "bytes_copied": counted("bytes_copied"), "bytes_total": data("bytes_total"),
         "bytes_per_second": data("bytes_per_second"), "lag_bytes": data("lag_bytes"),
+        "wal_retained": before_decision("wal_retained"), "warning": before_decision("warning"),
         "waiting_for": data("waiting_for"), "waited_ms": counted("waited_ms"), "taken_back": counted("taken_back"), "last_cutover": data("last_cutover"),
         "last_cutover_ms": data("last_cutover_ms"), "last_cutover_parts_ms": data("last_cutover_parts_ms"),
         "hold_ms": data("hold_ms"), "hold_parts_ms": data("hold_parts_ms"), "verified": data("verified"),

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::driver::Move;
 use super::identity::{self, Changed};
-use super::{complete, guard, stragglers, undo};
+use super::{complete, guard, pause, stragglers, undo};
 use crate::error::{Error, Result};
 use crate::fleet::tenant;
 use crate::server::walsender::Walsender;
@@ -13,6 +13,8 @@ use crate::server::{ident, registry, roles, tables};
 /// Arms the source, and opens the snapshot that the copy is made from.
 pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let work = the_move.work;
+    // Before there is a slot, which keeps log that nobody reads.
+    pause::wait(&work.context.catalog, work.operation.id).await?;
     complete::finish_earlier(work, &the_move.id, Some(&the_move.target.name)).await?;
     let source_registry = the_move.source_registry().await?;
     registry::raise_term(&source_registry, work.term).await?;

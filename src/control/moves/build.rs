@@ -5,7 +5,7 @@ use super::driver::Move;
 use super::programs::Programs;
 use super::schema::dump_file;
 use super::stream::{self, Publisher};
-use super::{identity, watchdog};
+use super::{identity, pause, watchdog};
 use crate::error::{Error, Result};
 use crate::server::Connection;
 
@@ -21,6 +21,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let (Some(path), Some(list_path)) = (file.to_str(), list_file.to_str()) else {
         return Err(Error::Failed("work_dir: its path is not UTF-8".into()));
     };
+    pause::wait(&work.context.catalog, work.operation.id).await?;
     let list = programs.run_local("pg_restore", &["--list", path]).await?;
     let io = |source| Error::Io { what: list_path.to_owned(), source };
     tokio::fs::write(&list_file, without_own(&list)).await.map_err(io)?;
@@ -38,6 +39,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
 
     let target = the_move.arriving_database().await?.without_statement_limit().await?;
     let source = the_move.source_database().await?;
+    pause::wait(&work.context.catalog, work.operation.id).await?;
     target.run("ANALYZE").await?;
     refresh_views(&source, &target).await?;
     // Whoever is let in here can write to every table, also to one whose identity on the source is younger than the

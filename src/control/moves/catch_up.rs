@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::driver::Move;
 use super::fence;
+use super::pause;
 use super::stragglers::{self, Patience};
 use crate::error::{Error, Result};
 use crate::server::{Connection, ident, tables};
@@ -50,6 +51,11 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
             advanced = Instant::now();
         }
         let mut waiting_for = what_is_in_the_way(the_move, &source, &target).await?;
+        if waiting_for.is_none() {
+            waiting_for = pause::now(&the_move.work.context.catalog, the_move.work.operation.id)
+                .await?
+                .map(|pause| pause.told());
+        }
         if waiting_for.is_none() {
             waiting_for = patience.wait(the_move, &source).await?;
         }

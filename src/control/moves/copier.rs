@@ -22,6 +22,7 @@ use shard_map::{Access, Server};
 
 use super::copy::{Job, TEXT_SETTINGS};
 use super::journal;
+use super::pause;
 use super::progress::Progress;
 use super::ranges::Range;
 use crate::context::back_off;
@@ -54,6 +55,8 @@ pub(super) async fn run(job: Arc<Job>) -> Result<()> {
     let mut sessions = Sessions { job: &job, source: None, targets: HashMap::new() };
     let mut disturbed: Option<(Instant, u32)> = None;
     while let Some(range) = job.queue.next().await {
+        // Between ranges and not within one: what a range has locked would be locked for as long as the pause.
+        pause::wait(&job.catalog, job.operation).await?;
         match copy(&mut sessions, range).await {
             Ok(()) => {
                 job.queue.done();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use catalog::Catalog;
 use serde_json::json;
 use shard_map::{Access, Server, Tenant, TenantId};
 use tokio::task::JoinSet;
@@ -54,6 +55,9 @@ pub(super) struct Job {
     /// Held by who puts a table in anew.
     pub(super) anew: tokio::sync::Mutex<()>,
     pub(super) throttle: Throttle,
+    /// Where the operation is on record.
+    pub(super) catalog: Catalog,
+    pub(super) operation: i64,
     pub(super) progress: Arc<Progress>,
 }
 
@@ -161,6 +165,8 @@ async fn prepare(work: &Work, sides: Sides, progress: Arc<Progress>) -> Result<J
         anew: tokio::sync::Mutex::default(),
         tables,
         throttle: Throttle::new(work.context.config.copy_bytes_per_second_max),
+        catalog: work.context.catalog.clone(),
+        operation: work.operation.id,
         progress,
     })
 }

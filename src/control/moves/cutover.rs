@@ -11,7 +11,7 @@ use shard_map::moves::Event;
 use super::driver::{Move, Verify};
 use super::given_up::{self, Lost};
 use super::verify::TargetSnapshot;
-use super::{catch_up, fence, force_security, freshen, release, seal, take_back};
+use super::{catch_up, fence, force_security, freshen, pause, release, seal, take_back};
 use crate::error::{Error, Result};
 use crate::server::{Connection, database, registry, tables};
 
@@ -43,7 +43,12 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<Event> {
     if settled(the_move).await? {
         return Ok(Event::Done);
     }
-    if the_move.resumed || the_move.work.abort_requested().await? {
+    let work = the_move.work;
+    // From the phase's record on it can't be paused: whoever asked before, is seen here.
+    if the_move.resumed
+        || work.abort_requested().await?
+        || pause::now(&work.context.catalog, work.operation.id).await?.is_some()
+    {
         // Taken back for whoever began it: whether a cutover may begin now is for the phase before to say.
         return Ok(Event::TakenBack);
     }

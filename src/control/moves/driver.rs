@@ -14,7 +14,7 @@ use super::progress::Progress;
 use super::verify::TargetSnapshot;
 use super::{
     arm, build, catch_up, complete, copy, cutover, given_up, release, schema, turn_back, turn_round, undo,
-    verify, window_watch,
+    verify, wal_watch, window_watch,
 };
 use crate::context::{Work, back_off};
 use crate::error::{Error, Result};
@@ -308,11 +308,15 @@ async fn attempt(the_move: &mut Move<'_>, phase: Phase) -> Result<Event> {
 
 async fn abort_asked(work: &Work) -> Result<()> {
     loop {
-        match work.abort_requested().await {
-            Ok(true) => return Ok(()),
+        match work.context.catalog.operation(work.operation.id).await.map_err(Error::from) {
+            Ok(operation) if operation.abort_requested => return Ok(()),
+            Ok(operation) => match wal_watch::why_undone(&operation) {
+                Some(why) => return Err(Error::Failed(why.to_owned())),
+                None => tokio::time::sleep(ABORT_POLL).await,
+            },
             // A catalog that is away for a moment costs no copy.
             Err(error) if !error.is_transient() => return Err(error),
-            _ => tokio::time::sleep(ABORT_POLL).await,
+            Err(_) => tokio::time::sleep(ABORT_POLL).await,
         }
     }
 }

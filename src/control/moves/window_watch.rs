@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::driver::Move;
 use super::window::{self, Closing, Window};
-use super::{stream, undo, watchdog};
+use super::{stream, undo, wal_watch, watchdog};
 use crate::context::{Context, Work};
 use crate::error::{Error, Result};
 use crate::server::{Connection, database, ident};
@@ -81,6 +81,8 @@ struct Done {
     servers: HashMap<ServerName, Instant>,
     looked: HashMap<i64, Instant>,
     enabled: HashMap<i64, Instant>,
+    /// Slots that are not looked after here.
+    others: HashSet<String>,
 }
 
 /// Whether so much time has passed since; if so, it is done now.
@@ -112,6 +114,7 @@ pub(crate) async fn watch(context: Arc<Context>, stop: CancellationToken) {
 
 async fn pass(context: &Arc<Context>, term: i64, done: &mut Done) -> Result<()> {
     let open = context.catalog.open_operations().await?;
+    done.others = wal_watch::looked_after(&open);
     let windows: Vec<Operation> = watched(&open).cloned().collect();
     let known: HashSet<i64> = windows.iter().map(|operation| operation.id).collect();
     done.looked.retain(|id, _| known.contains(id));
@@ -163,7 +166,7 @@ async fn look_at(
         .collect();
     // Before anything that may have to wait, and whatever its move is at: no way back is worth a full disk. What reads it finds
     // it gone, and the window is closed.
-    for slot in slots.values() {
+    for slot in slots.values().filter(|slot| !done.others.contains(&slot.name)) {
         if let Some(why) = slot.too_much(&server.name, context.config.reverse_wal_bytes_max) {
             tracing::warn!(slot = slot.name, why, "a slot is dropped");
             undo::drop_slot(&registry, &slot.name).await?;

@@ -121,6 +121,8 @@ impl Instance {
              unix_socket_directories = ''\n\
              max_connections = {max_connections}\n\
              shared_buffers = '32MB'\n\
+             # Files of its own directory: what a killed server leaves behind goes with that.\n\
+             dynamic_shared_memory_type = mmap\n\
              max_wal_size = '512MB'\n\
              # Each move takes a slot, a sender and a worker or two; so does its way back.\n\
              wal_level = logical\n\

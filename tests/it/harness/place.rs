@@ -17,8 +17,32 @@ use super::wait::until_blocking;
 /// Lines of each log that a failed test shows.
 const TAIL_LINES: usize = 12;
 
+/// Memory that all fleets of a run have enough with, and as much again for everything else.
+const ROOM_MIB: u64 = 12 << 10;
+
 /// Every directory that was made, until it is removed.
 static PLACES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Where directories are made: in memory, where a cluster's hundreds of small files cost less, if that has room for
+/// all fleets of a run; where `TMPDIR` says; else where temporary files go.
+fn home() -> PathBuf {
+    static HOME: OnceLock<PathBuf> = OnceLock::new();
+    HOME.get_or_init(|| {
+        let memory = Path::new("/dev/shm");
+        let has_room = || {
+            let free_kib = fs::read_to_string("/proc/meminfo").ok()?;
+            let free_kib = free_kib.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+            let free_kib: u64 = free_kib.trim().strip_suffix(" kB")?.parse().ok()?;
+            let files = rustix::fs::statvfs(memory).ok()?;
+            Some(free_kib >> 10 >= ROOM_MIB && files.f_bavail * files.f_frsize >> 20 >= ROOM_MIB)
+        };
+        match has_room() {
+            Some(true) if std::env::var_os("TMPDIR").is_none() => memory.into(),
+            _ => std::env::temp_dir(),
+        }
+    })
+    .clone()
+}
 
 /// A directory that others may enter, as the user that runs Postgres must.
 pub(crate) struct Place(PathBuf);
@@ -28,7 +52,7 @@ impl Place {
         // Nothing new is made while somebody cleans up for good.
         let mut places = lock(&PLACES);
         let made = || {
-            let path = tempfile::Builder::new().prefix("tenantry-it-").tempdir()?.keep();
+            let path = tempfile::Builder::new().prefix("tenantry-it-").tempdir_in(home())?.keep();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
             path.canonicalize()
         };
@@ -72,9 +96,21 @@ fn clear(path: &Path) {
         }
         found.is_empty().then_some(())
     });
+    forget_segments(path);
     let removed = fs::remove_dir_all(path);
     if let (Err(error), _) | (_, Err(error)) = (ended, removed.map_err(|error| error.to_string())) {
         eprintln!("{}: {error}", path.display());
+    }
+}
+
+/// Removes the shared memory of servers that were killed: the next start would, and there is none. Its identifier is the
+/// second word of line 7 of `postmaster.pid`.
+fn forget_segments(path: &Path) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        let Ok(text) = fs::read_to_string(entry.path().join("data/postmaster.pid")) else { continue };
+        if let Some(id) = text.lines().nth(6).and_then(|line| line.split_whitespace().nth(1)) {
+            let _ = Command::new("ipcrm").args(["--shmem-id", id]).status();
+        }
     }
 }
 

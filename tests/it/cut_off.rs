@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use crate::harness::ledger::Ledger;
-use crate::harness::{Fleet, Router, Sql as _, code, connect, leftovers, signal, trials, until};
+use crate::harness::{Fleet, Router, Sql as _, code, connect, leftovers, message, signal, trials, until};
 use crate::map_damage::catalog;
 use crate::moves::move_to;
 use crate::recovery::has_come_to;
@@ -114,8 +114,17 @@ async fn a_router_that_is_cut_off_follows_two_moves_and_loses_nothing(fleet: &mu
     knows(&router, fleet, "idle").await;
     let through_it = Ledger::start_as(fleet, &router.through(&fleet.config("busy")), 3).await;
     let other = Rc::new(catalog(fleet).await);
+    // The last that it hears of one tenant is that it is being made.
+    fleet.create("made", &["--server", "pg-1"]).await;
+    other.run("UPDATE tenant SET state = 'creating' WHERE id = 'made'").await;
+    let made = router.through(&fleet.config("made"));
+    until("the router to hear of it", async || {
+        connect(&made).await.err().filter(|error| message(error).contains("being created"))
+    })
+    .await;
     way.cut().await;
     through_it.goes_on().await;
+    until("the router to find it open at its server", async || connect(&made).await.ok()).await;
     for server in ["pg-2", "pg-3"] {
         for tenant in ["busy", "idle"] {
             move_to(fleet, tenant, server).await;

@@ -110,14 +110,18 @@ fn reaches(user: &User, id: &TenantId, shared: &Shared) -> Result<bool, ClientEr
     }
 }
 
-/// Asks the registries for a tenant that the map does not know, when there is no catalog that would.
+/// Asks the registries for a tenant that the map does not know, or only as one that is being made, when there is no
+/// catalog that would tell.
 async fn discover(id: &TenantId, shared: &Shared) -> Result<(), ClientError> {
-    if shared.map.read().tenants.contains_key(id) {
+    let known = shared.map.read().tenants.get(id).cloned();
+    if known.as_ref().is_some_and(|tenant| tenant.state != TenantState::Creating) {
         return Ok(());
     }
-    let (server, epoch) = registry::find(shared, id).await.ok_or(ClientError::NoMap)?;
-    tracing::info!(tenant = %id, server = %server.name, "found a tenant that the map does not know");
-    let tenant = Tenant {
+    let Some((server, epoch)) = registry::find(shared, id).await else {
+        return if known.is_some() { Ok(()) } else { Err(ClientError::NoMap) };
+    };
+    tracing::info!(tenant = %id, server = %server.name, "found a tenant that the map does not know as open");
+    let known = known.unwrap_or_else(|| Tenant {
         id: id.clone(),
         server: server.name.clone(),
         epoch,
@@ -127,7 +131,8 @@ async fn discover(id: &TenantId, shared: &Shared) -> Result<(), ClientError> {
         schema_version: None,
         quota: None,
         read_only: false,
-    };
+    });
+    let tenant = Tenant { server: server.name.clone(), epoch, state: TenantState::Open, ..known };
     shared.map.discover(server, tenant);
     Ok(())
 }

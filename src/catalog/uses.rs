@@ -90,6 +90,15 @@ impl Catalog {
         self.execute("use_forget_tenants", TENANTS, &[]).await.map(drop)
     }
 
+    /// Bytes of all databases of a server, when they were measured last; `None`: never.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn server_bytes(&self, name: &ServerName) -> Result<Option<u64>> {
+        let sql = "SELECT to_jsonb(bytes) FROM server_use WHERE server = $1 AND bytes IS NOT NULL";
+        Ok(self.json("use_server", sql, &[&name.as_str()]).await?.into_iter().next())
+    }
+
     /// What was measured of a tenant, if it was.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use crate::cli::api::Api;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::moves::show::size;
 use crate::cli::output::{self, Columns, Format};
+use crate::cli::values;
 use crate::cli::wait::{self, Awaited, number, text};
 
 /// How often progress is asked for: of a large server, the answer is some work.
@@ -150,7 +151,7 @@ fn progress(drain: &Value) -> String {
         line.push_str(&format!(", {an_hour:.0} an hour ({bytes}/s)"));
     }
     match drain["eta_s"].as_u64() {
-        Some(seconds @ 1..) => line.push_str(&format!(", about {} to go", span(seconds))),
+        Some(seconds @ 1..) => line.push_str(&format!(", about {} to go", values::span(seconds))),
         _ if left == 0 && moving == 0 => line = "no tenant is left".to_owned(),
         _ => {}
     }
@@ -163,15 +164,6 @@ fn progress(drain: &Value) -> String {
         }
     }
     line
-}
-
-/// A time for people.
-fn span(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        _ => format!("{} h", seconds / 3600),
-    }
 }
 
 fn count(drain: &Value, key: &str) -> u64 {

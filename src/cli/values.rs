@@ -9,6 +9,15 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     shard_map::duration::parse(text).map_err(|error| error.to_string())
 }
 
+/// A time for people.
+pub(crate) fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        _ => format!("{} h", seconds / 3600),
+    }
+}
+
 /// Reads one `key=value`.
 pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     shard_map::selector::parse_label(text).map_err(|error| error.to_string())

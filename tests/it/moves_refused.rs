@@ -78,30 +78,44 @@ async fn what_cannot_be_replicated_is_found_before_anything_is_touched(fleet: &F
     let client = fleet.connect("unmovable").await;
     client.run("CREATE UNLOGGED TABLE fleeting (n int)").await;
     client.run("SELECT lo_create(4242)").await;
-    let output = fleet.cli(&["move", "start", "unmovable", "--to", "pg-3"]).await;
+    client.run("CREATE TABLE marks (id int PRIMARY KEY, seen pg_lsn)").await;
+    let start = async |more: &[&str]| {
+        fleet.cli(&[&["move", "start", "unmovable", "--to", "pg-3"], more].concat()).await
+    };
+    let output = start(&[]).await;
     assert!(output.hint().len() > 10);
     let error = output.error(4);
     assert!(error.contains("large objects") && error.contains("fleeting"), "all at once: {error}");
 
-    let output = fleet.cli(&["move", "start", "unmovable", "--to", "pg-3", "--dry-run"]).await.exits(4);
-    let found = output.json();
+    let found = start(&["--dry-run"]).await.exits(4).json();
     let errors: Vec<&Value> =
         found["findings"].as_array().unwrap().iter().filter(|f| f["level"] == "error").collect();
-    assert_eq!(errors.len(), 2, "{found}");
+    let codes: Vec<_> = errors.iter().map(|finding| finding["code"].as_str().unwrap()).collect();
+    assert_eq!(codes, ["large_objects", "unlogged_table", "log_positions"], "{found}");
     assert!(errors.iter().all(|finding| !finding["remedy"].as_str().unwrap().is_empty()), "{found}");
+    start(&["--accept", "large_objects"]).await.error(2);
 
     client.run("ALTER TABLE fleeting SET LOGGED").await;
     client.run("SELECT lo_unlink(4242)").await;
-    crate::moves::move_to(fleet, "unmovable", "pg-3").await;
+    let refused = start(&["--wait"]).await;
+    assert!(refused.hint().contains("--accept log_positions"));
+    refused.error(4);
+    let moved = start(&["--wait", "--accept", "log_positions"]).await.ok();
+    assert_eq!(moved["state"], "switched", "{moved}");
 }
 
 async fn a_dry_run_of_a_clean_tenant_finds_nothing(fleet: &Fleet) {
     fleet.create("clean", &["--server", "pg-1"]).await;
-    fleet.connect("clean").await.run("CREATE TABLE t (id int PRIMARY KEY)").await;
+    let client = fleet.connect("clean").await;
+    client.run("CREATE TABLE t (id int PRIMARY KEY, x text)").await;
+    client.run("INSERT INTO t SELECT n, repeat('x', 100) FROM generate_series(1, 1000) n").await;
     let found = fleet.cli(&["move", "start", "clean", "--to", "pg-3", "--dry-run"]).await.ok();
     let errors = found["findings"].as_array().unwrap().iter().filter(|f| f["level"] == "error").count();
     assert_eq!(errors, 0, "{found}");
-    assert!(found["bytes"].is_i64(), "{found}");
+    let bytes = |key: &str| found[key].as_i64().unwrap();
+    assert!(bytes("database_bytes") > bytes("bytes"), "{found}");
+    let estimate = |key: &str| found["estimate"][key].as_f64().unwrap_or_else(|| panic!("{key}: {found}"));
+    assert!(estimate("seconds") >= 1.0 && estimate("bytes_per_second") > 0.0, "{found}");
     assert_eq!(databases(fleet, "pg-3", "clean").await, Vec::<String>::new());
     assert_eq!(fleet.tenant("clean").await["server"], "pg-1");
 }

@@ -11,7 +11,7 @@ use crate::cli::api::Api;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::output::{self, Format};
 use crate::cli::values;
-use crate::cli::wait::text;
+use crate::cli::wait::{number, text};
 
 #[derive(Debug, Args)]
 pub(super) struct Start {
@@ -49,6 +49,10 @@ pub(super) struct Start {
     /// Wait for sessions that can't be held (LISTEN, temporary tables, …) instead of ending them with 57P01 at the switch
     #[arg(long)]
     wait_sessions: bool,
+    /// Take a finding upon yourself, by the code that --dry-run shows (can be given several times): capacity,
+    /// foreign_servers, log_positions, tablespaces
+    #[arg(long, value_name = "CODE")]
+    accept: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -79,6 +83,7 @@ pub(super) async fn run(api: &Api, format: Format, start: &Start) -> anyhow::Res
         "max_hold_ms": values::milliseconds(start.max_hold),
         "kill_stragglers": start.kill_stragglers,
         "wait_sessions": start.wait_sessions,
+        "accept": start.accept,
     });
     if let Some(verify) = start.verify {
         body["verify"] = verify.as_str().into();
@@ -101,6 +106,35 @@ pub(super) async fn run(api: &Api, format: Format, start: &Start) -> anyhow::Res
     judge(&ended, &["switched", "completed"])
 }
 
+/// What the move would take, in a line.
+fn estimate(answer: &Value) -> String {
+    let figure = |key: &str| number(&answer["estimate"], key);
+    let mut line = format!(
+        "to copy: {} in {} tables ({} with indexes); about {} until the cutover",
+        show::size(number(answer, "bytes")),
+        number(answer, "tables"),
+        show::size(number(answer, "database_bytes")),
+        values::span(figure("seconds")),
+    );
+    let rate = show::size(figure("bytes_per_second"));
+    line.push_str(&match figure("from_copies") {
+        0 => format!(" at {rate}/s, the most that is allowed: no large move is on record to tell by"),
+        1 => format!(" at {rate}/s, as one move before"),
+        copies => format!(" at {rate}/s, the median of {copies} moves"),
+    });
+    line.push_str(&format!(
+        "; until then {} keeps about {} of log",
+        text(answer, "from"),
+        show::size(figure("wal_bytes"))
+    ));
+    if let (Some(hold), Some(longest)) =
+        (answer["estimate"]["hold_ms"].as_f64(), answer["estimate"]["hold_ms_max"].as_f64())
+    {
+        line.push_str(&format!("; hold about {hold:.0} ms, at worst {longest:.0} ms"));
+    }
+    line
+}
+
 fn print_findings(format: Format, answer: &Value) -> anyhow::Result<()> {
     let none = Value::Array(Vec::new());
     let findings = answer.get("findings").unwrap_or(&none);
@@ -110,11 +144,10 @@ fn print_findings(format: Format, answer: &Value) -> anyhow::Result<()> {
         if findings.as_array().is_some_and(Vec::is_empty) {
             output::line("nothing is in the way")?;
         } else {
-            output::list(format, findings, &[("LEVEL", "level"), ("WHAT", "what"), ("REMEDY", "remedy")])?;
+            let columns = [("LEVEL", "level"), ("CODE", "code"), ("WHAT", "what"), ("REMEDY", "remedy")];
+            output::list(format, findings, &columns)?;
         }
-        if let Some(bytes) = answer.get("bytes").and_then(Value::as_u64) {
-            output::line(&format!("to copy: {}", show::size(bytes)))?;
-        }
+        output::line(&estimate(answer))?;
     }
     let errors = findings.as_array().into_iter().flatten().filter(|f| text(f, "level") == "error").count();
     if errors == 0 {

@@ -165,6 +165,7 @@ async fn begin(
         max_hold_ms: u64::try_from(MAX_HOLD.as_millis()).unwrap_or(u64::MAX),
         verify: Verify::Count,
         keep_sealed_s: context.config.reverse_window.as_secs(),
+        accepted: Vec::new(),
         reverse_of: None,
         kill_stragglers: false,
         wait_sessions: false,
@@ -196,7 +197,7 @@ async fn check(context: &Context, row: &Leaving, server: &Server, away: &[Server
         away: away.to_vec(),
     };
     let to = context.catalog.place_anew(&wish, &context.policy().await?).await?.server;
-    start::check(context, &tenant.id, &to).await?.may_start()?;
+    start::check(context, &tenant.id, &to, false).await?.may_start()?;
     Ok(to)
 }
 

@@ -39,6 +39,9 @@ pub(super) struct Start {
     wait_sessions: bool,
     /// How long a cutover is put off for transactions and sessions in its way.
     max_wait_ms: Option<u64>,
+    /// Codes of findings that the operator takes upon himself.
+    #[serde(default)]
+    accept: Vec<String>,
 }
 
 impl Start {
@@ -102,12 +105,14 @@ async fn begin(context: &Context, start: Start) -> Answer<Value> {
         let (least, most) = (HOLD_MS.start(), HOLD_MS.end());
         return Err(Refusal::usage(&format!("max_hold: use {least}ms to {most}ms")));
     }
-    let checked = starting::check(context, &id, &to).await?;
+    let mut checked = starting::check(context, &id, &to, start.dry_run).await?;
+    checked.found.accept(&start.accept)?;
     let (found, from) = (&checked.found, &checked.source.name);
     if start.dry_run {
         return Ok(Json(json!({
             "tenant": id, "from": from, "to": to, "findings": found.findings, "tables": found.tables,
             "rows_estimate": found.rows_estimate, "bytes": found.bytes,
+            "database_bytes": found.database_bytes, "estimate": found.estimate,
         })));
     }
     checked.may_start()?;
@@ -120,6 +125,7 @@ async fn begin(context: &Context, start: Start) -> Answer<Value> {
         kill_stragglers: start.kill_stragglers,
         wait_sessions: start.wait_sessions,
         max_wait_ms: start.max_wait_ms,
+        accepted: start.accept.clone(),
         reverse_of: None,
     };
     let operation = context.catalog.start_move(&id, &input.from, &json!(input)).await?;

@@ -63,6 +63,9 @@ pub(crate) struct Input {
     /// How long a cutover is put off for them.
     #[serde(default)]
     pub(crate) max_wait_ms: Option<u64>,
+    /// Findings of the preflight that the operator took upon himself: kept so that one can see it later.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) accepted: Vec<String>,
     /// The move that it turns round, within that one's window.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) reverse_of: Option<i64>,

@@ -15,11 +15,16 @@ pub(crate) struct Checked {
     pub(crate) found: Preflight,
 }
 
-/// Looks at the tenant and both servers.
+/// Looks at the tenant and both servers; a dry run for longer, so that it can tell more.
 ///
 /// # Errors
 /// [`Error::Refused`] when there is nothing to look at: it is there already, does not serve, or the target takes nobody.
-pub(crate) async fn check(context: &Context, id: &TenantId, to: &ServerName) -> Result<Checked> {
+pub(crate) async fn check(
+    context: &Context,
+    id: &TenantId,
+    to: &ServerName,
+    is_dry: bool,
+) -> Result<Checked> {
     let tenant = context.catalog.tenant(id).await?.tenant;
     let target = context.server(to).await?;
     if tenant.server == *to {
@@ -36,7 +41,7 @@ pub(crate) async fn check(context: &Context, id: &TenantId, to: &ServerName) -> 
         return Err(Error::refused(format!("server {to} is draining"), "choose another server"));
     }
     let source = context.server(&tenant.server).await?;
-    let found = preflight::run(context, id, &source, &target).await?;
+    let found = preflight::run(context, id, (&source, &target), is_dry).await?;
     Ok(Checked { id: id.clone(), source, target, found })
 }
 

@@ -4,70 +4,19 @@ and the longest transaction of any client from the start of a move to its end, w
 One pgbench goes on through all of them. Behind each move and its way back there is a pause as long as both, whose longest
 transactions say what is usual here."""
 
-import math
 import os
-import subprocess
 import sys
 import time
 
-import pgbench
-import setting
 import tables
 from cli import tenantry
-from endpoints import Direct
+from load import Load, initialise, percentile
 
 TENANT = "moved"
 CLIENTS = 16
 SCALE = 10
 SERVERS = (os.environ["TENANTRY_SERVER_1"], os.environ["TENANTRY_SERVER_2"])
-# Writing the log, which pgbench does a page at a time, comes a little after what it tells.
-LOG_SECONDS = 1
 ACTS = ("drain", "fence", "apply", "sequences", "detach", "seal", "check", "advance", "decide", "release")
-
-
-class Through(Direct):
-    """The router of the fleet."""
-
-    name = "router"
-    port = int(os.environ["TENANTRY_ROUTER_PORT"])
-
-
-class Load:
-    """pgbench on the tenant, which logs each transaction."""
-
-    def __init__(self):
-        command = [setting.pg_bin / "pgbench", "--no-vacuum", f"--client={CLIENTS}", "--jobs=2", "--time=36000",
-                   "--log", "--log-prefix=hold", TENANT]
-        self._errors = setting.directory / "hold.errors"
-        with open(self._errors, "wb") as errors:
-            self._process = subprocess.Popen(command, cwd=setting.directory, env=pgbench.connection_of(Through()),
-                                             stdout=subprocess.DEVNULL, stderr=errors)
-
-    def check(self):
-        if self._process.poll() is not None or self._errors.stat().st_size:
-            raise RuntimeError(f"a client saw an error: {self._errors.read_text(encoding='utf-8')[-300:]}")
-
-    def stop(self):
-        """(end, milliseconds) of every transaction, in order."""
-        time.sleep(LOG_SECONDS)
-        self.check()
-        self._process.kill()
-        self._process.wait()
-        transactions = []
-        for file in setting.directory.glob("hold.*"):
-            if file == self._errors:
-                continue
-            # The last line may be cut off.
-            for line in file.read_text(encoding="ascii").splitlines()[:-1]:
-                _, _, micros, _, second, part, *_ = line.split()
-                transactions.append((int(second) + int(part) / 1e6, int(micros) / 1000))
-            file.unlink()
-        return sorted(transactions)
-
-
-def percentile(values, share):
-    """The smallest value that this share of all is not above."""
-    return sorted(values)[math.ceil(len(values) * share) - 1]
 
 
 def longest(transactions, spans):
@@ -106,10 +55,8 @@ class Direction:
 def main():
     moves = int(sys.argv[1])
     tenantry("tenant", "create", TENANT, "--server", SERVERS[0], "--wait")
-    initialise = [setting.pg_bin / "pgbench", "--quiet", "--initialize", f"--scale={SCALE}", TENANT]
-    subprocess.run(initialise, check=True, env=pgbench.connection_of(Through()), stdout=subprocess.DEVNULL,
-                   stderr=subprocess.DEVNULL)
-    load, quiet = Load(), []
+    initialise(TENANT, SCALE)
+    load, quiet = Load(TENANT, f"--client={CLIENTS}", "--jobs=2"), []
     there, back = Direction("move"), Direction("way back")
     time.sleep(2)
     for _ in range(moves):

@@ -12,6 +12,7 @@ mod holds;
 mod housekeeping;
 #[cfg(test)]
 mod hung;
+mod latency;
 mod lease;
 mod lifecycle;
 mod map_checks;
@@ -38,6 +39,7 @@ pub use health::{
     UnfinishedTenant,
 };
 pub use holds::HoldAck;
+pub use latency::{BUCKETS as LATENCY_BUCKETS, Latency, bucket as latency_bucket};
 pub use lease::Lease;
 pub use lifecycle::Expired;
 pub use map_checks::MapCheck;
@@ -49,7 +51,7 @@ pub use placing::NEIGHBOURS_NAMED_MAX;
 pub use query::Catalog;
 pub use recovery::{Opened, Repair, Writing};
 pub use removal::{Removal, Removed};
-pub use routers::{InService, Report, Reporter, RouterRow};
+pub use routers::{Copying, InService, Report, Reporter, RouterRow};
 pub use servers::{Identity, ServerRow};
 pub use tenants::TenantRow;
 pub use uses::{ServerUse, SizeRow, TenantUse};

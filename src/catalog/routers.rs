@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use shard_map::TenantId;
 
 use crate::error::Result;
+use crate::latency::Latency;
 use crate::query::{Catalog, Params};
 
 /// What a router measures and can't say by its map version.
@@ -17,9 +18,10 @@ pub struct Report {
     /// By tenant: sessions that a hold can't move, by the reason they are pinned. Only tenants that have some.
     #[serde(default)]
     pub pinned: BTreeMap<String, BTreeMap<String, u32>>,
-    /// By server: mean time of a transaction there since the last report, in microseconds. Only busy servers.
+    /// By server: times of the transactions there since the router started, but for those of tenants that were being copied.
+    /// Only servers at which something is copied.
     #[serde(default)]
-    pub transaction_us: BTreeMap<String, u64>,
+    pub latency: BTreeMap<String, Latency>,
     /// Tenants whose server has refused the router's password lately.
     #[serde(default)]
     pub locked_out: Vec<TenantId>,
@@ -44,6 +46,15 @@ pub struct Reporter {
     pub cancel_host: Option<String>,
     /// The port for cancel requests from other routers.
     pub cancel_port: u16,
+}
+
+/// A tenant that is copied at present, or dumped.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+pub struct Copying {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Where from and where to.
+    pub servers: Vec<String>,
 }
 
 /// A router that reported lately.
@@ -77,13 +88,24 @@ pub struct InService {
 }
 
 impl Catalog {
-    /// Writes a router's report; doing so regularly is what makes it count as live.
+    /// Writes a router's report; doing so regularly is what makes it count as live. Returns what is copied at present: on
+    /// those servers, the other tenants' transactions are of interest.
     ///
     /// # Errors
     /// When the catalog can't be reached.
-    pub async fn report_router(&self, me: &Reporter, map_version: i64, report: &Report) -> Result<()> {
+    pub async fn report_router(
+        &self,
+        me: &Reporter,
+        map_version: i64,
+        report: &Report,
+    ) -> Result<Vec<Copying>> {
         const AGAIN: &str = "
-            UPDATE router SET address = $2, map_version = $3, report = $4, seen_at = now() WHERE process = $1";
+            UPDATE router SET address = $2, map_version = $3, report = $4, seen_at = now() WHERE process = $1
+            RETURNING (
+                SELECT coalesce(jsonb_agg(jsonb_build_object('tenant', o.tenant, 'servers',
+                    to_jsonb(array_remove(ARRAY[coalesce(o.input->>'from', t.server), o.input->>'to'], NULL)))), '[]')
+                FROM operation o LEFT JOIN tenant t ON t.id = o.tenant
+                WHERE o.state = 'running' AND o.kind IN ('move', 'clone', 'delete') AND o.step <> 'begin')";
         // An address is told as `host:port`, IPv6 in brackets; a socket on the catalog's own host has none.
         const FIRST: &str = "
             INSERT INTO router (process, name, address, map_version, report, cancel_address, number, started_at)
@@ -92,14 +114,15 @@ impl Catalog {
             FROM coalesce($6, host(inet_client_addr()), '127.0.0.1') host";
         let report = serde_json::json!(report);
         let (process, address) = (&me.process, &me.address);
-        let again = self.execute("router_report", AGAIN, &[process, address, &map_version, &report]).await?;
-        if again == 0 {
+        let again: Vec<Vec<Copying>> =
+            self.json("router_report", AGAIN, &[process, address, &map_version, &report]).await?;
+        if again.is_empty() {
             let port = me.cancel_port.to_string();
             let first: Params<'_> =
                 &[process, address, &map_version, &report, &me.name, &me.cancel_host, &port];
             self.execute("router_first_report", FIRST, first).await?;
         }
-        Ok(())
+        Ok(again.into_iter().flatten().collect())
     }
 
     /// Takes a router off the list when it shuts down, so that no hold waits for it.

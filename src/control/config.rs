@@ -40,7 +40,8 @@ pub struct ControlConfig {
     pub moves_per_server_max: usize,
     /// Connections that copy rows, for each move.
     pub copy_workers: usize,
-    /// Most bytes a second that one move copies. It goes slower when routers see a server's latency rise.
+    /// Most bytes a second that moves, clones and dumps copy from or to one server. They go slower when routers see other
+    /// tenants' transactions there take longer.
     pub copy_bytes_per_second_max: u64,
     /// How long the creation of a replication slot may wait for the source's open transactions.
     #[serde(deserialize_with = "shard_map::duration::deserialize")]

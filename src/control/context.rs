@@ -15,6 +15,7 @@ use crate::drain::Asides;
 use crate::error::{Error, Result};
 use crate::map::MapTools;
 use crate::metrics::Metrics;
+use crate::moves::throttle::Budgets;
 use crate::provision::Dumps;
 use crate::server::Connector;
 use crate::turns::Turns;
@@ -36,6 +37,8 @@ pub(crate) struct Context {
     /// Where last dumps go, if they are made.
     pub(crate) dumps: Option<Dumps>,
     pub(crate) metrics: Metrics,
+    /// What may be copied from and to each server.
+    pub(crate) budgets: Budgets,
     /// Wakes the reconciler: something new is to be done.
     pub(crate) nudge: Notify,
     /// Wakes who fills the stock.

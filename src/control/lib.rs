@@ -71,6 +71,7 @@ pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<
         doctor: Doctor::of_control(catalog.clone(), connector.clone(), &config),
         map: MapTools::of_control(catalog.clone(), connector.clone(), &config),
         map_turn: tokio::sync::Mutex::new(()),
+        budgets: moves::throttle::Budgets::new(config.copy_bytes_per_second_max),
         catalog,
         connector,
         key: secrets.master_key,
@@ -97,13 +98,15 @@ pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<
     let stock = tokio::spawn(stock::keep(context.clone(), stop.clone()));
     let windows = tokio::spawn(moves::watch(context.clone(), stop.clone()));
     let wal = tokio::spawn(moves::watch_wal(context.clone(), stop.clone()));
+    let pace = tokio::spawn(moves::throttle::watch(context.clone(), stop.clone()));
     let drain = tokio::spawn(drain::keep(context.clone(), stop.clone()));
     let api = tokio::spawn(http::serve(listener, context, secrets.token, stop.clone()));
     tracing::info!("control plane serves");
     shutdown.await;
     stop.cancel();
     // Each ends at its next look at `stop`; none of them fails but by a defect, which its own log line told.
-    for task in [leader, reconciler, figures, map, locked_out, measure, stock, windows, wal, drain, api] {
+    for task in [leader, reconciler, figures, map, locked_out, measure, stock, windows, wal, pace, drain, api]
+    {
         drop(tokio::time::timeout(Duration::from_secs(5), task).await);
     }
     Ok(())

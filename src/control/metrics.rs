@@ -26,6 +26,7 @@ pub(crate) struct Metrics {
     pub(crate) stock: IntGaugeVec,
     pub(crate) draining: IntGaugeVec,
     pub(crate) wal_retained: IntGaugeVec,
+    pub(crate) copy_rate: IntGaugeVec,
     leading: IntGauge,
     catalog_up: IntGauge,
     tenants: IntGaugeVec,
@@ -80,6 +81,7 @@ impl Metrics {
             )?,
             draining: draining()?,
             wal_retained: wal_retained()?,
+            copy_rate: copy_rate()?,
             leading: IntGauge::new("tenantry_control_leading", "1 while this instance leads.")?,
             catalog_up: IntGauge::new("tenantry_control_catalog_up", "1 while the catalog answers.")?,
             tenants: gauges("tenantry_tenants", "Tenants, by server and state.", &["server", "state"])?,
@@ -126,6 +128,7 @@ impl Metrics {
         registry.register(Box::new(self.stock.clone()))?;
         registry.register(Box::new(self.draining.clone()))?;
         registry.register(Box::new(self.wal_retained.clone()))?;
+        registry.register(Box::new(self.copy_rate.clone()))?;
         registry.register(Box::new(self.leading.clone()))?;
         registry.register(Box::new(self.catalog_up.clone()))?;
         registry.register(Box::new(self.tenants.clone()))?;
@@ -176,6 +179,11 @@ fn draining() -> prometheus::Result<IntGaugeVec> {
 fn wal_retained() -> prometheus::Result<IntGaugeVec> {
     let help = "Most log that a server keeps for one move under way, by server.";
     IntGaugeVec::new(Opts::new("tenantry_move_wal_retained_bytes", help), &["server"])
+}
+
+fn copy_rate() -> prometheus::Result<IntGaugeVec> {
+    let help = "Bytes a second that may be copied from or to a server now, by server; only where something is copied.";
+    IntGaugeVec::new(Opts::new("tenantry_copy_bytes_per_second_max", help), &["server"])
 }
 
 /// Keeps the figures that stand in the catalog up to date, until `stop`.

@@ -2,12 +2,12 @@
 //! force here.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use catalog::{Catalog, Report, Reporter};
+use catalog::{Catalog, Copying, Latency, Report, Reporter};
 use futures_util::future::join_all;
 use shard_map::TenantId;
 use tokio::sync::mpsc;
@@ -57,21 +57,50 @@ impl LockedOut {
     }
 }
 
+/// What is copied at present, as the catalog says.
+#[derive(Debug, Default)]
+pub(crate) struct CopiedNow {
+    tenants: HashSet<TenantId>,
+    servers: HashSet<String>,
+}
+
+impl CopiedNow {
+    fn of(copying: Vec<Copying>) -> Self {
+        let mut now = Self::default();
+        for Copying { tenant, servers } in copying {
+            now.tenants.insert(tenant);
+            now.servers.extend(servers);
+        }
+        now
+    }
+
+    /// Whether this tenant is. It is asked for each transaction.
+    pub(crate) fn has(&self, tenant: &TenantId) -> bool {
+        !self.tenants.is_empty() && self.tenants.contains(tenant)
+    }
+}
+
 /// One worker's part of the router's report.
 #[derive(Debug, Default)]
 struct WorkerReport {
     clients: usize,
     pinned: BTreeMap<String, BTreeMap<String, u32>>,
     locked_out: Vec<TenantId>,
+    latency: Vec<(String, Latency)>,
 }
 
 impl Worker {
-    /// What is to be reported of this worker.
-    fn report(&self) -> WorkerReport {
+    /// What is to be reported of this worker, from now on without the transactions of these tenants.
+    fn report(&self, copied: &Arc<CopiedNow>) -> WorkerReport {
         self.metrics.flush();
+        *self.copying.borrow_mut() = copied.clone();
+        let of_server = |server: &String| Some((server.clone(), self.metrics.latency(server)?));
+        let latency = copied.servers.iter().filter_map(of_server).collect();
         let clients = self.clients.borrow();
         let locked_out = self.locked_out.told();
-        let mut report = WorkerReport { clients: clients.len(), locked_out, ..WorkerReport::default() };
+        let clients_here = clients.len();
+        let mut report =
+            WorkerReport { clients: clients_here, locked_out, latency, ..WorkerReport::default() };
         for client in clients.values() {
             for reason in client.pins.get().iter() {
                 let of_tenant = report.pinned.entry(client.tenant.to_string()).or_default();
@@ -88,7 +117,7 @@ pub(crate) async fn announce(shared: &Shared, catalog: &Catalog) {
         while !shared.map.is_loaded() {
             tokio::time::sleep(ANNOUNCE_PAUSE).await;
         }
-        send(shared, catalog, &Report::default()).await
+        send(shared, catalog, &Report::default()).await.map(drop)
     });
     if !matches!(announced.await, Ok(Ok(()))) {
         tracing::warn!("the catalog does not know yet that this router serves");
@@ -99,7 +128,7 @@ pub(crate) async fn announce(shared: &Shared, catalog: &Catalog) {
 const REPORTS_MISSED_MAX: u32 = 3;
 const LIVE_TIME_LEAST: Duration = Duration::from_secs(5);
 
-async fn send(shared: &Shared, catalog: &Catalog, report: &Report) -> catalog::Result<()> {
+async fn send(shared: &Shared, catalog: &Catalog, report: &Report) -> catalog::Result<CopiedNow> {
     let version = shared.map.read().version;
     let (config, peers) = (shared.config(), &shared.peers);
     let me = Reporter {
@@ -109,19 +138,19 @@ async fn send(shared: &Shared, catalog: &Catalog, report: &Report) -> catalog::R
         cancel_host: peers.cancel_host.clone(),
         cancel_port: peers.cancel_port,
     };
-    catalog.report_router(&me, version, report).await?;
+    let copying = catalog.report_router(&me, version, report).await?;
     // Without the catalog, the last that was known stays.
     let within = (config.report_interval * REPORTS_MISSED_MAX).max(LIVE_TIME_LEAST);
     let live = peers.learn(&catalog.live_routers(within).await?);
     if shared.routers_live.swap(live, Ordering::Relaxed) != live {
         tracing::info!(routers = live, "routers live");
     }
-    Ok(())
+    Ok(CopiedNow::of(copying))
 }
 
 /// Reports at intervals, without end.
 pub(crate) async fn run(shared: Arc<Shared>, catalog: Catalog) {
-    let mut before: HashMap<String, (u64, f64)> = HashMap::new();
+    let mut copied = Arc::<CopiedNow>::default();
     let mut failing = false;
     loop {
         let pause = shared.config().report_interval;
@@ -129,9 +158,12 @@ pub(crate) async fn run(shared: Arc<Shared>, catalog: Catalog) {
         if !shared.map.is_loaded() {
             continue;
         }
-        let report = collect(&shared, &mut before).await;
+        let report = collect(&shared, &copied).await;
         match send(&shared, &catalog, &report).await {
-            Ok(()) => failing = false,
+            Ok(now) => {
+                failing = false;
+                copied = Arc::new(now);
+            }
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
                     tracing::warn!(%error, "the router's reports do not reach the catalog for now");
@@ -141,16 +173,29 @@ pub(crate) async fn run(shared: Arc<Shared>, catalog: Catalog) {
     }
 }
 
-async fn collect(shared: &Shared, before: &mut HashMap<String, (u64, f64)>) -> Report {
-    let mut report = Report::default();
-    let asked = (0..shared.workers.len()).map(|worker| ask::ask(shared, worker, |worker| worker.report()));
+async fn collect(shared: &Shared, copied: &Arc<CopiedNow>) -> Report {
+    // Also a server that nobody has used says so.
+    let latency = copied.servers.iter().map(|server| (server.clone(), Latency::default())).collect();
+    let mut report = Report { latency, ..Report::default() };
+    let asked = (0..shared.workers.len()).map(|worker| {
+        let copied = copied.clone();
+        ask::ask(shared, worker, move |worker| worker.report(&copied))
+    });
     // One that does not answer in time has its part in the next report.
-    for part in join_all(asked).await.into_iter().flatten() {
+    let parts = join_all(asked).await;
+    let all_answered = parts.iter().all(Result::is_ok);
+    for part in parts.into_iter().flatten() {
         report.clients += u32::try_from(part.clients).unwrap_or(u32::MAX);
         report.pinned.extend(part.pinned);
         report.locked_out.extend(part.locked_out);
+        for (server, latency) in part.latency {
+            *report.latency.entry(server).or_default() += &latency;
+        }
     }
-    report.transaction_us = transaction_times(shared, before);
+    if !all_answered {
+        // A count that goes down and up again would be taken for new transactions.
+        report.latency.clear();
+    }
     // The breaker of a server that was removed from the map has nobody left to close it.
     report.servers_down = shared.breakers.open();
     let known = |name: &String| shared.map.read().servers.keys().any(|server| server.as_str() == name);
@@ -158,23 +203,6 @@ async fn collect(shared: &Shared, before: &mut HashMap<String, (u64, f64)>) -> R
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     report.unix_ms = i64::try_from(since_1970.as_millis()).ok();
     report
-}
-
-/// Mean time of the transactions since the last report, by server.
-fn transaction_times(shared: &Shared, before: &mut HashMap<String, (u64, f64)>) -> BTreeMap<String, u64> {
-    let names: Vec<String> = shared.map.read().servers.keys().map(ToString::to_string).collect();
-    let mut times = BTreeMap::new();
-    for name in names {
-        let histogram = shared.metrics.transaction_duration.with_label_values(&[&name]);
-        let now = (histogram.get_sample_count(), histogram.get_sample_sum());
-        let (count, sum) = before.insert(name.clone(), now).unwrap_or_default();
-        let transactions = now.0.saturating_sub(count);
-        if transactions > 0 {
-            // A mean of microseconds, never negative and far below 2^53.
-            times.insert(name, ((now.1 - sum) * 1e6 / transactions as f64) as u64);
-        }
-    }
-    times
 }
 
 /// Acknowledges holds as they come into force, without end.

@@ -22,7 +22,7 @@ use crate::metrics::local::LocalMetrics;
 use crate::peers;
 use crate::pool::{ServerConnection, steward};
 use crate::relay::Buffers;
-use crate::report::LockedOut;
+use crate::report::{CopiedNow, LockedOut};
 use crate::session::client::{Client, End};
 use crate::session::{self, NewClient};
 use crate::shared::Shared;
@@ -89,6 +89,8 @@ pub(crate) struct Worker {
     /// Tenants that are not here, and whose hold could not be acknowledged yet.
     unacknowledged: RefCell<BTreeSet<TenantId>>,
     pub(crate) locked_out: LockedOut,
+    /// Whose transactions are not counted among those that a copy may slow down.
+    pub(crate) copying: RefCell<Arc<CopiedNow>>,
     evict_rests: steward::Rests,
     /// Turns in which handshakes of TLS are computed: one at a time.
     pub(crate) handshakes: Rc<Semaphore>,
@@ -117,6 +119,7 @@ impl Worker {
             clients: RefCell::default(),
             next_id: Cell::new(0),
             unacknowledged: RefCell::default(),
+            copying: RefCell::default(),
             locked_out: LockedOut::default(),
             evict_rests: steward::Rests::default(),
             handshakes: Rc::new(Semaphore::new(1)),

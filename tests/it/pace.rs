@@ -1,6 +1,11 @@
-//! What keeps a move from being a burden: an operator who pauses it, and a bound for the log that its source keeps for it.
+//! What keeps a move from being a burden: an operator who pauses it, a bound for the log that its source keeps for it, and what
+//! routers measure of its neighbours.
+
+use std::cell::Cell;
+use std::rc::Rc;
 
 use serde_json::Value;
+use tokio::task::{JoinHandle, spawn_local};
 
 use crate::harness::ledger::Ledger;
 use crate::harness::{Fleet, Sql as _, trials, until};
@@ -14,6 +19,8 @@ trials! {
 
 /// Blocks of a range in a build with failpoints.
 const BLOCKS: i64 = 64;
+/// Bytes a second, so that a copy takes a while.
+const COPY_MOST: i64 = 6_000_000;
 /// Ranges that two workers have begun when the move is paused.
 const BEGUN: i64 = 2;
 
@@ -65,6 +72,7 @@ async fn a_move_stands_still_while_it_is_paused_and_is_undone_before_it_fills_a_
     it_is_undone_before_it_keeps_too_much_log_paused_or_not(fleet, &ledger).await;
     assert!(ledger.errors().is_empty(), "a client saw {:?}", ledger.errors());
     ledger.reckon(fleet).await;
+    it_gives_way_to_neighbours_that_it_slows_down(fleet).await;
 }
 
 async fn nothing_arrives_while_it_is_paused_also_under_another_controller(fleet: &Fleet, ledger: &Ledger) {
@@ -85,7 +93,8 @@ async fn nothing_arrives_while_it_is_paused_also_under_another_controller(fleet:
     }
     drop(arriving);
     // Its successor finds a copy whose snapshot is gone. It makes no other, whose slot would keep log, until it may go on.
-    with_config(fleet, "move_wal_bytes_max = 40000000").await;
+    let bounds = format!("move_wal_bytes_max = 40000000\ncopy_bytes_per_second_max = {COPY_MOST}");
+    with_config(fleet, &bounds).await;
     has_come_to(fleet, &id, "arm").await;
     ledger.goes_on().await;
     let shown = fleet.cli(&["move", "pause", &id]).await.ok();
@@ -161,4 +170,49 @@ async fn it_is_undone_before_it_keeps_too_much_log_paused_or_not(fleet: &Fleet, 
     assert_eq!(left(fleet, "pg-3", "weary", &[&id]).await, Vec::<String>::new());
     assert_eq!(databases(fleet, "pg-2", "weary").await, Vec::<String>::new());
     ledger.goes_on().await;
+}
+
+/// Clients of another tenant, whose transactions take long or not.
+fn neighbours(clients: Vec<tokio_postgres::Client>, slow: &Rc<Cell<bool>>) -> Vec<JoinHandle<()>> {
+    let work = async |client: tokio_postgres::Client, slow: Rc<Cell<bool>>| {
+        loop {
+            let seconds = if slow.get() { 0.05 } else { 0.002 };
+            client.batch_execute(&format!("SELECT pg_sleep({seconds})")).await.unwrap();
+        }
+    };
+    clients.into_iter().map(|client| spawn_local(work(client, slow.clone()))).collect()
+}
+
+async fn it_gives_way_to_neighbours_that_it_slows_down(fleet: &Fleet) {
+    fleet.create("neighbour", &["--server", "pg-1"]).await;
+    fleet.create("heavy", &["--server", "pg-1"]).await;
+    let heavy = fleet.connect("heavy").await;
+    heavy.run("CREATE TABLE bulk (note text); ALTER TABLE bulk ALTER note SET STORAGE EXTERNAL").await;
+    heavy.run("INSERT INTO bulk SELECT repeat('x', 1900) FROM generate_series(1, 40000) n").await;
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(fleet.connect("neighbour").await);
+    }
+    let slow = Rc::new(Cell::new(false));
+    let neighbours = neighbours(clients, &slow);
+    let id = start(fleet, "heavy", "pg-3").await;
+    // Also under way when nobody is in its way, but not before it is known how they are without it.
+    until("the copy to come on", async || {
+        let shown = show(fleet, &id).await;
+        assert_eq!(shown["state"], "running", "{shown}");
+        (shown["bytes_copied"].as_i64().unwrap() > COPY_MOST).then_some(())
+    })
+    .await;
+    slow.set(true);
+    let shown = until("it to give way", async || {
+        let shown = show(fleet, &id).await;
+        assert_eq!((&shown["state"], &shown["step"]), (&"running".into(), &"copy".into()), "{shown}");
+        shown["slowed_by"].as_str().is_some_and(|why| why.contains("99th percentile")).then_some(shown)
+    })
+    .await;
+    assert!(shown["slowed_by"].as_str().unwrap().contains("server pg-1"), "{shown}");
+    assert!(shown["bytes_per_second_max"].as_i64().unwrap() < COPY_MOST, "{shown}");
+    fleet.cli(&["move", "abort", &id, "--wait"]).await.ok();
+    assert!(neighbours.iter().all(|client| !client.is_finished()), "no neighbour saw an error");
+    neighbours.iter().for_each(JoinHandle::abort);
 }

@@ -9,8 +9,11 @@ use super::{identity, pause, watchdog};
 use crate::error::{Error, Result};
 use crate::server::Connection;
 
-/// Jobs with which indexes are built.
+/// Jobs with which indexes are built; and where other tenants are at work.
 const BUILD_JOBS: &str = "--jobs=2";
+const BUILD_JOBS_CONSIDERATE: &str = "--jobs=1";
+/// There, statistics are gathered with pauses, at 40 MB a second or less.
+const ANALYZE_CONSIDERATE: &str = "SET vacuum_cost_delay = '20ms'";
 
 /// Builds, then subscribes.
 pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
@@ -25,11 +28,14 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let list = programs.run_local("pg_restore", &["--list", path]).await?;
     let io = |source| Error::Io { what: list_path.to_owned(), source };
     tokio::fs::write(&list_file, without_own(&list)).await.map_err(io)?;
+    let _at_work = the_move.throttle.at_work();
+    // A statement can't be slowed down once it runs: there are fewer at a time.
+    let considerate = the_move.throttle.has_neighbours();
     let restore = [
         "--section=post-data",
         "--no-tablespaces",
         "--exit-on-error",
-        BUILD_JOBS,
+        if considerate { BUILD_JOBS_CONSIDERATE } else { BUILD_JOBS },
         "--use-list",
         list_path,
         path,
@@ -40,6 +46,9 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let target = the_move.arriving_database().await?.without_statement_limit().await?;
     let source = the_move.source_database().await?;
     pause::wait(&work.context.catalog, work.operation.id).await?;
+    if the_move.throttle.has_neighbours() {
+        target.run(ANALYZE_CONSIDERATE).await?;
+    }
     target.run("ANALYZE").await?;
     refresh_views(&source, &target).await?;
     // Whoever is let in here can write to every table, also to one whose identity on the source is younger than the

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use catalog::Catalog;
 use serde_json::json;
@@ -16,13 +15,11 @@ pub(crate) use super::journal::JOURNAL;
 use super::progress::Progress;
 use super::queue::Queue;
 use super::throttle::Throttle;
-use crate::context::{Context, Work, back_off};
+use crate::context::{Work, back_off};
 use crate::error::{Error, Result};
 use crate::server::tables::{self, Table};
 use crate::server::{Connector, database, ident};
 
-/// How often the copy's rate is adapted to what routers measure.
-const ADAPT_INTERVAL: Duration = Duration::from_secs(1);
 /// Sessions of earlier tries that may just be leaving.
 const SESSIONS_LEAVING: usize = 5;
 /// Tries to close the target again after a copy.
@@ -54,7 +51,7 @@ pub(super) struct Job {
     pub(super) queue: Queue,
     /// Held by who puts a table in anew.
     pub(super) anew: tokio::sync::Mutex<()>,
-    pub(super) throttle: Throttle,
+    pub(super) throttle: Arc<Throttle>,
     /// Where the operation is on record.
     pub(super) catalog: Catalog,
     pub(super) operation: i64,
@@ -84,17 +81,21 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     };
     // A copy that is begun anew counts anew.
     the_move.progress = Arc::default();
-    rows(the_move.work, sides, the_move.progress.clone()).await?;
+    rows(the_move.work, sides, the_move.throttle.clone(), the_move.progress.clone()).await?;
     // The rows are there; from here on the slot alone holds what follows.
     the_move.snapshot = None;
     Ok(())
 }
 
 /// Copies all rows of a snapshot into tables that are there and empty; the target has the copy's journal.
-pub(crate) async fn rows(work: &Work, sides: Sides, progress: Arc<Progress>) -> Result<()> {
-    let job = Arc::new(prepare(work, sides, progress).await?);
+pub(crate) async fn rows(
+    work: &Work,
+    sides: Sides,
+    throttle: Arc<Throttle>,
+    progress: Arc<Progress>,
+) -> Result<()> {
+    let job = Arc::new(prepare(work, sides, throttle, progress).await?);
     let context = &work.context;
-    let both = [&job.sides.source, &job.sides.target];
     let sessions = context.config.copy_workers * Access::ALL.len() + SESSIONS_LEAVING;
     let sessions = i32::try_from(sessions).unwrap_or(i32::MAX);
     set_limit(work, &job.sides, sessions).await?;
@@ -110,8 +111,7 @@ pub(crate) async fn rows(work: &Work, sides: Sides, progress: Arc<Progress>) -> 
     };
     let outcome = tokio::select! {
         outcome = all => outcome,
-        outcome = job.progress.report(work) => outcome,
-        () = adapt(context, &job.throttle, &both) => Ok(()),
+        outcome = job.progress.report(work, &job.throttle) => outcome,
     };
     // What opened it may have broken meanwhile, like the workers' sessions.
     let mut tries = 0;
@@ -124,7 +124,7 @@ pub(crate) async fn rows(work: &Work, sides: Sides, progress: Arc<Progress>) -> 
     };
     outcome?;
     closed?;
-    job.progress.write(work, 0).await?;
+    job.progress.write(work, 0, None).await?;
     context.metrics.rows_copied.inc_by(job.progress.rows.load(Relaxed));
     context.metrics.bytes_copied.inc_by(job.progress.bytes.load(Relaxed));
     Ok(())
@@ -136,7 +136,7 @@ async fn set_limit(work: &Work, sides: &Sides, sessions: i32) -> Result<()> {
     database::set_limit(&registry, work.term, &sides.target_database, sessions).await
 }
 
-async fn prepare(work: &Work, sides: Sides, progress: Arc<Progress>) -> Result<Job> {
+async fn prepare(work: &Work, sides: Sides, throttle: Arc<Throttle>, progress: Arc<Progress>) -> Result<Job> {
     let connector = work.context.connector.clone();
     // A table that is being rewritten is waited for.
     let source = connector.database(&sides.source, &sides.source_database).await?;
@@ -164,27 +164,9 @@ async fn prepare(work: &Work, sides: Sides, progress: Arc<Progress>) -> Result<J
         queue: Queue::of(&tables),
         anew: tokio::sync::Mutex::default(),
         tables,
-        throttle: Throttle::new(work.context.config.copy_bytes_per_second_max),
+        throttle,
         catalog: work.context.catalog.clone(),
         operation: work.operation.id,
         progress,
     })
-}
-
-/// Follows what routers measure on these servers, for as long as it is not dropped.
-pub(crate) async fn adapt(context: &Context, throttle: &Throttle, servers: &[&Server]) {
-    let before = slowest(context, servers).await;
-    loop {
-        tokio::time::sleep(ADAPT_INTERVAL).await;
-        throttle.adapt(before, slowest(context, servers).await);
-    }
-}
-
-/// The longest mean transaction time on any of them, as any router saw it lately, in microseconds.
-async fn slowest(context: &Context, servers: &[&Server]) -> Option<u64> {
-    let routers = context.catalog.live_routers(context.config.router_timeout).await.ok()?;
-    let times = routers.iter().flat_map(|router| {
-        servers.iter().map(|server| router.report.transaction_us.get(server.name.as_str()))
-    });
-    times.flatten().copied().max()
 }

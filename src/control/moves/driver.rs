@@ -11,6 +11,7 @@ use shard_map::{Server, ServerName, Tenant, TenantId};
 
 use super::names::Names;
 use super::progress::Progress;
+use super::throttle::Throttle;
 use super::verify::TargetSnapshot;
 use super::{
     arm, build, catch_up, complete, copy, cutover, given_up, release, schema, turn_back, turn_round, undo,
@@ -80,6 +81,8 @@ pub(crate) struct Move<'w> {
     pub(crate) target: Server,
     pub(crate) names: Names,
     pub(crate) progress: Arc<Progress>,
+    /// By what the servers bear. From the beginning on, so that it is known how they are without the copy.
+    pub(crate) throttle: Arc<Throttle>,
     /// Holds the snapshot that the copy is made from, with the snapshot's name.
     pub(crate) snapshot: Option<(Walsender, String)>,
     /// Holds the target's state at the switch, for the comparison.
@@ -101,6 +104,7 @@ impl<'w> Move<'w> {
             (work.context.server(&input.from).await?, work.context.server(&input.to).await?);
         let names = Names::of(operation.id, input.reverse_of);
         let progress = Arc::new(Progress::default());
+        let throttle = Arc::new(work.context.budgets.throttle([&source, &target]));
         Ok(Self {
             work,
             input,
@@ -109,6 +113,7 @@ impl<'w> Move<'w> {
             target,
             names,
             progress,
+            throttle,
             snapshot: None,
             at_switch: None,
             connection_limit: recorded_limit(operation),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::throttle::Throttle;
 use crate::context::Work;
 use crate::error::Result;
 
@@ -27,8 +28,8 @@ impl Progress {
         }
     }
 
-    /// Writes the counters to the record until dropped.
-    pub(crate) async fn report(&self, work: &Work) -> Result<()> {
+    /// Writes the counters to the record until dropped, with what the servers bear.
+    pub(crate) async fn report(&self, work: &Work, throttle: &Throttle) -> Result<()> {
         let mut before = (Instant::now(), self.bytes.load(Relaxed));
         loop {
             tokio::time::sleep(INTERVAL).await;
@@ -38,7 +39,7 @@ impl Progress {
             #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             let rate = ((bytes - before.1) as f64 / seconds) as u64;
             before = (Instant::now(), bytes);
-            match self.write(work, rate).await {
+            match self.write(work, rate, Some(throttle)).await {
                 // The copy does not depend on anybody reading how far it is.
                 Err(error) if error.is_transient() => {}
                 outcome => outcome?,
@@ -46,12 +47,20 @@ impl Progress {
         }
     }
 
-    /// Writes the counters as they are.
-    pub(crate) async fn write(&self, work: &Work, bytes_per_second: u64) -> Result<()> {
+    /// Writes the counters as they are; without a throttle, nothing is copied any more.
+    pub(crate) async fn write(
+        &self,
+        work: &Work,
+        bytes_per_second: u64,
+        throttle: Option<&Throttle>,
+    ) -> Result<()> {
+        let (most, why) = throttle.map(Throttle::told).unzip();
         work.remember(&json!({
             "rows_copied": self.rows.load(Relaxed),
             "bytes_copied": self.bytes.load(Relaxed),
             "bytes_per_second": bytes_per_second,
+            "bytes_per_second_max": most,
+            "slowed_by": why.flatten(),
         }))
         .await
     }

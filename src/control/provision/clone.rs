@@ -109,7 +109,8 @@ async fn copy_all(work: &Work, source: &Place, place: &Place) -> Result<()> {
         to: place.tenant.clone(),
         snapshot: snapshot.clone(),
     };
-    copy::rows(work, sides, Arc::default()).await?;
+    let throttle = Arc::new(work.context.budgets.throttle([&sides.source, &sides.target]));
+    copy::rows(work, sides, throttle, Arc::default()).await?;
     have_stayed(work, source, &files).await?;
     let set_sequences = fence::read_sequences(&from, &tables::sequences(&from).await?).await?;
     into.run(&set_sequences).await?;

@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use catalog::{LATENCY_BUCKETS, Latency, latency_bucket};
 use prometheus::local::{LocalHistogram, LocalIntCounter};
 use prometheus::{Histogram, IntCounter, IntGauge};
 
@@ -49,6 +50,8 @@ pub(crate) struct ServerMetrics {
     pub(crate) connects_failed: IntCounter,
     pub(crate) up: IntGauge,
     pub(crate) budget_wait: Histogram,
+    /// Times of transactions, but for those of tenants that are being copied: since the start, for the router's report.
+    latency: Box<[Cell<u64>; LATENCY_BUCKETS]>,
 }
 
 impl ServerMetrics {
@@ -63,7 +66,24 @@ impl ServerMetrics {
             connects_failed: servers.connects.with_label_values(&[name, "failed"]),
             up: servers.up.with_label_values(&[name]),
             budget_wait: servers.budget_wait.with_label_values(&[name]),
+            latency: Box::new([const { Cell::new(0) }; LATENCY_BUCKETS]),
         }
+    }
+
+    /// Counts a transaction of a tenant that is not being copied.
+    pub(crate) fn count_latency(&self, micros: u64) {
+        let bucket = &self.latency[usize::from(latency_bucket(micros))];
+        bucket.set(bucket.get() + 1);
+    }
+
+    fn latency(&self) -> Latency {
+        let mut latency = Latency::default();
+        for (bucket, count) in (0..).zip(self.latency.iter()) {
+            if count.get() > 0 {
+                latency.add(bucket, count.get());
+            }
+        }
+        latency
     }
 }
 
@@ -94,6 +114,11 @@ impl LocalMetrics {
         let new = Rc::new(ServerMetrics::new(metrics, name));
         servers.insert(name.to_owned(), new.clone());
         new
+    }
+
+    /// Times of transactions on a server; none before it was used.
+    pub(crate) fn latency(&self, server: &str) -> Option<Latency> {
+        self.servers.borrow().get(server).map(|server| server.latency())
     }
 
     /// Adds what was counted to the whole.

@@ -287,7 +287,11 @@ impl Session {
             connection.place.metrics.transactions.inc();
             connection.place.metrics.duration.observe(time.as_secs_f64());
             self.tenant.counters.add(Figure::Transactions, 1);
-            self.tenant.counters.add(Figure::TransactionMicros, time.as_micros() as u64);
+            let micros = time.as_micros() as u64;
+            self.tenant.counters.add(Figure::TransactionMicros, micros);
+            if !self.tenant.worker.copying.borrow().has(&self.tenant.id) {
+                connection.place.metrics.count_latency(micros);
+            }
         }
     }
 

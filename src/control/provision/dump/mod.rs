@@ -13,9 +13,7 @@ use super::{Place, unless_it_is_the_servers};
 use crate::context::Work;
 use crate::dump_place::DumpPlace;
 use crate::error::{Error, Result};
-use crate::moves::copy::adapt;
 use crate::moves::programs::{Programs, Sink};
-use crate::moves::throttle::Throttle;
 
 use bucket::Bucket;
 
@@ -96,14 +94,9 @@ impl Source<'_> {
     /// error.
     async fn dump_into(&self, sink: &mut impl Sink) -> Result<()> {
         let context = &self.work.context;
-        let throttle = Throttle::new(context.config.copy_bytes_per_second_max);
         let args = ["--format=custom", "--lock-wait-timeout=10s"];
         let (programs, server) = (self.programs(), &self.place.server);
-        let dumping = programs.run_into("pg_dump", (server, self.database), &args, (sink, &throttle));
-        let servers = [server];
-        tokio::select! {
-            outcome = dumping => outcome,
-            () = adapt(context, &throttle, &servers) => Ok(()),
-        }
+        let throttle = context.budgets.throttle([server]);
+        programs.run_into("pg_dump", (server, self.database), &args, (sink, &throttle)).await
     }
 }

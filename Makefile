@@ -1,5 +1,6 @@
 # What can be done with a checkout. `demo`, `test`, `bench` and `drivers` set up for
-# themselves: they need Rust and a linker, and fetch Postgres if the machine has none.
+# themselves: they need Rust and a linker, and fetch Postgres if the machine has none; `test`
+# also fetches newer versions of it, by npm.
 
 .PHONY: help setup demo test torture lint bench drivers fuzz
 .DEFAULT_GOAL := help
@@ -10,6 +11,8 @@ lines_max := 400
 
 # Goes before a command that starts Postgres servers: sets up, and says where Postgres is.
 with_postgres = TENANTRY_PG_BIN=$$(ops/setup/postgres) && export TENANTRY_PG_BIN &&
+# The same for newer versions of it.
+with_versions = TENANTRY_PG_VERSIONS=$$(ops/setup/postgres-versions) && export TENANTRY_PG_VERSIONS &&
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -17,13 +20,14 @@ help: ## this list
 setup: ## fetch what the machine lacks, and nothing else
 	@ops/setup/tools
 	@ops/setup/postgres
+	@ops/setup/postgres-versions
 
 demo: ## a whole fleet, its main job under load, and the outcome (ARGS='--tenants 40')
 	@$(with_postgres) cargo build --release --locked && \
 		$(target)/release/tenantry demo $(ARGS)
 
 test: ## all tests, on real Postgres servers
-	@$(with_postgres) cargo test --workspace --locked --features failpoints
+	@$(with_postgres) $(with_versions) cargo test --workspace --locked --features failpoints
 
 torture: ## many moves with faults drawn by lot (MOVES=200 SEED=1)
 	@$(with_postgres) TENANTRY_TORTURE_MOVES=$(or $(MOVES),200) TENANTRY_TORTURE_SEED=$(or $(SEED),1) \

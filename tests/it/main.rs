@@ -76,6 +76,7 @@ mod tls_fleet;
 mod torture;
 mod two_controllers;
 mod users;
+mod versions;
 
 fn main() -> std::process::ExitCode {
     // What the tests' own HTTP clients are built with.
@@ -113,6 +114,7 @@ fn main() -> std::process::ExitCode {
         moves_refused::trials(),
         moves_reverse::trials(),
         moves_schema::trials(),
+        versions::trials(),
         recovery::trials(),
         catalog_failover::trials(),
         cut_off::trials(),

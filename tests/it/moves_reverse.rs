@@ -31,7 +31,7 @@ pub(crate) async fn show(fleet: &Fleet, id: &str) -> Value {
 }
 
 /// Turns a move round, and returns the move back as shown at its end.
-async fn reverse(fleet: &Fleet, id: &str, to: &str) -> Value {
+pub(crate) async fn reverse(fleet: &Fleet, id: &str, to: &str) -> Value {
     let shown = fleet.cli(&["move", "reverse", id, "--wait", "--timeout", "2m"]).await.ok();
     assert_eq!((&shown["state"], &shown["to"]), (&"switched".into(), &to.into()), "{shown}");
     assert_eq!((&shown["rows_copied"], &shown["verified"]), (&0.into(), &true.into()), "{shown}");

@@ -19,7 +19,7 @@ trials! {
 const MIGRATIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/tenant");
 
 /// Each table's name, number of rows, and a hash of them.
-async fn contents(fleet: &Fleet, server: &str, tenant: &str) -> Vec<String> {
+pub(crate) async fn contents(fleet: &Fleet, server: &str, tenant: &str) -> Vec<String> {
     let client = fleet.direct(server, tenant).await;
     let names = "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE relkind IN ('r', 'm') AND relispopulated AND nspname NOT IN ('pg_catalog', 'information_schema', 'tenantry', 'pg_toast')
@@ -102,7 +102,7 @@ async fn the_example_product_survives_a_move(fleet: &Fleet) {
     assert_eq!(fleet.tenant("product").await["schema_version"], 7);
 }
 
-const UNUSUAL: &str = r#"
+pub(crate) const UNUSUAL: &str = r#"
     CREATE SCHEMA "Odd Names";
     CREATE TYPE "Odd Names".mood AS ENUM ('sad', 'it''s ok');
     CREATE TYPE pair AS (a int, b text);

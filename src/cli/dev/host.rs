@@ -4,6 +4,7 @@
 //! directory (below /root, or made by `mktemp -d`). Nobody's directory but our own is opened up for it: the server is
 //! handed its directory as an open file, and told to find it in /proc/self/fd.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -19,6 +20,8 @@ use crate::cli::failure::Failure;
 const MAJOR_MIN: u32 = 15;
 /// The programs that a fleet needs: servers, and what moves use.
 const PROGRAMS: [&str; 4] = ["postgres", "initdb", "pg_dump", "pg_restore"];
+/// Those that a single server needs.
+const SERVER_PROGRAMS: [&str; 2] = ["postgres", "initdb"];
 /// Handed-down directories get numbers from here on, clear of those that wrapper scripts use.
 const HANDED_DOWN_MIN: i32 = 20;
 
@@ -31,6 +34,8 @@ pub(crate) struct Host {
     pub(crate) major: u32,
     /// Who runs Postgres; `None` for the current user.
     pub(crate) account: Option<Account>,
+    /// Servers that have programs of their own: their folder and major version.
+    of_servers: BTreeMap<String, (PathBuf, u32)>,
 }
 
 /// An unprivileged user.
@@ -56,7 +61,7 @@ impl Launch {
 
 impl Host {
     /// Looks around.
-    pub(crate) fn find(pg_bin: Option<&Path>) -> anyhow::Result<Self> {
+    pub(crate) fn find(pg_bin: Option<&Path>, of_servers: &[(String, PathBuf)]) -> anyhow::Result<Self> {
         match Command::new("setpriv").arg("--version").stdin(Stdio::null()).output() {
             Ok(output) if output.status.success() => {}
             _ => {
@@ -67,7 +72,20 @@ impl Host {
         }
         let (bin, major) = find_programs(pg_bin)?;
         let account = rustix::process::geteuid().is_root().then(find_account).transpose()?;
-        Ok(Self { bin, major, account })
+        let named = |(server, bin): &(String, PathBuf)| {
+            Ok((server.clone(), named_programs("--server-pg-bin", bin, &SERVER_PROGRAMS)?))
+        };
+        let of_servers = of_servers.iter().map(named).collect::<anyhow::Result<_>>()?;
+        Ok(Self { bin, major, account, of_servers })
+    }
+
+    /// The same with the programs of one server.
+    pub(crate) fn of_server(&self, name: &str) -> Self {
+        let mut host = self.clone();
+        if let Some((bin, major)) = self.of_servers.get(name) {
+            (host.bin, host.major) = (bin.clone(), *major);
+        }
+        host
     }
 
     /// Our own binary, in another role. It is killed when we are.
@@ -181,16 +199,11 @@ fn find_programs(pg_bin: Option<&Path>) -> anyhow::Result<(PathBuf, u32)> {
         std::env::var_os("TENANTRY_PG_BIN").filter(|v| !v.is_empty()).map(|v| ("TENANTRY_PG_BIN", v.into()))
     });
     if let Some((place, bin)) = named {
-        let bin = std::path::absolute(&bin)?;
-        let major = complete(&bin).map_err(|why| {
-            Failure::failed(format!("{place} {}: {why}", bin.display()))
-                .hint(format!("it must hold {} of version {MAJOR_MIN} or newer", PROGRAMS.join(", ")))
-        })?;
-        return Ok((bin, major));
+        return named_programs(place, &bin, &PROGRAMS);
     }
     let mut last = "not found in /usr/lib/postgresql/*/bin nor in PATH".to_owned();
     for bin in usual_places() {
-        match complete(&bin) {
+        match complete(&bin, &PROGRAMS) {
             Ok(major) => return Ok((bin, major)),
             Err(why) => last = format!("{}: {why}", bin.display()),
         }
@@ -198,6 +211,16 @@ fn find_programs(pg_bin: Option<&Path>) -> anyhow::Result<(PathBuf, u32)> {
     Err(Failure::failed(format!("Postgres {MAJOR_MIN} or newer is missing ({last})"))
         .hint("install its server and client programs (Debian: apt install postgresql), or name their folder with --pg-bin")
         .into())
+}
+
+/// The folder that somebody named, and the major version of the programs in it.
+fn named_programs(place: &str, bin: &Path, programs: &[&str]) -> anyhow::Result<(PathBuf, u32)> {
+    let bin = std::path::absolute(bin)?;
+    let major = complete(&bin, programs).map_err(|why| {
+        Failure::failed(format!("{place} {}: {why}", bin.display()))
+            .hint(format!("it must hold {} of version {MAJOR_MIN} or newer", programs.join(", ")))
+    })?;
+    Ok((bin, major))
 }
 
 /// Debian's folders, newest first, then those of the PATH.
@@ -219,8 +242,8 @@ fn usual_places() -> Vec<PathBuf> {
 }
 
 /// The major version of the programs in a folder, or what is wrong with them.
-fn complete(bin: &Path) -> Result<u32, String> {
-    for program in PROGRAMS {
+fn complete(bin: &Path, programs: &[&str]) -> Result<u32, String> {
+    for program in programs {
         let meta = bin.join(program).metadata().map_err(|error| match error.kind() {
             ErrorKind::NotFound => format!("no {program} there"),
             _ => format!("{program}: {error}"),

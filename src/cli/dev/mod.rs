@@ -53,6 +53,9 @@ pub(crate) struct DevArgs {
     /// Folder of the Postgres programs [default: $TENANTRY_PG_BIN, or the newest that is installed]
     #[arg(long, value_name = "DIR")]
     pub(crate) pg_bin: Option<PathBuf>,
+    /// Folder of one server's programs instead, such as a newer version's; may be given for several, and at each start
+    #[arg(long, value_name = "SERVER=DIR", value_parser = server_pg_bin)]
+    pub(crate) server_pg_bin: Vec<(String, PathBuf)>,
     /// Prepared databases that each shared server keeps
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub(crate) stock: u32,
@@ -61,9 +64,16 @@ pub(crate) struct DevArgs {
     pub(crate) base_port: Option<u16>,
 }
 
+fn server_pg_bin(given: &str) -> Result<(String, PathBuf), &'static str> {
+    match given.split_once('=') {
+        Some((server, bin)) if !server.is_empty() && !bin.is_empty() => Ok((server.to_owned(), bin.into())),
+        _ => Err("name a server and a folder, as in pg-3=/usr/lib/postgresql/18/bin"),
+    }
+}
+
 pub(crate) async fn run(args: DevArgs) -> anyhow::Result<()> {
     let mut stop = StopSignals::listen()?;
-    let host = Host::find(args.pg_bin.as_deref())?;
+    let host = Host::find(args.pg_bin.as_deref(), &args.server_pg_bin)?;
     let layout = Layout::open(&args.dir)?;
     let lock = leftovers::lock(&layout)?;
     tokio::select! {
@@ -71,6 +81,7 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<()> {
         () = stop.recv() => return Ok(()),
     }
     let settings = plan::settle(&args, layout.settings()?)?;
+    plan::check_servers(&settings, &args.server_pg_bin)?;
     plan::check_ports(&settings)?;
     let plan = plan::Plan { stock: args.stock, ..plan::plan(&layout, settings)? };
     let fleet = Fleet { host: &host, layout: &layout, plan: &plan };

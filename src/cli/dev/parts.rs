@@ -90,7 +90,7 @@ impl Fleet<'_> {
     async fn prepare_servers(&self) -> anyhow::Result<()> {
         let mut making = tokio::task::JoinSet::new();
         for instance in self.instances() {
-            let (host, instance) = (self.host.clone(), instance.clone());
+            let (host, instance) = (self.host.of_server(&instance.name), instance.clone());
             making.spawn(async move { instance.prepare(&host).await });
         }
         while let Some(outcome) = making.join_next().await {
@@ -101,7 +101,7 @@ impl Fleet<'_> {
 
     fn start_server(&self, instance: &Instance) -> Part {
         let (name, log) = (instance.name.clone(), instance.log.clone());
-        let (host, instance) = (self.host.clone(), instance.clone());
+        let (host, instance) = (self.host.of_server(&instance.name), instance.clone());
         let launch = Box::new(move || instance.launch(&host));
         Part::start(Spec { name, log, ending: supervisor::POSTGRES_ENDING, launch })
     }

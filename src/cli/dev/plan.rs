@@ -1,5 +1,7 @@
 //! What a fleet shall look like: decided from the flags, the last start and the declaration, before anything is done.
 
+use std::path::PathBuf;
+
 use shard_map::ServerClass;
 use shard_map::fleet::{DeclaredServer, DeclaredUser, Fleet};
 
@@ -72,6 +74,16 @@ pub(crate) fn settle(args: &DevArgs, last: Option<Settings>) -> anyhow::Result<S
     Ok(Settings { servers, router_port, api_port, metrics_port, base_port })
 }
 
+/// Fails when programs are given for a server that is not there.
+pub(crate) fn check_servers(settings: &Settings, given: &[(String, PathBuf)]) -> Result<(), Failure> {
+    let is_there = |name: &str| (1..=settings.servers).any(|i| name == format!("pg-{i}"));
+    match given.iter().find(|(name, _)| !is_there(name)) {
+        Some((name, _)) => Err(Failure::usage(format!("--server-pg-bin: there is no server {name}"))
+            .hint(format!("the servers are pg-1 to pg-{}", settings.servers))),
+        None => Ok(()),
+    }
+}
+
 /// Fails when a port is in use. Asked before anything is started.
 pub(crate) fn check_ports(settings: &Settings) -> Result<(), Failure> {
     let names: Vec<String> = (1..=settings.servers).map(|i| format!("pg-{i}")).collect();
@@ -134,6 +146,7 @@ mod tests {
             api_port: None,
             metrics_port: None,
             pg_bin: None,
+            server_pg_bin: Vec::new(),
             stock: 0,
             base_port: None,
         }

@@ -67,7 +67,10 @@ impl Instance {
         if version.trim() != host.major.to_string() {
             let message = format!("{} was made by Postgres {}", self.data().display(), version.trim());
             return Err(Failure::failed(format!("{message}, the programs are of version {}", host.major))
-                .hint("name the folder of the right programs with --pg-bin, or start with a new --dir")
+                .hint(format!(
+                    "name the folder of the right programs with --pg-bin or --server-pg-bin {}=DIR, or start with a new --dir",
+                    self.name
+                ))
                 .into());
         }
         let settings = self.data().join("tenantry.conf");

@@ -120,7 +120,7 @@ async fn make(
         .await?;
     let file = context.config.work_dir.join(format!("{copy}.dump"));
     let path = file.to_str().ok_or_else(|| Error::Failed("work_dir: its path is not UTF-8".into()))?;
-    let programs = Programs::of(context);
+    let programs = Programs::for_server(context, registry).await?;
     let dump = ["--format=custom", "--schema-only", "--no-publications", "--no-subscriptions"];
     let dump = [&dump[..], &["--no-tablespaces", "--lock-wait-timeout=10s", "--file", path]].concat();
     let restore = ["--no-tablespaces", "--exit-on-error", "--single-transaction", path];

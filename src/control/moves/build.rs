@@ -18,7 +18,7 @@ const ANALYZE_CONSIDERATE: &str = "SET vacuum_cost_delay = '20ms'";
 /// Builds, then subscribes.
 pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let work = the_move.work;
-    let programs = Programs::of(&work.context);
+    let programs = Programs::for_server(&work.context, &the_move.source_registry().await?).await?;
     let file = dump_file(the_move);
     let list_file = file.with_extension("list");
     let (Some(path), Some(list_path)) = (file.to_str(), list_file.to_str()) else {

@@ -12,10 +12,11 @@ use shard_map::{MasterKey, Server};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
+use super::stream;
 use super::throttle::Throttle;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::server::CONTROL_ROLE;
+use crate::server::{CONTROL_ROLE, Connection};
 
 /// How long one run may take; a build of large indexes takes hours.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(48 * 3600);
@@ -23,6 +24,9 @@ const PROGRAM_TIMEOUT: Duration = Duration::from_secs(48 * 3600);
 const PIECE_BYTES: usize = 64 << 10;
 /// How much of a program's complaint is kept.
 const COMPLAINT_LINES: usize = 3;
+
+/// The version from which on `pg_restore` can't work for an older server.
+pub(crate) const POSTGRES_17: i32 = 17;
 
 /// Where Debian puts each major version.
 const DEBIAN_ROOT: &str = "/usr/lib/postgresql";
@@ -35,14 +39,27 @@ pub(crate) trait Sink: Send {
 
 /// Runs Postgres programs against a server, as the control plane's role.
 pub(crate) struct Programs<'a> {
-    pub(crate) bin: Option<&'a Path>,
+    bin: Option<PathBuf>,
     pub(crate) key: &'a MasterKey,
     pub(crate) tls: &'a TlsOptions,
 }
 
 impl<'a> Programs<'a> {
-    pub(crate) fn of(context: &'a Context) -> Self {
-        Self { bin: context.config.pg_bin.as_deref(), key: &context.key, tls: &context.connector.tls }
+    /// Those with which to work for the server that a session is on, as source.
+    pub(crate) async fn for_server(context: &'a Context, connection: &Connection) -> Result<Self> {
+        Ok(Self::for_major(context, stream::major(connection).await?))
+    }
+
+    /// Those with which to work for servers of a major version.
+    pub(crate) fn for_major(context: &'a Context, major: i32) -> Self {
+        let bin = context.config.pg_bin.clone().or_else(|| installed_for(major));
+        Self { bin, key: &context.key, tls: &context.connector.tls }
+    }
+
+    /// The major version of one of them.
+    pub(crate) async fn major(&self, program: &str) -> Result<i32> {
+        let said = self.run_local(program, &["--version"]).await?;
+        major_of(&said).ok_or_else(|| Error::Program(format!("{program} --version said {:?}", said.trim())))
     }
 
     /// Runs one to its end. Killed when dropped.
@@ -166,10 +183,7 @@ impl<'a> Programs<'a> {
     }
 
     fn find(&self, program: &str) -> PathBuf {
-        match self.bin {
-            Some(bin) => bin.join(program),
-            None => newest_installed().map_or_else(|| PathBuf::from(program), |bin| bin.join(program)),
-        }
+        self.bin.as_ref().map_or_else(|| PathBuf::from(program), |bin| bin.join(program))
     }
 }
 
@@ -192,13 +206,53 @@ fn outcome(path: &Path, output: &Output) -> Result<String> {
     Err(Error::Program(format!("{}: {}", path.display(), lines.join(" "))))
 }
 
-/// The programs of the newest major version that Debian's packages installed; else whatever PATH has.
-fn newest_installed() -> Option<PathBuf> {
+/// The programs that Debian's packages installed and that are best for a server; without any, whatever PATH has counts.
+fn installed_for(major: i32) -> Option<PathBuf> {
     let versions = std::fs::read_dir(DEBIAN_ROOT).ok()?.filter_map(|entry| {
         let entry = entry.ok()?;
-        let version: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let version: i32 = entry.file_name().to_str()?.parse().ok()?;
         let bin = entry.path().join("bin");
         bin.join("pg_dump").exists().then_some((version, bin))
     });
-    versions.max_by_key(|(version, _)| *version).map(|(_, bin)| bin)
+    best_for(major, versions.collect())
+}
+
+/// The oldest that can dump from a server of this version: what newer ones write, the target may not know. Else the newest.
+fn best_for(major: i32, mut versions: Vec<(i32, PathBuf)>) -> Option<PathBuf> {
+    versions.sort_unstable();
+    let able = versions.iter().position(|(version, _)| *version >= major);
+    let best = able.or_else(|| versions.len().checked_sub(1))?;
+    Some(versions.swap_remove(best).1)
+}
+
+/// `pg_dump (PostgreSQL) 15.14 (Debian …)` is 15; so is `18beta1` 18.
+fn major_of(version: &str) -> Option<i32> {
+    let number = version.split_once(") ")?.1;
+    let digits = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
+    number[..digits].parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_no_newer_than_they_must_be() {
+        let best = |major, versions: &[i32]| {
+            let versions =
+                versions.iter().map(|version| (*version, PathBuf::from(version.to_string()))).collect();
+            best_for(major, versions).map(|bin| bin.to_string_lossy().into_owned())
+        };
+        assert_eq!(best(15, &[18, 15, 17]).as_deref(), Some("15"));
+        assert_eq!(best(16, &[18, 15, 17]).as_deref(), Some("17"));
+        assert_eq!(best(16, &[15, 14]).as_deref(), Some("15"), "preflight says that it is too old");
+        assert_eq!(best(16, &[]), None);
+    }
+
+    #[test]
+    fn their_versions_are_read() {
+        assert_eq!(major_of("pg_dump (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)\n"), Some(15));
+        assert_eq!(major_of("pg_restore (PostgreSQL) 18beta1\n"), Some(18));
+        assert_eq!(major_of("something else"), None);
+    }
 }

@@ -49,7 +49,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
 
     let file = dump_file(the_move);
     let path = file.to_str().ok_or_else(|| Error::Failed("work_dir: its path is not UTF-8".into()))?;
-    let programs = Programs::of(&work.context);
+    let programs = Programs::for_server(&work.context, &source_registry).await?;
     let snapshot = format!("--snapshot={snapshot}");
     let dump = [
         "--format=custom",

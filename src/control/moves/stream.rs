@@ -11,6 +11,11 @@ use crate::server::{Connection, ident, literal};
 
 /// `origin`, parallel streaming and `pg_log_standby_snapshot` came with it.
 pub(super) const POSTGRES_16: i32 = 160_000;
+/// The major version that `max_active_replication_origins` came with.
+pub(super) const POSTGRES_18: i32 = 18;
+/// Of how many streams a server can keep on record how far it has followed them: SQL.
+pub(super) const ORIGINS_MAX: &str = "
+    coalesce(current_setting('max_active_replication_origins', true), current_setting('max_replication_slots'))::int";
 
 /// Where a stream comes from.
 pub(super) struct Publisher<'a> {
@@ -27,6 +32,11 @@ pub(super) struct Publisher<'a> {
 /// A server's `server_version_num`.
 pub(super) async fn version(connection: &Connection) -> Result<i32> {
     connection.value("SELECT current_setting('server_version_num')::int", &[]).await
+}
+
+/// A server's major version.
+pub(crate) async fn major(connection: &Connection) -> Result<i32> {
+    Ok(version(connection).await? / 10_000)
 }
 
 /// Makes the subscription, unless it is there, and lets it follow.

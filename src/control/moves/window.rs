@@ -146,22 +146,26 @@ async fn without_room(
     source: &Connection,
     target: &Connection,
 ) -> Result<Option<String>> {
-    const WORKERS: &str = "
-        SELECT least(current_setting('max_logical_replication_workers')::int,
-                current_setting('max_replication_slots')::int)
-            - (SELECT count(*) FROM pg_catalog.pg_subscription WHERE subenabled)::int";
+    let workers = format!(
+        "SELECT least(current_setting('max_logical_replication_workers')::int, {})
+            - (SELECT count(*) FROM pg_catalog.pg_subscription WHERE subenabled)::int",
+        stream::ORIGINS_MAX
+    );
     const SLOTS: &str = "
         SELECT least(current_setting('max_replication_slots')::int
                 - (SELECT count(*) FROM pg_catalog.pg_replication_slots)::int,
             current_setting('max_wal_senders')::int
                 - (SELECT count(*) FROM pg_catalog.pg_stat_replication)::int)";
-    let workers: i32 = source.value(WORKERS, &[]).await?;
+    let workers: i32 = source.value(&workers, &[]).await?;
     let slots: i32 = target.value(SLOTS, &[]).await?;
     let of = |server: &shard_map::ServerName, settings: &str| {
         Some(format!("server {server} has no room for one more stream: raise {settings}"))
     };
     Ok(match (workers > ROOM_MIN, slots >= ROOM_MIN) {
-        (false, _) => of(&the_move.source.name, "max_logical_replication_workers and max_replication_slots"),
+        (false, _) => of(
+            &the_move.source.name,
+            "max_logical_replication_workers and max_replication_slots (max_active_replication_origins from 18 on)",
+        ),
         (_, false) => of(&the_move.target.name, "max_replication_slots and max_wal_senders"),
         _ => None,
     })

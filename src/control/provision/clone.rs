@@ -175,7 +175,7 @@ async fn refuse_what_is_not_copied(from: &Connection) -> Result<()> {
 
 /// Makes one section of the source's schema, for the new tenant's roles.
 async fn schema(work: &Work, (source, place): (&Place, &Place), section: &str, snapshot: &str) -> Result<()> {
-    let programs = Programs::of(&work.context);
+    let programs = Programs::for_server(&work.context, &source.registry).await?;
     let (section, snapshot) = (format!("--section={section}"), format!("--snapshot={snapshot}"));
     let dump = [
         "--schema-only",

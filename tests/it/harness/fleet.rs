@@ -17,15 +17,20 @@ use super::place::{Place, leftovers, spawn_tied};
 use super::wait::until_blocking;
 use super::{lock, sql, until};
 
-/// Ports in a row that a fleet has: router, API, router metrics, catalog, and the servers.
-const PORTS: u16 = 7;
+/// Ports in a row that a fleet may have: router, API, router metrics, catalog, and the servers.
+const PORTS: u16 = 8;
 pub(crate) const SERVERS: usize = 3;
 /// Starts that may find a port taken meanwhile by somebody else.
 const STARTS_MAX: usize = 4;
 
-/// A fleet of three servers, two shared and one dedicated.
+/// Newer versions of Postgres, each on a server of its own in a fleet that has them: after the first, which has the usual one.
+pub(crate) const NEWER: [(&str, &str); 3] = [("pg-2", "16"), ("pg-3", "17"), ("pg-4", "18")];
+
+/// A fleet of three servers, two shared and one dedicated; or of four versions.
 pub(crate) struct Fleet {
     place: Place,
+    /// Programs of those servers that have others than the rest.
+    programs: Vec<(String, PathBuf)>,
     dev: Mutex<Option<Child>>,
     variables: Vec<(String, String)>,
     ports: Ports,
@@ -34,11 +39,23 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// Starts one, and returns when it serves.
     pub(super) fn start() -> Result<Self, String> {
+        Self::start_with(Vec::new())
+    }
+
+    /// One with a server for each of the [`NEWER`] versions.
+    pub(super) fn start_versions() -> Result<Self, String> {
+        let versions = versions()?;
+        let programs =
+            |(server, major): &(&str, &str)| ((*server).to_owned(), versions.join(major).join("bin"));
+        Self::start_with(NEWER.iter().map(programs).collect())
+    }
+
+    fn start_with(programs: Vec<(String, PathBuf)>) -> Result<Self, String> {
         let mut last = String::new();
         for _ in 0..STARTS_MAX {
             let place = Place::make()?;
-            let mut fleet =
-                Self { place, dev: Mutex::new(None), variables: Vec::new(), ports: Ports::take()? };
+            let (dev, variables, programs) = (Mutex::new(None), Vec::new(), programs.clone());
+            let mut fleet = Self { place, programs, dev, variables, ports: Ports::take()? };
             fleet.launch()?;
             match until_blocking("the fleet to serve", || fleet.started())? {
                 Ok(()) => {
@@ -59,7 +76,10 @@ impl Fleet {
         let log = File::options().create(true).append(true).open(path.join("dev.log")).map_err(failed)?;
         let first = self.ports.0;
         let child = spawn_tied(PROGRAM.as_ref(), |dev| {
-            dev.args(["dev", "--servers", &SERVERS.to_string(), "--stock", "0", "--dir"]).arg(path);
+            dev.args(["dev", "--servers", &self.servers().to_string(), "--stock", "0", "--dir"]).arg(path);
+            for (server, bin) in &self.programs {
+                dev.arg("--server-pg-bin").arg(format!("{server}={}", bin.display()));
+            }
             let ports = ["--router-port", "--api-port", "--metrics-port", "--base-port"];
             for (flag, port) in ports.into_iter().zip(first..) {
                 dev.args([flag, &port.to_string()]);
@@ -74,6 +94,10 @@ impl Fleet {
         });
         *lock(&self.dev) = Some(child.map_err(failed)?);
         Ok(())
+    }
+
+    fn servers(&self) -> usize {
+        if self.programs.is_empty() { SERVERS } else { 1 + self.programs.len() }
     }
 
     /// Whether it serves, or has given up.
@@ -232,7 +256,7 @@ impl Fleet {
 
     /// The superuser's URL of a server.
     pub(crate) fn server_url(&self, server: &str) -> String {
-        let index = (1..=SERVERS).find(|i| self.variable(&format!("TENANTRY_SERVER_{i}")) == server);
+        let index = (1..=self.servers()).find(|i| self.variable(&format!("TENANTRY_SERVER_{i}")) == server);
         self.variable(&format!("TENANTRY_SERVER_{}_URL", index.expect("a server of the fleet"))).to_owned()
     }
 
@@ -270,6 +294,16 @@ impl Fleet {
     pub(crate) async fn control_metrics(&self) -> Metrics {
         Metrics::read(&format!("{}/metrics", self.variable("TENANTRY_API"))).await
     }
+}
+
+/// The folder that has a folder for each of the [`NEWER`] versions; fetched if it is not there.
+fn versions() -> Result<PathBuf, String> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/ops/setup/postgres-versions");
+    let output = std::process::Command::new(script).output().map_err(|error| format!("{script}: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("{script}: {}", String::from_utf8_lossy(&output.stderr)));
+    }
+    Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
 }
 
 impl AsRef<std::path::Path> for Fleet {

@@ -26,7 +26,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 pub(crate) use cli::{Output, PROGRAM, tenantry};
 pub(crate) use doubles::HandControl;
-pub(crate) use fleet::{Fleet, signal};
+pub(crate) use fleet::{Fleet, NEWER, signal};
 pub(crate) use metrics::Metrics;
 pub(crate) use place::{Place, leftovers};
 pub(crate) use router::{Router, news};
@@ -47,8 +47,10 @@ pub(crate) struct Test {
 enum Need {
     Nothing(Box<dyn FnOnce() + Send>),
     Shared(Box<dyn FnOnce(&Fleet) + Send>),
-    Own(Box<dyn FnOnce(&mut Fleet) + Send>),
+    Own(StartFleet, Box<dyn FnOnce(&mut Fleet) + Send>),
 }
+
+type StartFleet = fn() -> Result<Fleet, String>;
 
 impl Test {
     /// A test that starts by itself what it needs.
@@ -63,11 +65,16 @@ impl Test {
 
     /// A test that has a fleet to itself.
     pub(crate) fn own(name: String, test: impl AsyncFnOnce(&mut Fleet) + Send + 'static) -> Self {
-        Self { name, need: Need::Own(Box::new(move |fleet| block_on(test(fleet)))) }
+        Self { name, need: Need::Own(Fleet::start, Box::new(move |fleet| block_on(test(fleet)))) }
+    }
+
+    /// A test that has a fleet to itself whose servers are of different versions of Postgres.
+    pub(crate) fn versions(name: String, test: impl AsyncFnOnce(&mut Fleet) + Send + 'static) -> Self {
+        Self { name, need: Need::Own(Fleet::start_versions, Box::new(move |fleet| block_on(test(fleet)))) }
     }
 }
 
-/// Lists a file's tests, each after what it needs: `plain`, `shared` or `own`.
+/// Lists a file's tests, each after what it needs: `plain`, `shared`, `own` or `versions`.
 macro_rules! trials {
     ($($(#[$when:meta])? $need:ident $test:ident),* $(,)?) => {
         pub(crate) fn trials() -> Vec<$crate::harness::Test> {
@@ -103,7 +110,7 @@ pub(crate) fn run(areas: Vec<Vec<Test>>) -> ExitCode {
 /// threads waiting that others could use.
 fn spread(tests: Vec<Test>) -> Vec<Test> {
     let (own, others): (Vec<_>, Vec<_>) =
-        tests.into_iter().partition(|test| matches!(test.need, Need::Own(_)));
+        tests.into_iter().partition(|test| matches!(test.need, Need::Own(..)));
     let between = others.len() / own.len().max(1);
     let mut others = others.into_iter();
     let mut all = Vec::new();
@@ -119,7 +126,7 @@ fn trial(test: Test, under_way: Arc<()>) -> Trial {
     Trial::test(test.name.clone(), move || {
         let _under_way = under_way;
         // The queue of those with a fleet of their own is not their time.
-        let _turn = matches!(test.need, Need::Own(_)).then(Turn::take);
+        let _turn = matches!(test.need, Need::Own(..)).then(Turn::take);
         let _clock = Clock { name: test.name, begun: Instant::now() };
         match test.need {
             Need::Nothing(run) => run(),
@@ -127,8 +134,8 @@ fn trial(test: Test, under_way: Arc<()>) -> Trial {
                 let fleet = shared()?;
                 with_logs(fleet, || run(fleet));
             }
-            Need::Own(run) => {
-                let mut fleet = Fleet::start()?;
+            Need::Own(start, run) => {
+                let mut fleet = start()?;
                 let logs = fleet.place().clone();
                 with_logs(&logs, || run(&mut fleet));
                 fleet.stop()?;

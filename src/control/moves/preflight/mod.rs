@@ -5,6 +5,7 @@ mod people;
 mod probes;
 mod room;
 mod servers;
+mod versions;
 
 use serde::Serialize;
 use shard_map::{Server, TenantId};
@@ -125,6 +126,7 @@ pub(crate) async fn run(
         estimate: Estimate::default(),
     };
     servers::look(&mut found, context, &sides).await?;
+    versions::look(&mut found, context, &sides).await?;
     probes::ask(&mut found, &sides.on_source).await?;
     servers::roles(&mut found, &sides, id).await?;
     servers::extensions(&mut found, &sides).await?;

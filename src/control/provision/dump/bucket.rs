@@ -164,7 +164,7 @@ async fn check(
         )));
     }
     let stream = found.into_stream().map_err(|e| bucket.error(&e));
-    source.programs().run_fed("pg_restore", &["--list"], stream).await.map(drop)
+    source.programs.run_fed("pg_restore", &["--list"], stream).await.map(drop)
 }
 
 /// An object under way.

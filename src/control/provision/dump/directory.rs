@@ -54,7 +54,7 @@ async fn write_file(source: &Source<'_>, path: &Path) -> Result<()> {
     file.flush().await.map_err(not_written)?;
     sync(&file, path).await?;
     // It can be read back as far as its table of contents, and its length is what pg_dump wrote.
-    source.programs().run_local("pg_restore", &["--list", text]).await.map(drop)
+    source.programs.run_local("pg_restore", &["--list", text]).await.map(drop)
 }
 
 impl Sink for File {

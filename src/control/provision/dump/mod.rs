@@ -56,7 +56,8 @@ pub(super) async fn write(work: &Work, place: &Place, database: &str) -> Result<
         Some(name) => name.to_owned(),
         None => name(work, place).await?,
     };
-    let source = Source { work, place, database, name: &name };
+    let programs = Programs::for_server(&work.context, &place.registry).await?;
+    let source = Source { work, place, database, name: &name, programs };
     let written = match dumps {
         Dumps::Directory(path) => directory::write(&source, path).await,
         Dumps::Bucket(bucket) => bucket::write(&source, bucket, said(bucket::UPLOAD)).await,
@@ -83,20 +84,17 @@ struct Source<'a> {
     database: &'a str,
     /// What the dump is called.
     name: &'a str,
+    programs: Programs<'a>,
 }
 
 impl Source<'_> {
-    fn programs(&self) -> Programs<'_> {
-        Programs::of(&self.work.context)
-    }
-
     /// Dumps it, as slowly as its server's other tenants need. What was written is a dump only if this returns without an
     /// error.
     async fn dump_into(&self, sink: &mut impl Sink) -> Result<()> {
         let context = &self.work.context;
         let args = ["--format=custom", "--lock-wait-timeout=10s"];
-        let (programs, server) = (self.programs(), &self.place.server);
+        let server = &self.place.server;
         let throttle = context.budgets.throttle([server]);
-        programs.run_into("pg_dump", (server, self.database), &args, (sink, &throttle)).await
+        self.programs.run_into("pg_dump", (server, self.database), &args, (sink, &throttle)).await
     }
 }

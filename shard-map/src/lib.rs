@@ -20,6 +20,7 @@ pub mod server;
 pub mod snapshot;
 pub mod tenant;
 pub mod trail;
+pub mod upgrade;
 pub mod user;
 
 pub use ids::{DOOMED_SUFFIX, Epoch, InvalidName, ServerName, TRIAL_SUFFIX, TenantId};

@@ -127,12 +127,25 @@ pub fn choose(
     wish: &Wish,
     policy: &PlacementPolicy,
 ) -> Result<Decision, NoPlacement> {
+    choose_among(candidates, wish, policy, |_| None)
+}
+
+/// Chooses among those against which nothing else speaks, either: what does, in words, `also_against` says.
+///
+/// # Errors
+/// As [`choose`].
+pub fn choose_among(
+    candidates: &[Candidate],
+    wish: &Wish,
+    policy: &PlacementPolicy,
+    also_against: impl Fn(&Server) -> Option<String>,
+) -> Result<Decision, NoPlacement> {
     let class = wish.class.unwrap_or_default();
     let constraints = constraints(candidates, wish, class);
     let mut judged: Vec<(&Candidate, Verdict)> = (candidates.iter())
         .filter(|candidate| wish.server.as_ref().is_none_or(|name| candidate.server.name == *name))
         .map(|candidate| {
-            let mut against = Vec::new();
+            let mut against = Vec::from_iter(also_against(&candidate.server));
             if wish.server.is_none() {
                 against.extend(unwished(candidate, class, &constraints));
                 against.extend(kept_apart(candidate, wish, policy));

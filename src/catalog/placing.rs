@@ -1,6 +1,6 @@
 //! Placing a tenant that is new, or leaves its server: all servers with what they bear, as one transaction sees them, and the choice among them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use shard_map::labels::Labels;
@@ -122,6 +122,36 @@ impl Catalog {
         limited("placement_try", transaction.commit()).await?;
         client.keep();
         Ok(decision)
+    }
+
+    /// All servers with what they bear, and which values of labels by which the policy keeps tenants apart are on which server:
+    /// server, key, value.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn places(
+        &self,
+        policy: &PlacementPolicy,
+    ) -> Result<(Vec<Candidate>, BTreeSet<(ServerName, String, String)>)> {
+        const SQL: &str = "
+            SELECT DISTINCT jsonb_build_array(placed.server, k.key, t.labels->>k.key)
+            FROM unnest($1::text[]) k (key), tenant t
+            CROSS JOIN LATERAL (
+                SELECT t.server
+                UNION ALL
+                SELECT o.input->>'to' FROM operation o
+                WHERE o.tenant = t.id AND o.kind = 'move' AND o.state = 'running') placed (server)
+            WHERE t.labels->>k.key IS NOT NULL";
+        let mut client = self.client().await?;
+        let begin = client.build_transaction().read_only(true);
+        let transaction = limited("placement_places", begin.start()).await?;
+        let candidates = candidates(&transaction, &Wish::default(), policy).await?;
+        let params: Params<'_> = &[&policy.anti_affinity];
+        let rows = limited("placement_places", transaction.query(SQL, params)).await?;
+        let neighbours = rows.iter().map(|row| from_json("placement_places", row)).collect::<Result<_>>()?;
+        limited("placement_places", transaction.commit()).await?;
+        client.keep();
+        Ok((candidates, neighbours))
     }
 
     /// Where a tenant that leaves its server would be placed now, and why. Changes nothing.

@@ -19,6 +19,7 @@ mod psql;
 mod roles;
 mod server;
 mod tenant;
+mod upgrade_plan;
 mod user;
 mod values;
 mod wait;

@@ -10,7 +10,7 @@ use crate::cli::api::{Api, Connection};
 use crate::cli::confirm::confirm;
 use crate::cli::output::Format;
 use crate::cli::wait::Progress;
-use crate::cli::{draining, output, values};
+use crate::cli::{draining, output, upgrade_plan, values};
 
 /// Postgres servers that tenants live on
 #[derive(Debug, Args)]
@@ -42,6 +42,13 @@ enum ServerCommand {
     /// anew that were set aside
     #[command(after_help = "Example:\n  tenantry server drain pg-1 --wait")]
     Drain(Drain),
+    /// Plan how it is emptied onto servers of newer versions of Postgres: in waves, each move with its command. Changes nothing;
+    /// fails with 4 when no newer server can take a tenant
+    #[command(after_help = "Example:\n  tenantry server upgrade-plan pg-1")]
+    UpgradePlan {
+        /// The server
+        name: ServerName,
+    },
     /// Take it off the shard map; nothing on it is touched
     #[command(after_help = "Example:\n  tenantry server remove pg-1 --yes")]
     Remove {
@@ -141,6 +148,7 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
         ServerCommand::Show { name } => {
             draining::print(format, &api.get(&["v1", "servers", name.as_str()]).await?)?;
         }
+        ServerCommand::UpgradePlan { name } => upgrade_plan::run(&api, format, name.as_str()).await?,
         ServerCommand::Drain(drain) => run_drain(&api, format, &drain).await?,
         ServerCommand::Remove { name, lost, yes } => {
             let with = if lost { " with all tenants that are on it" } else { "" };

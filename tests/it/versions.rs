@@ -61,6 +61,9 @@ async fn tenants_go_to_newer_versions_and_back_under_load(fleet: &mut Fleet) {
     assert!(newer.len() == NEWER.len() || major(fleet, "pg-1").await > 15, "{newer:?}");
     join_all(newer.iter().map(|(server, version)| there_and_back(fleet, server, version))).await;
     what_can_not_be_is_told_before_anything_happens(fleet).await;
+    if newer.len() == NEWER.len() {
+        a_server_of_an_old_version_is_emptied_by_plan(fleet).await;
+    }
 }
 
 async fn what_can_not_be_is_told_before_anything_happens(fleet: &Fleet) {
@@ -145,4 +148,54 @@ async fn reverse_with_a_reindex(fleet: &Fleet, client: &Client, id: &str, tenant
         })
     })
     .await
+}
+
+/// The wave, tenant, and target of each move of a plan.
+fn told(plan: &Value) -> Vec<String> {
+    let waves = plan["waves"].as_array().unwrap().iter();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let told = waves.flat_map(|wave| {
+        let number = wave["wave"].as_i64().unwrap();
+        let moves = wave["moves"].as_array().unwrap().iter();
+        moves.map(move |one| format!("{number} {} {}", text(&one["tenant"]), text(&one["to"])))
+    });
+    told.collect()
+}
+
+async fn a_server_of_an_old_version_is_emptied_by_plan(fleet: &Fleet) {
+    for tenant in ["plan-a", "plan-b", "plan-c", "plan-idle"] {
+        fleet.create(tenant, &["--server", "pg-1"]).await;
+    }
+    fleet.cli(&["tenant", "suspend", "plan-idle", "--wait"]).await.ok();
+    let plan = fleet.cli(&["server", "upgrade-plan", "pg-1"]).await.ok();
+    assert_eq!((&plan["version"], &plan["tenants"]), (&15.into(), &3.into()), "{plan}");
+    // The newest of its class: the one of 18 is dedicated.
+    let mut all = told(&plan);
+    assert!(all.iter().all(|one| one.ends_with(" pg-3")), "{plan}");
+    all.iter_mut().for_each(|one| one.truncate(1));
+    assert_eq!(all, ["1", "2", "3"]);
+    assert_eq!(plan["not_movable"][0]["tenant"], "plan-idle", "{plan}");
+
+    let first = &plan["waves"][0]["moves"][0];
+    let command: Vec<&str> = first["command"].as_str().unwrap().split(' ').skip(1).collect();
+    fleet.cli(&command).await.ok();
+    assert_eq!(fleet.tenant(first["tenant"].as_str().unwrap()).await["server"], "pg-3");
+    assert_eq!(told(&fleet.cli(&["server", "upgrade-plan", "pg-1"]).await.ok()).len(), 2);
+
+    for server in ["pg-2", "pg-3"] {
+        fleet.cli(&["server", "drain", server]).await.ok();
+    }
+    let full = fleet.cli(&["server", "upgrade-plan", "pg-1"]).await.exits(4);
+    assert_eq!(full.json()["unplaced"].as_array().unwrap().len(), 2, "{}", full.stdout);
+    let error = full.error(4);
+    for why in ["pg-1: its Postgres is not newer (15)", "pg-3: it is draining", "pg-4: it is dedicated"] {
+        assert!(error.contains(why), "{error}");
+    }
+    for server in ["pg-2", "pg-3"] {
+        fleet.cli(&["server", "drain", server, "--undo"]).await.ok();
+    }
+    let newest = fleet.cli(&["server", "upgrade-plan", "pg-4"]).await;
+    assert!(newest.hint().contains("tenantry server add"), "{}", newest.hint());
+    assert!(newest.error(4).contains("no server has a newer Postgres than pg-4, which has 18"));
+    fleet.cli(&["server", "upgrade-plan", "pg-9"]).await.error(3);
 }

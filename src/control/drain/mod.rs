@@ -11,6 +11,7 @@ mod aside;
 mod estimate;
 mod report;
 mod standing;
+mod upgrade;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use aside::Aside;
 pub(crate) use aside::Asides;
 pub(crate) use report::report;
 use standing::{Standing, judge};
+pub(crate) use upgrade::{UpgradePlan, plan as plan_upgrade};
 
 /// How often it is looked when nobody nudges: moves that end do.
 const INTERVAL: Duration = Duration::from_secs(3);

@@ -49,6 +49,7 @@ fn routes(context: Arc<Context>, token: String) -> Router {
         .route("/servers", get(servers::list).post(servers::add))
         .route("/servers/{name}", get(servers::show).delete(servers::remove))
         .route("/servers/{name}/drain", get(servers::drained).post(servers::drain))
+        .route("/servers/{name}/upgrade-plan", get(servers::upgrade_plan))
         .route("/tenants", get(tenants::list).post(tenants::create))
         .route("/tenants/{id}", get(tenants::show).delete(tenants::delete))
         .route("/tenants/{id}/quota", put(tenants::set_quota))

@@ -133,6 +133,15 @@ pub(super) async fn drained(State(context): Shared, Path(name): Path<String>) ->
     Ok(Json(shown))
 }
 
+/// How a server would be emptied onto servers of newer versions of Postgres. Nothing is changed, and nothing kept.
+pub(super) async fn upgrade_plan(
+    State(context): Shared,
+    Path(name): Path<String>,
+) -> Answer<drain::UpgradePlan> {
+    let server = context.catalog.server(&parse::<ServerName>(&name)?).await?.server;
+    Ok(Json(drain::plan_upgrade(&context, &server).await?))
+}
+
 #[derive(Deserialize)]
 pub(super) struct Remove {
     #[serde(default)]

@@ -50,6 +50,7 @@ pub(crate) use guard::{GUARD_SQLSTATE, take_down as take_guard_down};
 pub(crate) use pause::Pause;
 pub(crate) use programs::Programs;
 pub(crate) use seal::record_and_rename;
+pub(crate) use stream::major;
 pub(crate) use wal_watch::watch as watch_wal;
 pub(crate) use window::Window;
 pub(crate) use window_watch::watch;

@@ -39,7 +39,7 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// Starts one, and returns when it serves.
     pub(super) fn start() -> Result<Self, String> {
-        Self::start_with(Vec::new())
+        Self::start_with(&[])
     }
 
     /// One with a server for each of the [`NEWER`] versions.
@@ -47,14 +47,14 @@ impl Fleet {
         let versions = versions()?;
         let programs =
             |(server, major): &(&str, &str)| ((*server).to_owned(), versions.join(major).join("bin"));
-        Self::start_with(NEWER.iter().map(programs).collect())
+        Self::start_with(&NEWER.iter().map(programs).collect::<Vec<_>>())
     }
 
-    fn start_with(programs: Vec<(String, PathBuf)>) -> Result<Self, String> {
+    fn start_with(programs: &[(String, PathBuf)]) -> Result<Self, String> {
         let mut last = String::new();
         for _ in 0..STARTS_MAX {
             let place = Place::make()?;
-            let (dev, variables, programs) = (Mutex::new(None), Vec::new(), programs.clone());
+            let (dev, variables, programs) = (Mutex::new(None), Vec::new(), programs.to_vec());
             let mut fleet = Self { place, programs, dev, variables, ports: Ports::take()? };
             fleet.launch()?;
             match until_blocking("the fleet to serve", || fleet.started())? {

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::cli::api::Api;
 use crate::cli::failure::{Exit, Failure};
-use crate::cli::moves::size;
+use crate::cli::moves::show::size;
 use crate::cli::output::{self, Columns, Format};
 use crate::cli::wait::{number, text};
 

@@ -17,8 +17,8 @@ pub struct ControlConfig {
     pub listen: String,
     /// This instance's name in the lease. Default: `listen`.
     pub name: Option<String>,
-    /// Directory with `pg_dump` and `pg_restore`, of at least the newest major version in the fleet. Default: the
-    /// newest that is installed.
+    /// Directory with `pg_dump` and `pg_restore`, of at least the newest major version in the fleet. Default: of
+    /// those that Debian's packages installed, for each server the oldest that is not older than it.
     pub pg_bin: Option<PathBuf>,
     /// Directory for schema dumps of moves under way. Default: the system's temporary directory.
     pub work_dir: PathBuf,

@@ -20,6 +20,15 @@ async fn drop_registry(fleet: &Fleet, server: &str) {
     fleet.direct(server, "postgres").await.run("DROP DATABASE tenantry WITH (FORCE)").await;
 }
 
+/// Arms a server by several operators at a time.
+async fn arm_at_once(fleet: &Fleet, server: &str) {
+    let url = fleet.server_url(server);
+    let adding = ["server", "add", server, "--url", &url];
+    for armed in join_all([(); 4].map(|()| fleet.cli(&adding))).await {
+        armed.ok();
+    }
+}
+
 async fn records(fleet: &Fleet, server: &str) -> Vec<String> {
     fleet.direct(server, "tenantry").await.column(RECORDS).await
 }
@@ -74,11 +83,7 @@ async fn a_lost_registry_is_made_anew_while_clients_go_on(fleet: &mut Fleet) {
 
     // Armed anew by operators before that, all at once, it is empty; and what was sealed and sent elsewhere is not opened again.
     drop_registry(fleet, "pg-2").await;
-    let (name, url) = ("pg-2", fleet.server_url("pg-2"));
-    let adding = ["server", "add", name, "--url", &url];
-    for armed in join_all([(); 4].map(|()| fleet.cli(&adding))).await {
-        armed.ok();
-    }
+    arm_at_once(fleet, "pg-2").await;
     let other = fleet.direct("pg-1", "tenantry").await;
     other.run("UPDATE tenant SET moved_to = 'pg-3', epoch = epoch + 100 WHERE id = 'came'").await;
     let refused = fleet.cli(&["map", "rebuild", "--apply"]).await;

@@ -34,7 +34,7 @@ fn home() -> PathBuf {
             let free_kib = free_kib.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
             let free_kib: u64 = free_kib.trim().strip_suffix(" kB")?.parse().ok()?;
             let files = rustix::fs::statvfs(memory).ok()?;
-            Some(free_kib >> 10 >= ROOM_MIB && files.f_bavail * files.f_frsize >> 20 >= ROOM_MIB)
+            Some(free_kib >> 10 >= ROOM_MIB && (files.f_bavail * files.f_frsize) >> 20 >= ROOM_MIB)
         };
         match has_room() {
             Some(true) if std::env::var_os("TMPDIR").is_none() => memory.into(),

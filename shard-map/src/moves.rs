@@ -23,13 +23,15 @@ pub enum Phase {
     Copy,
     /// Indexes, constraints, statistics, views; then the subscription.
     Build,
+    /// Both sides are compared before the cutover, while the application works on the source and the target follows.
+    Compare,
     /// The subscription catches up; the reverse slot is made.
     CatchUp,
     /// From the hold to the decision. What was reached is only known by asking the target's registry.
     Cutover,
     /// Decided: the catalog follows and the routers let go.
     Release,
-    /// Both sides are compared, while traffic runs on the target.
+    /// Both sides are compared as they were at the switch, while traffic runs on the target.
     Verify,
     /// Done; the sealed copy stays on the source for its grace time.
     Switched,
@@ -93,14 +95,15 @@ pub struct Illegal {
 pub fn next(phase: Phase, event: Event) -> Result<Phase, Illegal> {
     use Event::{Done, Finish, SnapshotLost, Stop, TakenBack};
     use Phase::{
-        Arm, Build, CatchUp, Complete, Completed, Copy, Cutover, Release, Restart, Schema, Switched,
+        Arm, Build, CatchUp, Compare, Complete, Completed, Copy, Cutover, Release, Restart, Schema, Switched,
         TurnRound, Undo, Undone, Verify,
     };
     Ok(match (phase, event) {
         (Arm, Done) => Schema,
         (Schema, Done) => Copy,
         (Copy, Done) => Build,
-        (Build | TurnRound, Done) => CatchUp,
+        (Build | TurnRound, Done) => Compare,
+        (Compare, Done) => CatchUp,
         (CatchUp, Done) => Cutover,
         (Cutover, Done) => Release,
         (Cutover, TakenBack) => CatchUp,
@@ -110,7 +113,7 @@ pub fn next(phase: Phase, event: Event) -> Result<Phase, Illegal> {
         (Complete, Done) => Completed,
         (Arm | Schema | Copy | Build, SnapshotLost) => Restart,
         (Restart, Done) => Arm,
-        (Arm | Schema | Copy | Build | TurnRound | CatchUp | Restart, Stop) => Undo,
+        (Arm | Schema | Copy | Build | TurnRound | Compare | CatchUp | Restart, Stop) => Undo,
         (Undo, Done) => Undone,
         _ => return Err(Illegal { phase, event }),
     })
@@ -118,11 +121,12 @@ pub fn next(phase: Phase, event: Event) -> Result<Phase, Illegal> {
 
 impl Phase {
     /// All phases, in the order of a move that meets no trouble, then the others.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Arm,
         Self::Schema,
         Self::Copy,
         Self::Build,
+        Self::Compare,
         Self::CatchUp,
         Self::Cutover,
         Self::Release,
@@ -151,6 +155,7 @@ impl Phase {
             Self::Schema => "schema",
             Self::Copy => "copy",
             Self::Build => "build",
+            Self::Compare => "compare",
             Self::CatchUp => "catch_up",
             Self::Cutover => "cutover",
             Self::Release => "release",
@@ -174,6 +179,7 @@ impl Phase {
                 | Self::Copy
                 | Self::Build
                 | Self::TurnRound
+                | Self::Compare
                 | Self::CatchUp
                 | Self::Cutover
                 | Self::Restart

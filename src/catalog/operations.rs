@@ -91,6 +91,9 @@ pub struct Step {
     pub ended_at: Option<String>,
     /// How they ended, in words.
     pub result: Option<String>,
+    /// How long they took, or have taken so far, in milliseconds.
+    #[serde(default)]
+    pub took_ms: f64,
 }
 
 /// Starts an operation in the caller's transaction.
@@ -221,7 +224,10 @@ impl Catalog {
     /// # Errors
     /// When the catalog can't be reached.
     pub async fn steps(&self, id: i64) -> Result<Vec<Step>> {
-        const SQL: &str = "SELECT to_jsonb(s) FROM operation_step s WHERE operation = $1 ORDER BY number";
+        const SQL: &str = "
+            SELECT to_jsonb(s) || jsonb_build_object('took_ms',
+                round(extract(epoch FROM coalesce(ended_at, clock_timestamp()) - started_at) * 1000, 1))
+            FROM operation_step s WHERE operation = $1 ORDER BY number";
         self.json("operation_steps", SQL, &[&id]).await
     }
 

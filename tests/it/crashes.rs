@@ -12,8 +12,8 @@ trials! {
 }
 
 /// The beginnings of a move's phases.
-const PHASES: [&str; 9] =
-    ["arm", "schema", "copy", "build", "catch_up", "cutover", "verify", "switched", "complete"];
+const PHASES: [&str; 10] =
+    ["arm", "schema", "copy", "build", "compare", "catch_up", "cutover", "verify", "switched", "complete"];
 /// The ends of a cutover's acts, in their order.
 const UNSEALED: [&str; 5] = ["drain", "fence", "apply", "sequences", "detach"];
 const SEALED: [&str; 5] = ["seal", "check", "advance", "decide", "release"];

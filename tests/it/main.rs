@@ -49,6 +49,8 @@ mod moves_reverse;
 #[cfg(feature = "failpoints")]
 mod moves_reverse_crashes;
 mod moves_schema;
+#[cfg(feature = "failpoints")]
+mod moves_verify;
 mod openings;
 mod outage;
 #[cfg(feature = "failpoints")]
@@ -145,6 +147,7 @@ fn with_failpoints() -> Vec<Vec<harness::Test>> {
     vec![
         lifecycle_crashes::trials(),
         moves_copy::trials(),
+        moves_verify::trials(),
         moves_reverse_crashes::trials(),
         pace::trials(),
         sleepwalker::trials(),

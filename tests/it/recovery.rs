@@ -31,8 +31,8 @@ pub(crate) async fn has_its_bulk(fleet: &Fleet, tenant: &str) {
     assert_eq!(fleet.connect(tenant).await.number(whole).await, 30_000);
 }
 
-const PHASES: [&str; 9] =
-    ["arm", "schema", "copy", "build", "catch_up", "cutover", "release", "verify", "switched"];
+const PHASES: [&str; 10] =
+    ["arm", "schema", "copy", "build", "compare", "catch_up", "cutover", "release", "verify", "switched"];
 
 /// Waits until a move has come this far, as its own record says. Looks as often as it can: phases may be short.
 pub(crate) async fn has_come_to(catalog: &Client, id: i64, phase: &str) {

@@ -20,8 +20,8 @@ trials! {
 const MOVES: u64 = 5;
 const SEED: u64 = 20_261_121;
 const SERVERS: [&str; 3] = ["pg-1", "pg-2", "pg-3"];
-const PHASES: [&str; 9] =
-    ["arm", "schema", "copy", "build", "catch_up", "cutover", "release", "verify", "switched"];
+const PHASES: [&str; 10] =
+    ["arm", "schema", "copy", "build", "compare", "catch_up", "cutover", "release", "verify", "switched"];
 
 #[derive(Debug, Clone, Copy)]
 enum Fault {

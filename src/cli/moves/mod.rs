@@ -1,7 +1,9 @@
 //! `tenantry move`: a tenant's database to another server, while its clients keep working.
 
+mod receipt;
 pub(crate) mod show;
 mod start;
+mod words;
 
 use std::time::Duration;
 

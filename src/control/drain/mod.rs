@@ -168,6 +168,7 @@ async fn begin(
         verify: Verify::Count,
         keep_sealed_s: context.config.reverse_window.as_secs(),
         accepted: Vec::new(),
+        asked_by: Some(format!("drain of server {from}")),
         reverse_of: None,
         kill_stragglers: false,
         wait_sessions: false,

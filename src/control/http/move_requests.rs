@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::HeaderMap;
 use catalog::{Kind, Operation, Step};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -18,6 +19,8 @@ use crate::moves::{Input, Verify, Window, start as starting};
 const LIST_MAX: i64 = 100;
 /// Characters of the name of who asks.
 const NAME_MAX: usize = 100;
+/// The header that says who asks.
+const ASKED_BY: &str = "x-tenantry-asked-by";
 /// What a hold may be limited to.
 const HOLD_MS: std::ops::RangeInclusive<u64> = 50..=60_000;
 
@@ -50,12 +53,20 @@ impl Start {
     }
 }
 
-pub(super) async fn start(State(context): Shared, Body(start): Body<Start>) -> Answer<Value> {
-    begin(&context, start).await
+pub(super) async fn start(
+    State(context): Shared,
+    headers: HeaderMap,
+    Body(start): Body<Start>,
+) -> Answer<Value> {
+    begin(&context, start, asked_by(&headers)).await
 }
 
 /// Turns a move round, within its window: a move of its own, without a copy.
-pub(super) async fn reverse(State(context): Shared, Path(id): Path<i64>) -> Answer<Value> {
+pub(super) async fn reverse(
+    State(context): Shared,
+    headers: HeaderMap,
+    Path(id): Path<i64>,
+) -> Answer<Value> {
     let operation = find_operation(&context, id).await?;
     let input: Input = serde_json::from_value(operation.input.clone())
         .map_err(|e| Error::Failed(format!("move {id} can't be read: {e}")))?;
@@ -79,7 +90,7 @@ pub(super) async fn reverse(State(context): Shared, Path(id): Path<i64>) -> Answ
         return Err(Error::refused(format!("server {} is draining", input.from), hint).into());
     }
     let (from, to) = (input.to.clone(), input.from.clone());
-    let input = Input { from, to, reverse_of: Some(id), ..input };
+    let input = Input { from, to, reverse_of: Some(id), asked_by: asked_by(&headers), ..input };
     let back = context.catalog.start_move(&tenant, &input.from, &json!(input)).await?;
     context.nudge.notify_one();
     find(&context, back).await
@@ -99,7 +110,13 @@ fn why_closed(operation: &Operation) -> Option<String> {
     }
 }
 
-async fn begin(context: &Context, start: Start) -> Answer<Value> {
+/// Who asks, as they say themselves: everybody has the same token.
+fn asked_by(headers: &HeaderMap) -> Option<String> {
+    let said = headers.get(ASKED_BY)?.to_str().ok()?;
+    Some(said.chars().take(NAME_MAX).collect())
+}
+
+async fn begin(context: &Context, start: Start, asked_by: Option<String>) -> Answer<Value> {
     let (id, to) = (parse::<TenantId>(&start.tenant)?, parse::<ServerName>(&start.to)?);
     if !HOLD_MS.contains(&start.max_hold_ms) {
         let (least, most) = (HOLD_MS.start(), HOLD_MS.end());
@@ -126,6 +143,7 @@ async fn begin(context: &Context, start: Start) -> Answer<Value> {
         wait_sessions: start.wait_sessions,
         max_wait_ms: start.max_wait_ms,
         accepted: start.accept.clone(),
+        asked_by,
         reverse_of: None,
     };
     let operation = context.catalog.start_move(&id, &input.from, &json!(input)).await?;
@@ -225,7 +243,9 @@ pub(super) async fn complete(State(context): Shared, Path(id): Path<i64>) -> Ans
 
 async fn find(context: &Context, id: i64) -> Answer<Value> {
     let operation = find_operation(context, id).await?;
-    Ok(Json(shown(&operation, &context.catalog.steps(id).await?)))
+    let mut shown = shown(&operation, &context.catalog.steps(id).await?);
+    shown["receipt"] = operation.data.get("receipt").cloned().unwrap_or_default();
+    Ok(Json(shown))
 }
 
 async fn find_operation(context: &Context, id: i64) -> Result<Operation, Refusal> {
@@ -249,7 +269,7 @@ fn shown(operation: &Operation, steps: &[Step]) -> Value {
     let undecided = operation.state == "running" && operation.step.parse().is_ok_and(Phase::can_abort);
     let before_decision = |key: &str| if undecided { data(key) } else { Value::Null };
     let error = operation.data.get("failure").cloned().or_else(|| operation.error.clone().map(Value::from));
-    json!({
+    let mut shown = json!({
         "id": operation.id, "tenant": operation.tenant, "from": operation.input["from"], "to": operation.input["to"],
         "reverse_of": operation.input.get("reverse_of"), "reversible_until": reversible_until, "window_closed": window_closed,
         "state": operation.state, "step": operation.step, "paused": data("paused"), "rows_copied": counted("rows_copied"),
@@ -263,5 +283,25 @@ fn shown(operation: &Operation, steps: &[Step]) -> Value {
         "rows_checked": data("rows_checked"), "tables_checked": data("tables_checked"),
         "differences": data("differences"), "not_compared": data("not_compared"), "error": error, "abort_requested": operation.abort_requested,
         "steps": steps, "created_at": operation.created_at, "updated_at": operation.updated_at,
-    })
+    });
+    // One expression has no place for more.
+    for (key, value) in [
+        ("verify", operation.input["verify"].clone()),
+        ("asked_by", operation.input.get("asked_by").cloned().unwrap_or_default()),
+        ("compared", compared(operation)),
+        ("tables_copied", counted("tables_copied")),
+        ("tables_total", data("tables_total")),
+    ] {
+        shown[key] = value;
+    }
+    shown
+}
+
+/// How far both sides are compared before the cutover, in figures.
+fn compared(operation: &Operation) -> Value {
+    let mut compared = operation.data.get("compared").cloned().unwrap_or_default();
+    if let Some(compared) = compared.as_object_mut() {
+        compared.remove("done");
+    }
+    compared
 }

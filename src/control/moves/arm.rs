@@ -68,7 +68,8 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         identity::set(&source, &late).await?;
     }
     let fingerprint = tables::fingerprint(&source).await?;
-    work.remember(&json!({ "fingerprint": fingerprint })).await?;
+    // What was compared before was another copy.
+    work.remember(&json!({ "fingerprint": fingerprint, "compared": null })).await?;
     source.close().await;
     Ok(())
 }

@@ -15,7 +15,7 @@ use crate::server::{Connection, ident, tables};
 /// How often the lag is looked at.
 const POLL: Duration = Duration::from_millis(200);
 /// A stream further behind than this is not even probed.
-const LAG_BYTES_MAX: i64 = 16 << 20;
+pub(super) const LAG_BYTES_MAX: i64 = 16 << 20;
 /// How often the reverse slot is advanced, so that it keeps little of the target's log.
 const ADVANCE_INTERVAL: Duration = Duration::from_secs(10);
 /// How often a subscription that stopped at an error is started again; a network that blinks stops it, too.
@@ -33,19 +33,10 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     make_reverse_slot(the_move, &target).await?;
     let mut patience = Patience::of(the_move).await?;
     let mut advanced = Instant::now();
-    let mut enabled_anew = 0;
+    let mut following = Following::default();
     let mut refreshed_until = None;
     loop {
-        if !is_enabled(the_move, &target).await? {
-            enabled_anew += 1;
-            if enabled_anew > ENABLE_TRIES {
-                return Err(Error::Failed(format!(
-                    "the subscription on server {} stops at an error again and again: see that server's log",
-                    the_move.target.name
-                )));
-            }
-            target.run(&format!("ALTER SUBSCRIPTION {} ENABLE", ident(&the_move.names.forward))).await?;
-        }
+        following.keep(the_move, &target).await?;
         if advanced.elapsed() > ADVANCE_INTERVAL {
             advance_reverse_slot(the_move, &target).await?;
             advanced = Instant::now();
@@ -71,6 +62,29 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     check_fingerprint(the_move, &source).await
 }
 
+/// The subscription, which stops at errors.
+#[derive(Debug, Default)]
+pub(super) struct Following {
+    enabled_anew: u32,
+}
+
+impl Following {
+    /// Starts it again if it has stopped, a few times.
+    pub(super) async fn keep(&mut self, the_move: &Move<'_>, target: &Connection) -> Result<()> {
+        if is_enabled(the_move, target).await? {
+            return Ok(());
+        }
+        self.enabled_anew += 1;
+        if self.enabled_anew > ENABLE_TRIES {
+            return Err(Error::Failed(format!(
+                "the subscription on server {} stops at an error again and again: see that server's log",
+                the_move.target.name
+            )));
+        }
+        target.run(&format!("ALTER SUBSCRIPTION {} ENABLE", ident(&the_move.names.forward))).await
+    }
+}
+
 /// Later and later after each cutover that was taken back.
 async fn wait_after_taken_back(the_move: &Move<'_>) -> Result<()> {
     let operation = the_move.work.context.catalog.operation(the_move.work.operation.id).await?;
@@ -94,6 +108,20 @@ async fn what_is_in_the_way(
     source: &Connection,
     target: &Connection,
 ) -> Result<Option<String>> {
+    let lag = lag_bytes(the_move, source).await?;
+    if lag > LAG_BYTES_MAX {
+        return Ok(Some(format!("the target is {lag} bytes behind")));
+    }
+    let most = the_move.max_hold() / 4;
+    if !is_close(the_move, source, target, most).await? {
+        return Ok(Some(format!("the target is more than {most:?} behind")));
+    }
+    // Whose clients' transactions may be the old ones.
+    silent_router(the_move).await
+}
+
+/// How far the target is behind in the source's log, which must still be there.
+pub(super) async fn lag_bytes(the_move: &Move<'_>, source: &Connection) -> Result<i64> {
     const SLOT: &str = "
         SELECT coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint, wal_status
         FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
@@ -106,15 +134,7 @@ async fn what_is_in_the_way(
         ));
     }
     the_move.work.remember(&json!({ "lag_bytes": lag })).await?;
-    if lag > LAG_BYTES_MAX {
-        return Ok(Some(format!("the target is {lag} bytes behind")));
-    }
-    let most = the_move.max_hold() / 4;
-    if !is_close(the_move, source, target, most).await? {
-        return Ok(Some(format!("the target is more than {most:?} behind")));
-    }
-    // Whose clients' transactions may be the old ones.
-    silent_router(the_move).await
+    Ok(lag)
 }
 
 /// What is said of a router that was there a moment ago and could not be asked to hold.
@@ -152,7 +172,7 @@ async fn is_close(
 }
 
 /// Negative, so that it is never taken for a cutover's fence row, and never the same twice.
-fn probe_id() -> i64 {
+pub(super) fn probe_id() -> i64 {
     static LAST: AtomicI64 = AtomicI64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     let now = i64::try_from(now).unwrap_or(i64::MAX);

@@ -59,7 +59,8 @@ pub(super) async fn run(job: Arc<Job>) -> Result<()> {
         pause::wait(&job.catalog, job.operation).await?;
         match copy(&mut sessions, range).await {
             Ok(()) => {
-                job.queue.done();
+                job.queue.done(&range);
+                job.progress.tables.store(job.queue.tables_done() as u64, Relaxed);
                 disturbed = None;
             }
             Err(Failure::Final(error)) => return Err(error),

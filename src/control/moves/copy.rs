@@ -150,6 +150,7 @@ async fn prepare(work: &Work, sides: Sides, throttle: Arc<Throttle>, progress: A
         .await?;
     let tables = tables::list(&source).await?;
     work.remember(&json!({
+        "tables_total": tables.len(), "tables_copied": 0,
         "rows_total": tables.iter().map(|table| table.rows_estimate).sum::<i64>(),
         "bytes_total": tables.iter().map(|table| table.bytes).sum::<i64>(),
         "rows_copied": 0, "bytes_copied": 0,

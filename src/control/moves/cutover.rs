@@ -8,9 +8,9 @@ use serde_json::{Map, json};
 use shard_map::Epoch;
 use shard_map::moves::Event;
 
+use super::compare::sealed::TargetSnapshot;
 use super::driver::{Move, Verify};
 use super::given_up::{self, Lost};
-use super::verify::TargetSnapshot;
 use super::{catch_up, fence, force_security, freshen, pause, release, seal, take_back};
 use crate::error::{Error, Result};
 use crate::server::{Connection, database, registry, tables};

@@ -9,13 +9,13 @@ use serde_json::json;
 use shard_map::moves::{Event, Phase, next};
 use shard_map::{Server, ServerName, Tenant, TenantId};
 
+use super::compare::sealed::TargetSnapshot;
 use super::names::Names;
 use super::progress::Progress;
 use super::throttle::Throttle;
-use super::verify::TargetSnapshot;
 use super::{
-    arm, build, catch_up, complete, copy, cutover, given_up, release, schema, turn_back, turn_round, undo,
-    verify, wal_watch, window_watch,
+    arm, build, catch_up, compare, complete, copy, cutover, given_up, release, schema, turn_back, turn_round,
+    undo, verify, wal_watch, window_watch,
 };
 use crate::context::{Work, back_off};
 use crate::error::{Error, Result};
@@ -33,7 +33,7 @@ const NO_LIMIT: i32 = -1;
 /// How often an operator's wish to abort is looked for.
 const ABORT_POLL: Duration = Duration::from_millis(300);
 
-/// How far both sides are compared after the switch.
+/// How far both sides are compared, before the cutover and after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Verify {
@@ -67,6 +67,9 @@ pub(crate) struct Input {
     /// Findings of the preflight that the operator took upon himself: kept so that one can see it later.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) accepted: Vec<String>,
+    /// Who asked for it, as they say themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) asked_by: Option<String>,
     /// The move that it turns round, within that one's window.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) reverse_of: Option<i64>,
@@ -291,7 +294,9 @@ fn after_error(phase: Phase, error: &Error, restarts: u32, tries: u32) -> Option
             Some(Event::SnapshotLost)
         }
         Phase::Arm | Phase::Schema | Phase::Copy | Phase::Build => Some(Event::Stop),
-        Phase::TurnRound | Phase::CatchUp | Phase::Restart if !error.is_transient() || tries >= TRIES_MAX => {
+        Phase::TurnRound | Phase::Compare | Phase::CatchUp | Phase::Restart
+            if !error.is_transient() || tries >= TRIES_MAX =>
+        {
             Some(Event::Stop)
         }
         // An undecided cutover is settled by asking the target, past the decision there is only forward, and what
@@ -337,6 +342,7 @@ async fn deeds(the_move: &mut Move<'_>, phase: Phase) -> Result<Event> {
         Phase::Schema => schema::run(the_move).await.map(done),
         Phase::Copy => copy::run(the_move).await.map(done),
         Phase::Build => build::run(the_move).await.map(done),
+        Phase::Compare => compare::run(the_move).await.map(done),
         Phase::CatchUp => catch_up::run(the_move).await.map(done),
         Phase::Cutover => cutover::run(the_move).await,
         Phase::Release => {

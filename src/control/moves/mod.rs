@@ -7,6 +7,7 @@
 mod arm;
 mod build;
 mod catch_up;
+mod compare;
 mod complete;
 mod copier;
 pub(crate) mod copy;
@@ -26,6 +27,7 @@ pub(crate) mod programs;
 mod progress;
 mod queue;
 mod ranges;
+mod receipt;
 mod release;
 mod schema;
 mod seal;

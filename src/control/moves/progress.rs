@@ -15,6 +15,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Counters of one move.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
+    pub(crate) tables: AtomicU64,
     pub(crate) rows: AtomicU64,
     pub(crate) bytes: AtomicU64,
 }
@@ -56,6 +57,7 @@ impl Progress {
     ) -> Result<()> {
         let (most, why) = throttle.map(Throttle::told).unzip();
         work.remember(&json!({
+            "tables_copied": self.tables.load(Relaxed),
             "rows_copied": self.rows.load(Relaxed),
             "bytes_copied": self.bytes.load(Relaxed),
             "bytes_per_second": bytes_per_second,

@@ -22,6 +22,8 @@ struct Left {
     ranges: VecDeque<Range>,
     /// Ranges that workers have in hand.
     in_hand: usize,
+    /// By table: ranges that are not copied.
+    open: Vec<usize>,
     /// By table: the file that its ranges are of, and how often that became another.
     files: Vec<(u32, u32)>,
 }
@@ -29,10 +31,10 @@ struct Left {
 impl Queue {
     pub(super) fn of(tables: &[Table]) -> Self {
         let files = tables.iter().map(|table| (table.file, 0)).collect();
-        Self {
-            left: Mutex::new(Left { ranges: cut(tables).into(), in_hand: 0, files }),
-            changed: Notify::new(),
-        }
+        let ranges: VecDeque<Range> = cut(tables).into();
+        let mut open = vec![0; tables.len()];
+        ranges.iter().for_each(|range| open[range.table] += 1);
+        Self { left: Mutex::new(Left { ranges, in_hand: 0, open, files }), changed: Notify::new() }
     }
 
     /// The next range; none when all are copied. While others have some in hand, which they may give back, it waits.
@@ -56,8 +58,14 @@ impl Queue {
     }
 
     /// A range in hand is copied, or need not be.
-    pub(super) fn done(&self) {
-        self.left().in_hand -= 1;
+    pub(super) fn done(&self, range: &Range) {
+        {
+            let mut left = self.left();
+            left.in_hand -= 1;
+            if left.files[range.table].0 == range.file {
+                left.open[range.table] -= 1;
+            }
+        }
         self.changed.notify_waiters();
     }
 
@@ -73,6 +81,11 @@ impl Queue {
         self.changed.notify_waiters();
     }
 
+    /// Tables of which nothing is left to copy.
+    pub(super) fn tables_done(&self) -> usize {
+        self.left().open.iter().filter(|ranges| **ranges == 0).count()
+    }
+
     /// Whether the range is of the file that its table is copied from now.
     pub(super) fn is_current(&self, range: &Range) -> bool {
         self.left().files[range.table].0 == range.file
@@ -86,7 +99,9 @@ impl Queue {
             left.files[table] = (file, rewrites);
             left.ranges.retain(|range| range.table != table);
             let blocks = if rewrites < REWRITES_MAX { blocks } else { 0 };
-            for range in cut_one(table, file, blocks).into_iter().rev() {
+            let ranges = cut_one(table, file, blocks);
+            left.open[table] = ranges.len();
+            for range in ranges.into_iter().rev() {
                 left.ranges.push_front(range);
             }
         }
@@ -126,8 +141,9 @@ mod tests {
         let mut found = Vec::new();
         while let Some(range) = queue.next().await {
             found.push((range.file, range.from));
-            queue.done();
+            queue.done(&range);
         }
+        assert_eq!(queue.tables_done(), 2);
         assert_eq!(found, [(2, 0), (2, BLOCKS), (2, 2 * BLOCKS), (9, 0)]);
     }
 
@@ -139,7 +155,7 @@ mod tests {
         }
         let range = queue.next().await.unwrap();
         assert!(range.is_whole() && queue.is_current(&range));
-        queue.done();
+        queue.done(&range);
         assert!(queue.next().await.is_none());
     }
 
@@ -152,7 +168,7 @@ mod tests {
             queue.give_back(range);
         });
         assert_eq!(again, Some(range));
-        queue.done();
+        queue.done(&range);
         assert_eq!(queue.next().await, None);
     }
 }

@@ -1,61 +1,16 @@
 //! Compares both sides after the switch, while traffic runs on the target: the sealed source against the target as it
 //! was when it opened.
 
-use std::collections::HashMap;
-
-use serde_json::{Value, json};
+use serde_json::json;
 use shard_map::moves::Phase;
 
-use super::copy::TEXT_SETTINGS;
-use super::driver::{Move, Verify};
+use super::compare::sealed;
+use super::driver::Move;
+use super::receipt::{self, After};
 use super::window::{self, Closing, Window};
 use super::{cutover, undo};
 use crate::error::{Error, Result};
 use crate::server::Connection;
-use crate::server::tables::{self, Table};
-
-/// The target's state at the switch: an open transaction that sees it, and which file each table had.
-pub(crate) struct TargetSnapshot {
-    connection: Connection,
-    files: HashMap<String, u32>,
-}
-
-impl TargetSnapshot {
-    /// Takes it. A failure is told and costs the comparison, not the move: it is decided.
-    pub(crate) async fn take(the_move: &Move<'_>) -> Option<Self> {
-        match Self::open(the_move).await {
-            Ok(snapshot) => Some(snapshot),
-            Err(error) => {
-                tracing::error!(operation = the_move.work.operation.id, %error, "no snapshot to verify against");
-                None
-            }
-        }
-    }
-
-    async fn open(the_move: &Move<'_>) -> Result<Self> {
-        let database = the_move.id.live_database();
-        let connection = the_move.work.context.connector.database(&the_move.target, database).await?;
-        let begin = "SET statement_timeout = 0; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        connection.run(begin).await?;
-        // The snapshot is taken by the first query, not by BEGIN.
-        let files = tables::files(&connection).await?;
-        Ok(Self { connection, files })
-    }
-
-    /// What a table holds in it. `None`: it was truncated, rewritten or dropped since, and a snapshot can't see past
-    /// that. The table is not kept locked: an application's TRUNCATE must not wait for the whole comparison.
-    async fn summarise(&self, table: &Table, sql: &str) -> Result<Option<Summary>> {
-        self.connection.run("SAVEPOINT one_table").await?;
-        let summary = summarise(&self.connection, sql).await;
-        self.connection.run("ROLLBACK TO SAVEPOINT one_table; RELEASE SAVEPOINT one_table").await?;
-        let file: Option<u32> = self
-            .connection
-            .value("SELECT pg_relation_filenode(to_regclass($1)::oid)", &[&table.name])
-            .await?;
-        let same = file.is_some() && file == self.files.get(&table.name).copied();
-        if same { summary.map(Some) } else { Ok(None) }
-    }
-}
 
 /// Ends the stream, which keeps log on the source; compares; says until when the sealed copy is kept; and lets that follow
 /// from then on, so that the move can be turned round.
@@ -63,16 +18,19 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let work = the_move.work;
     end_forward(the_move).await?;
     end_turned(the_move).await?;
-    let operation = work.context.catalog.operation(work.operation.id).await?;
-    let mut verified = operation.data.get("verified").cloned().unwrap_or_default();
-    if let Some(target) = the_move.at_switch.take() {
-        verified = compare_within_bounds(the_move, &target).await?.unwrap_or_else(|error| {
-            tracing::error!(operation = work.operation.id, %error, "not verified");
-            json!(null)
-        });
+    if let Some(after) = compared(the_move).await? {
+        work.remember(&json!({ "verified": after.verified() })).await?;
+        if let After::Made { found, .. } = &after {
+            work.remember(&json!({
+                "rows_checked": found.rows, "tables_checked": found.tables_compared,
+                "differences": found.differences, "not_compared": found.not_compared,
+            }))
+            .await?;
+        }
+        receipt::make(the_move, &after).await?;
     }
-    // A controller that died between the switch and here took the snapshot with it: nothing is claimed then.
-    work.remember(&json!({ "verified": verified })).await?;
+    let operation = work.context.catalog.operation(work.operation.id).await?;
+    let verified = operation.data.get("verified").cloned().unwrap_or_default();
     if verified == json!(false) {
         let why = "the comparison found differences: the sealed copy is kept as it was";
         return window::close(the_move, Closing::because(why)).await;
@@ -84,14 +42,23 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     window::open(the_move).await
 }
 
-/// Compares, and gives the way back up if its slot keeps too much log meanwhile: nobody reads it before the end.
-async fn compare_within_bounds(the_move: &Move<'_>, target: &TargetSnapshot) -> Result<Result<Value>> {
-    let mut comparing = std::pin::pin!(compare(the_move, target));
-    tokio::select! {
-        outcome = &mut comparing => return Ok(outcome),
-        closing = window::outgrown(the_move) => window::close(the_move, closing).await?,
-    }
-    Ok(comparing.await)
+/// What the comparison came to; none if an earlier try has that on record.
+async fn compared(the_move: &mut Move<'_>) -> Result<Option<After>> {
+    let work = the_move.work;
+    let Some(target) = the_move.at_switch.take() else {
+        let operation = work.context.catalog.operation(work.operation.id).await?;
+        let made = operation.data.get("receipt").is_some_and(|receipt| !receipt.is_null());
+        // A controller that died between the switch and here took the snapshot with it: nothing is claimed then.
+        return Ok((!made).then(|| receipt::without_snapshot(the_move.input.verify)));
+    };
+    let began_at = work.context.catalog.timestamp(None).await?;
+    Ok(Some(match sealed::compare_within_bounds(the_move, &target).await? {
+        Ok(found) => After::Made { began_at, found },
+        Err(error) => {
+            tracing::error!(operation = work.operation.id, %error, "not verified");
+            After::NotMade(error.to_string())
+        }
+    }))
 }
 
 /// Ends the move that this one turned round: what it left is this one's.
@@ -113,77 +80,11 @@ async fn end_turned(the_move: &Move<'_>) -> Result<()> {
     }
 }
 
-async fn compare(the_move: &Move<'_>, target: &TargetSnapshot) -> Result<Value> {
-    let connector = &the_move.work.context.connector;
-    let sealed = the_move.id.sealed_database();
-    let source = connector.database(&the_move.source, &sealed).await?.without_statement_limit().await?;
-    for side in [&source, &target.connection] {
-        side.run(TEXT_SETTINGS).await?;
-    }
-    let mut rows_checked = 0_i64;
-    let (mut differences, mut not_compared) = (Vec::new(), Vec::new());
-    let tables = tables::list(&source).await?;
-    for table in &tables {
-        let sql = summary_of(table, the_move.input.verify);
-        if !target.files.contains_key(&table.name) {
-            differences.push(format!("{}: no such table on the target", table.name));
-            continue;
-        }
-        let expected = summarise(&source, &sql).await?;
-        match target.summarise(table, &sql).await? {
-            None => not_compared.push(format!("{}: truncated or rewritten since the switch", table.name)),
-            Some(found) if found.rows != expected.rows => {
-                let (expected, found) = (expected.rows, found.rows);
-                differences
-                    .push(format!("{}: {expected} rows on the source, {found} on the target", table.name));
-            }
-            Some(found) if found != expected => {
-                differences.push(format!("{}: the rows' contents differ", table.name));
-            }
-            Some(found) => rows_checked += found.rows,
-        }
-    }
-    if !differences.is_empty() {
-        tracing::error!(operation = the_move.work.operation.id, ?differences, "source and target differ");
-    }
-    let found = json!({
-        "rows_checked": rows_checked, "tables_checked": tables.len() - not_compared.len(),
-        "differences": differences, "not_compared": not_compared,
-    });
-    the_move.work.remember(&found).await?;
-    Ok(json!(differences.is_empty()))
-}
-
-/// What a table holds.
-#[derive(Debug, PartialEq, Eq)]
-struct Summary {
-    rows: i64,
-    /// Of all rows, whatever their order; empty when only rows are counted.
-    hash: String,
-}
-
-/// What is asked of a table: its rows, and for a full comparison the sum of their hashes, which does not depend on
-/// their order. MD5, because Postgres's own hash functions may differ between versions.
-fn summary_of(table: &Table, verify: Verify) -> String {
-    let hash = match verify {
-        Verify::Full => {
-            let row = format!("ROW({})::text", table.columns.join(", "));
-            format!("coalesce(sum(('x' || left(md5({row}), 16))::bit(64)::bigint::numeric), 0)::text")
-        }
-        Verify::Count | Verify::None => "''".to_owned(),
-    };
-    format!("SELECT count(*), {hash} FROM ONLY {}", table.name)
-}
-
-async fn summarise(side: &Connection, sql: &str) -> Result<Summary> {
-    let row = side.row(sql, &[]).await?.ok_or_else(|| Error::Failed("no answer to a count".into()))?;
-    Ok(Summary { rows: row.get(0), hash: row.get(1) })
-}
-
 /// Removes the stream from the source: subscription, slot, roles. What the stream back needs stays.
 async fn end_forward(the_move: &Move<'_>) -> Result<()> {
     let connector = &the_move.work.context.connector;
     let target = connector.database(&the_move.target, the_move.id.live_database()).await?;
+    receipt::note_fence(the_move, &target).await?;
     undo::drop_subscriptions(&target).await?;
     match end_source_stream(the_move).await {
         // It does not keep the tenant from going on: completing the move meets it again.

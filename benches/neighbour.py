@@ -2,39 +2,22 @@
 the same server is moved away, and while the same database goes the same way by pg_dump and pg_restore. Each is held against a
 pause right before it: neighbour.py ROUNDS [MEGABYTES]"""
 
-import datetime
-import os
 import subprocess
 import sys
 import time
-import urllib.parse
 
 import setting
 import tables
 from cli import tenantry
 from load import Load, initialise, percentile
+from servers import SERVERS, URLS, database, psql, steps
 
 NEIGHBOUR, LARGE, PEER = "neighbour", "large", "large_by_dump"
-SERVERS = (os.environ["TENANTRY_SERVER_1"], os.environ["TENANTRY_SERVER_2"])
-URLS = (os.environ["TENANTRY_SERVER_1_URL"], os.environ["TENANTRY_SERVER_2_URL"])
 NEIGHBOUR_SCALE, CLIENTS, RATE = 10, 4, 200
 # pgbench's tables and their indexes, of scale 1.
 MEGABYTES_PER_SCALE = 15
 PAUSE_SECONDS = 30
 SETTLE_SECONDS = 5
-
-
-def database(url, name):
-    return urllib.parse.urlsplit(url)._replace(path=f"/{name}").geturl()
-
-
-def psql(url, sql):
-    subprocess.run([setting.pg_bin / "psql", url, "--no-psqlrc", "--quiet", "--command", sql], check=True,
-                   stdout=subprocess.DEVNULL)
-
-
-def moment(text):
-    return datetime.datetime.fromisoformat(text).timestamp()
 
 
 class Way:
@@ -73,10 +56,9 @@ class Move(Way):
 
     def run(self):
         shown = tenantry("move", "start", LARGE, "--to", SERVERS[1], "--wait")
-        steps = {step["step"]: (moment(step["started_at"]), moment(step["ended_at"])) for step in shown["steps"]
-                 if step["ended_at"]}
-        self.spans.append(steps["copy"])
-        self.build.spans.append(steps["build"])
+        took = steps(shown)
+        self.spans.append(took["copy"])
+        self.build.spans.append(took["build"])
         self.build.pauses.append(self.pauses[-1])
         back = tenantry("move", "reverse", str(shown["id"]), "--wait")
         tenantry("move", "complete", str(back["id"]), "--wait")

@@ -76,8 +76,10 @@ async fn moves_that_cannot_be_meant_are_refused(fleet: &Fleet) {
 async fn what_cannot_be_replicated_is_found_before_anything_is_touched(fleet: &Fleet) {
     fleet.create("unmovable", &["--server", "pg-1"]).await;
     let client = fleet.connect("unmovable").await;
-    client.run("CREATE UNLOGGED TABLE fleeting (n int)").await;
-    client.run("SELECT lo_create(4242)").await;
+    client.run("CREATE UNLOGGED TABLE fleeting (n int); CREATE UNLOGGED TABLE small (n int)").await;
+    // More than goes along in a hold.
+    client.run("INSERT INTO fleeting SELECT generate_series(1, 500000); INSERT INTO small VALUES (1)").await;
+    client.run("SELECT lo_create(0) FROM generate_series(1, 1001)").await;
     client.run("CREATE TABLE marks (id int PRIMARY KEY, seen pg_lsn)").await;
     let start = async |more: &[&str]| {
         fleet.cli(&[&["move", "start", "unmovable", "--to", "pg-3"], more].concat()).await
@@ -91,17 +93,18 @@ async fn what_cannot_be_replicated_is_found_before_anything_is_touched(fleet: &F
     let errors: Vec<&Value> =
         found["findings"].as_array().unwrap().iter().filter(|f| f["level"] == "error").collect();
     let codes: Vec<_> = errors.iter().map(|finding| finding["code"].as_str().unwrap()).collect();
-    assert_eq!(codes, ["large_objects", "unlogged_table", "log_positions"], "{found}");
+    assert_eq!(codes, ["large_objects", "unlogged_rows", "log_positions"], "{found}");
     assert!(errors.iter().all(|finding| !finding["remedy"].as_str().unwrap().is_empty()), "{found}");
     start(&["--accept", "large_objects"]).await.error(2);
 
-    client.run("ALTER TABLE fleeting SET LOGGED").await;
-    client.run("SELECT lo_unlink(4242)").await;
-    let refused = start(&["--wait"]).await;
+    client.run("SELECT lo_unlink(oid) FROM pg_largeobject_metadata").await;
+    let refused = start(&["--wait", "--accept", "unlogged_rows"]).await;
     assert!(refused.hint().contains("--accept log_positions"));
     refused.error(4);
-    let moved = start(&["--wait", "--accept", "log_positions"]).await.ok();
+    let moved = start(&["--wait", "--accept", "log_positions", "--accept", "unlogged_rows"]).await.ok();
     assert_eq!(moved["state"], "switched", "{moved}");
+    assert_eq!(client.number("SELECT count(*) FROM fleeting").await, 0, "as after a crash");
+    assert_eq!(client.number("SELECT count(*) FROM small").await, 1, "what fits goes along");
 }
 
 async fn a_dry_run_of_a_clean_tenant_finds_nothing(fleet: &Fleet) {

@@ -1,5 +1,7 @@
 //! Everything that a database is made of arrives: every kind of object, every setting, every right, and what they do.
 
+use tokio_postgres::Client;
+
 use crate::harness::programs::dump_schema;
 use crate::harness::{Fleet, Sql as _, connect, trials};
 use crate::migrations::turn;
@@ -12,6 +14,7 @@ trials! {
     shared changes_of_every_kind_are_followed_during_the_copy,
     shared a_truncation_after_the_switch_is_not_taken_for_a_loss,
     shared settings_and_grants_arrive,
+    shared what_the_log_does_not_tell_goes_along_and_back,
     shared what_an_owner_wrote_never_runs_as_a_superuser_in_a_move_or_clone,
 }
 
@@ -268,7 +271,24 @@ async fn settings_and_grants_arrive(fleet: &Fleet) {
     ] {
         server.run(&format!("ALTER {setting}")).await;
     }
-    move_to(fleet, "granted", "pg-3").await;
+    let target = fleet.direct("pg-3", "postgres").await;
+    for side in [&server, &target] {
+        side.run("CREATE ROLE granted_auditor").await;
+    }
+    server
+        .run(
+            "GRANT granted__readonly TO granted_auditor WITH ADMIN OPTION;
+             GRANT granted_auditor TO granted__app;
+             GRANT CONNECT ON DATABASE granted TO granted_auditor WITH GRANT OPTION;
+             REVOKE TEMPORARY ON DATABASE granted FROM granted__readonly;
+             COMMENT ON DATABASE granted IS 'it''s granted';
+             COMMENT ON ROLE granted__app IS 'what services use';
+             ALTER ROLE granted__readonly CONNECTION LIMIT 7 VALID UNTIL '2042-01-01 12:00 UTC'",
+        )
+        .await;
+    let before = attributes(&server, "granted").await;
+    let id = move_to(fleet, "granted", "pg-3").await["id"].as_i64().unwrap().to_string();
+    assert_eq!(attributes(&target, "granted").await, before);
     // Sessions opened from now on are on the new server.
     let settings = fleet.direct("pg-3", "granted").await;
     assert_eq!(settings.column("SHOW work_mem").await, ["5MB"]);
@@ -284,6 +304,105 @@ async fn settings_and_grants_arrive(fleet: &Fleet) {
     owner.run("CREATE TABLE later (n int)").await;
     app.run("INSERT INTO later VALUES (1)").await;
     assert_eq!(reader.number("SELECT count(*) FROM later").await, 1);
+
+    // And what is changed since goes back, though nothing tells of it.
+    fleet.cli(&["move", "complete", &id, "--wait"]).await.ok();
+    let id = move_to(fleet, "granted", "pg-1").await["id"].as_i64().unwrap().to_string();
+    server
+        .run(
+            "REVOKE granted__readonly FROM granted_auditor; COMMENT ON ROLE granted__app IS NULL;
+             REVOKE CONNECT ON DATABASE granted FROM granted_auditor; ALTER DATABASE granted RESET work_mem;
+             ALTER ROLE granted__readonly CONNECTION LIMIT -1; ALTER ROLE granted__owner PASSWORD NULL",
+        )
+        .await;
+    let mut before = attributes(&server, "granted").await;
+    fleet.cli(&["move", "reverse", &id, "--wait"]).await.ok();
+    let mut after = attributes(&target, "granted").await;
+    // A password that routers could not log in with is made anew.
+    let is_owner = |line: &String| line.starts_with("role granted__owner");
+    let owner = |lines: &mut Vec<String>| lines.remove(lines.iter().position(is_owner).unwrap());
+    assert_ne!(owner(&mut after), owner(&mut before));
+    assert_eq!(after, before);
+    for side in [&server, &target] {
+        side.run("DROP ROLE granted_auditor").await;
+    }
+}
+
+/// Large objects: owner, rights, comment, contents.
+const LARGE_OBJECTS: &str = "
+    SELECT concat_ws(' ', oid, lomowner::regrole, lomacl, obj_description(oid, 'pg_largeobject'), md5(lo_get(oid)))
+    FROM pg_largeobject_metadata ORDER BY oid";
+
+/// Triggers, those of foreign keys included, and whether they fire.
+const TRIGGERS: &str = "
+    SELECT concat_ws(' ', tgrelid::regclass, tgfoid::regproc, tgtype, tgenabled) FROM pg_trigger ORDER BY 1";
+
+async fn what_the_log_does_not_tell_goes_along_and_back(fleet: &Fleet) {
+    fleet.create("unheard", &["--server", "pg-1"]).await;
+    let client = fleet.connect("unheard").await;
+    client
+        .run(
+            "CREATE TABLE fired (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY);
+             CREATE FUNCTION fires() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 INSERT INTO public.fired DEFAULT VALUES; RETURN NULL;
+             END $$;
+             CREATE UNLOGGED TABLE visits (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n int CHECK (n > 0),
+                 twice int GENERATED ALWAYS AS (n * 2) STORED, up int REFERENCES visits);
+             CREATE TRIGGER fires AFTER INSERT ON visits EXECUTE FUNCTION fires();
+             CREATE TRIGGER sleeps AFTER INSERT ON visits EXECUTE FUNCTION fires();
+             ALTER TABLE visits DISABLE TRIGGER sleeps;
+             INSERT INTO visits (n, up) SELECT n, 101 - n FROM generate_series(1, 100) n;
+             SELECT lo_from_bytea(4242, decode(repeat('00ff10', 50000), 'hex'));
+             SELECT lo_put(lo_create(4243), 10000, 'far'), lo_create(4244);
+             GRANT SELECT ON LARGE OBJECT 4242 TO unheard__readonly;
+             COMMENT ON LARGE OBJECT 4242 IS 'it''s large'",
+        )
+        .await;
+    let mut id = String::new();
+    for (from, to) in [("pg-1", "pg-3"), ("pg-3", "pg-1")] {
+        let triggers = fleet.direct(from, "unheard").await.column(TRIGGERS).await;
+        let rows = contents(fleet, from, "unheard").await;
+        let objects = fleet.direct(from, "unheard").await.column(LARGE_OBJECTS).await;
+        assert_eq!((rows.len(), objects.len()), (2, 3), "{rows:?} {objects:?}");
+        let ended = if id.is_empty() {
+            move_to(fleet, "unheard", to).await
+        } else {
+            fleet.cli(&["move", "reverse", &id, "--wait"]).await.ok()
+        };
+        assert_eq!(ended["verified"], true, "{ended}");
+        id = ended["id"].as_i64().unwrap().to_string();
+        assert_eq!(contents(fleet, to, "unheard").await, rows);
+        assert_eq!(fleet.direct(to, "unheard").await.column(LARGE_OBJECTS).await, objects);
+        assert_eq!(fleet.direct(to, "unheard").await.column(TRIGGERS).await, triggers);
+
+        // What was copied is at work: triggers fire, keys hold.
+        let fired = client.number("SELECT count(*) FROM fired").await;
+        client.run("INSERT INTO visits (n) VALUES (7)").await;
+        assert_eq!(client.number("SELECT count(*) FROM fired").await, fired + 1);
+        assert_eq!(client.fails("INSERT INTO visits (n, up) VALUES (7, 9999)").await, "23503");
+        client.run("DELETE FROM visits WHERE id = 100 - n AND n < 10; UPDATE visits SET n = n + 1").await;
+        client.run("SELECT lo_unlink((SELECT max(oid) FROM pg_largeobject_metadata)), lo_put(4242, 5, 'new'), lo_create(0)").await;
+    }
+}
+
+/// What a tenant's roles and database have on a server beside what is in the database.
+async fn attributes(server: &Client, tenant: &str) -> Vec<String> {
+    server
+        .column(&format!(
+            "WITH own AS (SELECT * FROM pg_authid WHERE rolname IN ('{tenant}__owner', '{tenant}__app', '{tenant}__readonly'))
+             SELECT concat_ws(' ', 'role', rolname, rolinherit, rolconnlimit, rolvaliduntil, rolpassword,
+                 shobj_description(oid, 'pg_authid')) FROM own
+             UNION ALL SELECT concat_ws(' ', roleid::regrole, 'has', member::regrole, admin_option) FROM pg_auth_members
+                 WHERE roleid IN (SELECT oid FROM own) OR member IN (SELECT oid FROM own)
+             UNION ALL SELECT concat_ws(' ', grantee::regrole, privilege_type, is_grantable)
+                 FROM pg_database, aclexplode(datacl) WHERE datname = '{tenant}' AND grantee::regrole::text !~ '^tenantry'
+             UNION ALL SELECT concat('comment ', shobj_description(oid, 'pg_database')) FROM pg_database
+                 WHERE datname = '{tenant}'
+             UNION ALL SELECT concat_ws(' ', setrole::regrole, setconfig) FROM pg_db_role_setting
+                 WHERE setrole IN (SELECT oid FROM own) OR setdatabase = (SELECT oid FROM pg_database WHERE datname = '{tenant}')
+             ORDER BY 1"
+        ))
+        .await
 }
 
 async fn what_an_owner_wrote_never_runs_as_a_superuser_in_a_move_or_clone(fleet: &Fleet) {

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::driver::Move;
 use super::fence;
 use super::pause;
+use super::schema;
 use super::stragglers::{self, Patience};
 use crate::error::{Error, Result};
 use crate::server::{Connection, ident, tables};
@@ -56,9 +57,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         }
         tokio::time::sleep(POLL).await;
     }
-    if source.value("SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)", &[]).await? {
-        return Err(Error::Failed("large objects were made during the move, which can't carry them".into()));
-    }
+    schema::carry_attributes(the_move).await?;
     check_fingerprint(the_move, &source).await
 }
 

@@ -11,7 +11,8 @@ use shard_map::moves::Event;
 use super::compare::sealed::TargetSnapshot;
 use super::driver::{Move, Verify};
 use super::given_up::{self, Lost};
-use super::{catch_up, fence, force_security, freshen, pause, release, seal, take_back};
+use super::held::{self, Held};
+use super::{catch_up, fence, force_security, freshen, pause, release, schema, seal, take_back};
 use crate::error::{Error, Result};
 use crate::server::{Connection, database, registry, tables};
 
@@ -33,7 +34,8 @@ struct Sessions {
     target_too: Connection,
     sequences: Vec<String>,
     /// What is made good on the target once everything is applied.
-    force_security: String,
+    at_last: String,
+    held: Option<Held>,
     epoch: Epoch,
 }
 
@@ -149,14 +151,21 @@ async fn prepare(the_move: &Move<'_>) -> Result<Sessions> {
     let target_registry = the_move.target_registry().await?;
     let record = registry::read(&target_registry, &the_move.id).await?;
     let arriving = record.ok_or_else(|| Error::Failed("the target has no record of the tenant".into()))?;
+    let source_registry = the_move.source_registry().await?;
+    let limits = schema::role_limits(the_move, &source_registry).await?;
+    let target = the_move.arriving_database().await?;
+    let (held, made_good) = Held::prepare(the_move, (&source, &target)).await?;
+    let mut sequences = tables::sequences(&source).await?;
+    sequences.extend(held::sequences(&source).await?);
     Ok(Sessions {
-        source_registry: the_move.source_registry().await?,
+        source_registry,
         source_pid,
-        sequences: tables::sequences(&source).await?,
-        force_security: force_security::statements(&source).await?,
+        sequences,
+        at_last: force_security::statements(&source).await? + &limits + &made_good,
+        held,
         source,
         target_registry,
-        target: the_move.arriving_database().await?,
+        target,
         target_too: the_move.arriving_database().await?,
         // A cutover that was taken back has put the target's record further.
         epoch: the_move.tenant().await?.epoch.next().max(arriving.epoch),
@@ -165,7 +174,8 @@ async fn prepare(the_move: &Move<'_>) -> Result<Sessions> {
 
 async fn attempt(the_move: &mut Move<'_>, sessions: Sessions, parts: &Parts) -> Result<()> {
     let Sessions { source_registry, source, source_pid, target_registry, target, target_too, .. } = sessions;
-    let (sequences, force_security, epoch) = (sessions.sequences, sessions.force_security, sessions.epoch);
+    let (sequences, at_last, epoch) = (sessions.sequences, sessions.at_last, sessions.epoch);
+    let held = sessions.held;
     let fence_row = parts.fence_row;
     let deadline = parts.begun + the_move.max_hold();
     let drained_by = parts.begun + the_move.max_hold() * DRAIN_PERCENT / 100;
@@ -173,7 +183,12 @@ async fn attempt(the_move: &mut Move<'_>, sessions: Sessions, parts: &Parts) -> 
     let fenced = fence::fence(the_move, &source_registry, source_pid, (drained_by, deadline));
     parts.act("fence", fenced).await?;
     let applied = async {
-        let set_sequences = fence::flush(&source, fence_row, &sequences).await?;
+        let carries_large_objects = held.as_ref().is_some_and(Held::has_large_objects);
+        let set_sequences = fence::flush(&source, fence_row, &sequences, carries_large_objects).await?;
+        if let Some(held) = held {
+            fence::wait_applied(&target, fence_row, deadline).await?;
+            parts.act("unlogged", held.carry(&source, deadline)).await?;
+        }
         source.close().await;
         fence::wait_applied(&target, fence_row, deadline).await?;
         Ok(set_sequences)
@@ -181,7 +196,7 @@ async fn attempt(the_move: &mut Move<'_>, sessions: Sessions, parts: &Parts) -> 
     let set_sequences = parts.act("apply", applied).await?;
     // A synchronous commit on the target: what the apply worker committed asynchronously is flushed with it.
     let synchronous = format!(
-        "BEGIN; {set_sequences}; {force_security} INSERT INTO tenantry.fence (id) VALUES (-{fence_row}); COMMIT"
+        "BEGIN; {set_sequences}; {at_last} INSERT INTO tenantry.fence (id) VALUES (-{fence_row}); COMMIT"
     );
     let (position, ()) = tokio::try_join!(
         parts.act("detach", seal::detach(the_move, &source_registry, &target, deadline)),

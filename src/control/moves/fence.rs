@@ -73,11 +73,17 @@ pub(crate) async fn fence(
 }
 
 /// Writes the fence row with a synchronous commit, which flushes every earlier commit, and reads all sequences.
-/// Returns the statement that sets them on the target.
-pub(crate) async fn flush(source: &Connection, fence_row: i64, sequences: &[String]) -> Result<String> {
-    // Not decoded, so not on the target: some were made since the preflight.
-    if source.value("SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)", &[]).await? {
-        return Err(Error::Failed("large objects were made during the move, which can't carry them".into()));
+/// Returns the statement that sets them on the target. `carries_large_objects`: whether those are copied in this hold.
+pub(crate) async fn flush(
+    source: &Connection,
+    fence_row: i64,
+    sequences: &[String],
+    carries_large_objects: bool,
+) -> Result<String> {
+    // Not decoded, so not on the target.
+    const LARGE_OBJECTS: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)";
+    if !carries_large_objects && source.value(LARGE_OBJECTS, &[]).await? {
+        return Err(Error::Timeout("large objects were made right before the hold".into()));
     }
     source.run("SET synchronous_commit = on").await?;
     source.rows("INSERT INTO tenantry.fence (id) VALUES ($1)", &[&fence_row]).await?;

@@ -18,6 +18,7 @@ mod force_security;
 mod freshen;
 mod given_up;
 mod guard;
+mod held;
 mod identity;
 mod journal;
 mod names;

@@ -7,7 +7,7 @@ use super::driver::Move;
 use super::programs::Programs;
 use crate::error::{Error, Result};
 use crate::server::doom::{self, Doomed};
-use crate::server::{database, registry, roles, settings};
+use crate::server::{Connection, attributes, database, registry, roles, settings};
 
 /// Where this move keeps the source's schema, between this phase and the build.
 pub(crate) fn dump_file(the_move: &Move<'_>) -> PathBuf {
@@ -38,11 +38,12 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
             the_move.target.name
         )));
     }
-    roles::put_tenant_roles(&target_registry, &work.context.key, id, tenant.key_version).await?;
+    let source_registry = the_move.source_registry().await?;
+    let registries = (&source_registry, &target_registry);
+    roles::carry_tenant_roles(registries, &work.context.key, &tenant).await?;
     let place = Doomed { tenant: id, database: &arriving, state: Some("arriving") };
     doom::make(&target_registry, work.term, place, 0).await?;
     database::grant(&target_registry, &arriving, id).await?;
-    let source_registry = the_move.source_registry().await?;
     let from = settings::Of { registry: &source_registry, tenant: id, database: id.live_database() };
     let to = settings::Of { registry: &target_registry, tenant: id, database: &arriving };
     settings::copy(&from, &to).await?;
@@ -66,4 +67,22 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
 
     // The journal: each range is written down in the transaction that loads it.
     the_move.arriving_database().await?.run(copy::JOURNAL).await
+}
+
+/// Brings roles and database of the target to what they are on the source now.
+pub(crate) async fn carry_attributes(the_move: &Move<'_>) -> Result<()> {
+    let (source, target) = (the_move.source_registry().await?, the_move.target_registry().await?);
+    let tenant = the_move.tenant().await?;
+    roles::carry_tenant_roles((&source, &target), &the_move.work.context.key, &tenant).await?;
+    let id = &the_move.id;
+    let from = settings::Of { registry: &source, tenant: id, database: id.live_database() };
+    let to = settings::Of { registry: &target, tenant: id, database: &id.arriving_database() };
+    attributes::carry(&from, &to).await
+}
+
+/// The statements, for the target, that limit the tenant's roles as the source does.
+pub(crate) async fn role_limits(the_move: &Move<'_>, source_registry: &Connection) -> Result<String> {
+    let id = &the_move.id;
+    let from = settings::Of { registry: source_registry, tenant: id, database: id.live_database() };
+    attributes::limits(&from).await
 }

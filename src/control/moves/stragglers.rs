@@ -12,6 +12,7 @@ use shard_map::{Access, TenantId};
 use tokio_postgres::Row;
 
 use super::driver::Move;
+use super::held;
 use crate::error::{Error, Result};
 use crate::server::{CONTROL_ROLE, Connection};
 
@@ -113,6 +114,9 @@ async fn look(the_move: &Move<'_>, source: &Connection, kill: bool) -> Result<Ve
         open.iter().map(|row| Straggler { what: session(row), remedy: END_IT, can_be_ended: true }).collect();
     if let Some(what) = prepared(source, database).await? {
         found.push(Straggler { what, remedy: SETTLE_IT, can_be_ended: false });
+    }
+    for (what, remedy) in held::too_much(the_move, source).await? {
+        found.push(Straggler { what, remedy, can_be_ended: false });
     }
     if the_move.input.wait_sessions && !kill {
         let context = &the_move.work.context;

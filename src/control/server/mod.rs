@@ -3,6 +3,7 @@
 //! Nothing here decides; `provision`, `fleet` and `moves` do. Every statement has a time limit, set on the connection.
 
 pub(crate) mod arm;
+pub(crate) mod attributes;
 pub(crate) mod connect;
 pub(crate) mod database;
 pub(crate) mod doom;

@@ -2,10 +2,16 @@
 //! none can stand in a server's log.
 
 use postgres_protocol::password::scram_sha_256;
-use shard_map::{Access, MasterKey, TenantId};
+use shard_map::{Access, MasterKey, Tenant, TenantId};
+use wire::scram::Verifier;
 
 use super::{Connection, ident, literal};
 use crate::error::Result;
+
+/// What a tenant's roles may, on any server.
+const TENANT_ATTRIBUTES: &str = "NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS";
+/// A verifier that takes longer to check is made anew: Postgres's own has 4,096.
+const CARRIED_ITERATIONS_MAX: u32 = 1 << 16;
 
 /// The passwords of a tenant's roles as verifiers, in the order of [`Access::ALL`]. Takes milliseconds of CPU.
 pub(crate) fn verifiers(key: &MasterKey, tenant: &TenantId, key_version: i32) -> [String; 3] {
@@ -39,8 +45,28 @@ pub(crate) async fn put_tenant_roles(
     key_version: i32,
 ) -> Result<()> {
     for (access, verifier) in Access::ALL.into_iter().zip(verifiers(key, tenant, key_version)) {
-        let attributes = "NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS";
-        put(connection, &access.role(tenant), attributes, &verifier).await?;
+        put(connection, &access.role(tenant), TENANT_ATTRIBUTES, &verifier).await?;
+    }
+    Ok(())
+}
+
+/// Makes the three roles of a tenant as another server has them: with the same verifiers, so that what routers derived from
+/// one is good for the other. One that is not of the password that routers know is made anew.
+pub(crate) async fn carry_tenant_roles(
+    (from, to): (&Connection, &Connection),
+    key: &MasterKey,
+    tenant: &Tenant,
+) -> Result<()> {
+    const SQL: &str = "SELECT rolpassword FROM pg_catalog.pg_authid WHERE rolname = $1";
+    for access in Access::ALL {
+        let role = access.role(&tenant.id);
+        let password = key.tenant_password(&tenant.id, access, tenant.key_version);
+        let found: Option<String> = from.row(SQL, &[&role]).await?.and_then(|row| row.get(0));
+        let fits = |text: &String| {
+            Verifier::parse(text).is_ok_and(|verifier| verifier.is_of(&password, CARRIED_ITERATIONS_MAX))
+        };
+        let verifier = found.filter(fits).unwrap_or_else(|| scram_sha_256(password.as_bytes()));
+        put(to, &role, TENANT_ATTRIBUTES, &verifier).await?;
     }
     Ok(())
 }

@@ -50,6 +50,26 @@ pub(crate) async fn copy(from: &Of<'_>, to: &Of<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Takes back all settings of a database, of its tenant's roles, and of any role in it.
+pub(crate) async fn reset(of: &Of<'_>) -> Result<()> {
+    const SQL: &str = "
+        SELECT r.rolname::text, s.setdatabase <> 0 FROM pg_catalog.pg_db_role_setting s
+        LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
+        WHERE s.setdatabase = (SELECT oid FROM pg_catalog.pg_database WHERE datname = $1)
+            OR s.setdatabase = 0 AND r.rolname = ANY ($2)";
+    let roles: Vec<String> = Access::ALL.map(|access| access.role(of.tenant)).into();
+    let database = ident(of.database);
+    for row in of.registry.rows(SQL, &[&of.database, &roles]).await? {
+        let subject = match (row.get::<_, Option<&str>>(0).map(ident), row.get(1)) {
+            (Some(role), true) => format!("ROLE {role} IN DATABASE {database}"),
+            (Some(role), false) => format!("ROLE {role}"),
+            (None, _) => format!("DATABASE {database}"),
+        };
+        of.registry.run(&format!("ALTER {subject} RESET ALL")).await?;
+    }
+    Ok(())
+}
+
 /// A list as it is stored, as SQL in which each of its items is a string. Whoever may set it for a role can store any text
 /// (`SET … FROM CURRENT`), so none of it goes into a statement as it is.
 fn literals(list: &str) -> String {

@@ -44,6 +44,11 @@ pub(crate) const IS_TENANTS: &str = "
 /// All tables that hold rows, the largest first.
 pub(crate) async fn list(connection: &Connection) -> Result<Vec<Table>> {
     debug_assert_eq!(MOVE_SCHEMA, "tenantry");
+    list_of(connection, &format!("c.relpersistence = 'p' AND {IS_TENANTS}")).await
+}
+
+/// The same, of those that a condition on `pg_class c` and `pg_namespace n` holds for.
+pub(crate) async fn list_of(connection: &Connection, condition: &str) -> Result<Vec<Table>> {
     let sql = format!(
         "SELECT n.nspname, c.relname, coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::int,
             coalesce(pg_table_size(c.oid), 0), greatest(c.reltuples, 0)::bigint,
@@ -54,7 +59,7 @@ pub(crate) async fn list(connection: &Connection) -> Result<Vec<Table>> {
                 AND (a.atttypid >= 16384 OR t.typsend = 0 OR t.typreceive = 0)),
             pg_get_userbyid(c.relowner)::text, coalesce(pg_relation_filenode(c.oid), 0)
         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND {IS_TENANTS}
+        WHERE c.relkind = 'r' AND {condition}
         ORDER BY 4 DESC, 1, 2"
     );
     let rows = connection.rows(&sql, &[]).await?;

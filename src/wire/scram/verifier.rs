@@ -61,6 +61,13 @@ impl Verifier {
         }
     }
 
+    /// Whether it is the verifier of a password; `false`, too, when finding out took more than so many iterations.
+    #[must_use]
+    pub fn is_of(&self, password: &str, iterations_max: u32) -> bool {
+        self.iterations <= iterations_max
+            && *self == Self::from_password(password, &self.salt, self.iterations)
+    }
+
     /// The verifier of a password.
     #[must_use]
     pub fn from_password(password: &str, salt: &[u8], iterations: u32) -> Self {

@@ -10,6 +10,7 @@ mod versions;
 use serde::Serialize;
 use shard_map::{Server, TenantId};
 
+use super::held;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::server::tables;
@@ -27,7 +28,8 @@ pub(crate) enum Level {
 }
 
 /// Findings that an operator may take upon himself: nothing is lost by them that a move could have kept.
-const ACCEPTABLE: [&str; 4] = ["capacity", "foreign_servers", "log_positions", "tablespaces"];
+const ACCEPTABLE: [&str; 5] =
+    ["capacity", "foreign_servers", "log_positions", "tablespaces", held::UNLOGGED_ROWS];
 
 /// Something that was found.
 #[derive(Debug, Clone, Serialize)]

@@ -1,6 +1,6 @@
 //! Questions to the source's database: each is one query that gives a line for each thing that is in the way.
 
-use super::{Level, Preflight};
+use super::{Level, Preflight, held};
 use crate::error::Result;
 use crate::server::Connection;
 use crate::server::tables::IS_TENANTS;
@@ -14,23 +14,7 @@ struct Probe {
     sql: &'static str,
 }
 
-const PROBES: [Probe; 15] = [
-    Probe {
-        level: Level::Error,
-        code: "large_objects",
-        what: "large objects are not replicated",
-        remedy: "move them into bytea columns first",
-        sql: "SELECT count(*) || ' of them' FROM pg_catalog.pg_largeobject_metadata HAVING count(*) > 0",
-    },
-    Probe {
-        level: Level::Error,
-        code: "unlogged_table",
-        what: "an unlogged table is not replicated",
-        remedy: "ALTER TABLE … SET LOGGED, or drop it",
-        sql: "SELECT c.oid::regclass::text FROM pg_catalog.pg_class c
-            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-            WHERE c.relkind = 'r' AND c.relpersistence = 'u' AND {IS_TENANTS}",
-    },
+const PROBES: [Probe; 12] = [
     Probe {
         level: Level::Error,
         code: "foreign_table",
@@ -97,13 +81,6 @@ const PROBES: [Probe; 15] = [
             WHERE NOT t.tgisinternal AND t.tgenabled IN ('A', 'R')",
     },
     Probe {
-        level: Level::Error,
-        code: "extension_rows",
-        what: "an extension keeps rows of its user in tables of its own",
-        remedy: "drop the extension, and make it again after the move",
-        sql: "SELECT extname::text FROM pg_catalog.pg_extension WHERE extconfig IS NOT NULL",
-    },
-    Probe {
         level: Level::Warning,
         code: "no_key",
         what: "every row change of a table without a usable key is replicated as a whole row",
@@ -147,6 +124,11 @@ const PROBES: [Probe; 15] = [
 
 /// Asks all of them.
 pub(super) async fn ask(found: &mut Preflight, connection: &Connection) -> Result<()> {
+    for kind in &held::KINDS {
+        if let Some(much) = kind.over(connection).await? {
+            found.add(Level::Error, kind.code, format!("{}: {much}", kind.what), kind.remedy);
+        }
+    }
     for probe in PROBES {
         let sql = probe.sql.replace("{IS_TENANTS}", IS_TENANTS);
         for row in connection.rows(&sql, &[]).await? {

@@ -128,7 +128,8 @@ async fn locale(found: &mut Preflight, sides: &Sides<'_>) -> Result<()> {
 pub(super) async fn roles(found: &mut Preflight, sides: &Sides<'_>, id: &TenantId) -> Result<()> {
     let tenants = Access::ALL.map(|access| access.role(id));
     const POWERFUL: &str = "
-        SELECT rolname::text FROM pg_catalog.pg_roles r WHERE rolname = ANY ($1) AND (rolsuper OR EXISTS (
+        SELECT rolname::text FROM pg_catalog.pg_roles r WHERE rolname = ANY ($1) AND (EXISTS (
+            SELECT FROM pg_catalog.pg_roles s WHERE s.rolsuper AND pg_catalog.pg_has_role(r.oid, s.oid, 'MEMBER')) OR EXISTS (
             SELECT FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database() AND datdba = r.oid))";
     for row in sides.on_source.rows(POWERFUL, &[&tenants.as_slice()]).await? {
         let role: String = row.get(0);
@@ -137,19 +138,27 @@ pub(super) async fn roles(found: &mut Preflight, sides: &Sides<'_>, id: &TenantI
         found.add(Level::Error, "powerful_role", what, remedy);
     }
     const ROLES: &str = "
-        SELECT DISTINCT r.rolname::text FROM pg_catalog.pg_shdepend d JOIN pg_catalog.pg_roles r ON r.oid = d.refobjid
-        WHERE d.refclassid = 'pg_catalog.pg_authid'::regclass
-            AND d.dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-            AND NOT r.rolname = ANY ($1) AND r.rolname NOT LIKE 'pg\\_%' AND r.rolname NOT LIKE 'tenantry\\_move\\_%'";
+        WITH here AS (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()),
+        own AS (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = ANY ($2))
+        SELECT DISTINCT r.rolname::text FROM (
+            SELECT d.refobjid FROM pg_catalog.pg_shdepend d, here
+            WHERE d.refclassid = 'pg_catalog.pg_authid'::regclass AND (d.dbid = here.oid
+                OR d.classid = 'pg_catalog.pg_database'::regclass AND d.objid = here.oid)
+            UNION ALL SELECT m.roleid FROM pg_catalog.pg_auth_members m WHERE m.member IN (SELECT oid FROM own)
+            UNION ALL SELECT m.member FROM pg_catalog.pg_auth_members m WHERE m.roleid IN (SELECT oid FROM own)
+        ) others (oid) JOIN pg_catalog.pg_roles r USING (oid)
+        WHERE NOT r.rolname = ANY ($1) AND r.rolname NOT LIKE 'pg\\_%'
+            AND r.rolname !~ '^tenantry_(move|reverse)_[0-9]+$' ORDER BY 1";
     let mut known = tenants.to_vec();
     known.push(CONTROL_ROLE.to_owned());
-    for row in sides.on_source.rows(ROLES, &[&known]).await? {
+    for row in sides.on_source.rows(ROLES, &[&known, &tenants.as_slice()]).await? {
         let role: String = row.get(0);
         let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)";
         if !sides.on_target.value::<bool>(there, &[&role]).await? {
             let target = &sides.target.name;
-            let what =
-                format!("role {role} owns or may use something here, and server {target} has no such role");
+            let what = format!(
+                "role {role} owns or may use something here, or is a member of a role here or has one as its member, and server {target} has no such role"
+            );
             found.add(Level::Error, "missing_role", what, format!("create role {role} there first"));
         }
     }

@@ -2,7 +2,7 @@
 # themselves: they need Rust and a linker, and fetch Postgres if the machine has none; `test`
 # also fetches newer versions of it, by npm.
 
-.PHONY: help setup demo test torture lint bench drivers fuzz
+.PHONY: help setup demo test torture faults lint bench drivers fuzz
 .DEFAULT_GOAL := help
 
 # Where cargo builds to, and the longest that a source file may be.
@@ -32,6 +32,10 @@ test: ## all tests, on real Postgres servers
 torture: ## many moves with faults drawn by lot (MOVES=200 SEED=1)
 	@$(with_postgres) TENANTRY_TORTURE_MOVES=$(or $(MOVES),200) TENANTRY_TORTURE_SEED=$(or $(SEED),1) \
 		cargo test --locked --features failpoints --test it -- torture::
+
+faults: ## each point of a move with each fault; writes docs/move-faults.md (CELLS=missing, or names of points)
+	@$(with_postgres) TENANTRY_FAULTS=$(or $(CELLS),all) \
+		cargo test --locked --features failpoints --test it -- faults::
 
 lint: ## formatting, clippy, docs, lengths; with cargo-deny also licences and duplicates
 	@cargo fmt --all --check

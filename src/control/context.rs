@@ -95,7 +95,7 @@ impl Work {
     pub(crate) async fn begin(&self, step: &str, result_before: &str) -> Result<()> {
         tracing::info!(operation = self.operation.id, step, "step begins");
         self.context.catalog.begin_step(self.operation.id, step, result_before, self.term).await?;
-        crate::failpoint::reach(step);
+        crate::failpoint::reach(step).await;
         Ok(())
     }
 

@@ -1,42 +1,79 @@
-//! Points at which a test lets the control plane die, as by `kill -9`: one at the beginning of every step, and one
-//! behind every act of a cutover.
+//! Points at which a test lets the control plane die, as by `kill -9`, or stand still: at the beginning of every step, and
+//! around the acts of it.
 //!
-//! Only with the feature `failpoints`, which release builds do not have. `TENANTRY_FAILPOINT_FILE` names a file that
-//! holds a point's name; when that point is reached, the file is removed (so that it happens once) and the process
-//! aborts.
+//! Only with the feature `failpoints`, which release builds do not have. `TENANTRY_FAILPOINT_FILE` names a file that says
+//! what is to happen:
 //!
-//! `stand POINT` instead makes it stand still there, right before a write that a registry is to guard, until the file says
-//! something else. `TENANTRY_FAILPOINT_FILE.reached` tells that it does; as long as that is there, this instance neither
-//! renews its lease nor looks whether it still leads: what one does that hung, in the moment in which it wakes up.
-//!
-//! Lines `pause POINT TABLE BLOCK` make the work that comes to that block of a table stand there, and nothing else;
-//! `TENANTRY_FAILPOINT_FILE.paused` tells which do.
+//! - `POINT`: when it is reached, the file is removed (so that it happens once) and the process aborts.
+//! - `wait POINT`: what comes there stands there until the file says something else, and everything else goes on.
+//!   `TENANTRY_FAILPOINT_FILE.waiting` tells that it does.
+//! - `stand POINT`: the same for a process that hangs: as long as `TENANTRY_FAILPOINT_FILE.reached` is there, this instance
+//!   neither renews its lease nor looks whether it still leads. What one does that hung, in the moment in which it wakes up.
+//! - lines `pause POINT TABLE BLOCK`: the work that comes to that block of a table stands there, and nothing else;
+//!   `TENANTRY_FAILPOINT_FILE.paused` tells which do.
 
-/// Dies here if a test asked for it.
 #[cfg(feature = "failpoints")]
-pub(crate) fn reach(point: &str) {
+use std::time::Duration;
+
+#[cfg(feature = "failpoints")]
+const POLL: Duration = Duration::from_millis(10);
+/// How long a message is on its way to a server for sure.
+#[cfg(feature = "failpoints")]
+const SENT: Duration = Duration::from_millis(50);
+
+/// Dies or stands here if a test asked for it.
+#[cfg(feature = "failpoints")]
+pub(crate) async fn reach(point: &str) {
     let Ok(file) = std::env::var("TENANTRY_FAILPOINT_FILE") else { return };
-    let wanted = std::fs::read_to_string(&file).unwrap_or_default();
-    if wanted.trim() == point && std::fs::remove_file(&file).is_ok() {
-        tracing::warn!(point, "failpoint reached: aborting");
-        std::process::abort();
+    let wish = std::fs::read_to_string(&file).unwrap_or_default();
+    let told = match wish.trim().split_once(' ') {
+        None if wish.trim() == point && std::fs::remove_file(&file).is_ok() => {
+            tracing::warn!(point, "failpoint reached: aborting");
+            std::process::abort();
+        }
+        Some(("wait", wanted)) if wanted == point => format!("{file}.waiting"),
+        Some(("stand", wanted)) if wanted == point => format!("{file}.reached"),
+        _ => return,
+    };
+    tracing::warn!(point, "failpoint reached: standing");
+    while std::fs::read_to_string(&file).is_ok_and(|now| now == wish) {
+        // The test waits for it, and fails without it.
+        drop(std::fs::write(&told, point));
+        tokio::time::sleep(POLL).await;
     }
 }
 
 /// Nothing, in a build without failpoints.
 #[cfg(not(feature = "failpoints"))]
-pub(crate) fn reach(_point: &str) {}
+#[allow(clippy::unused_async, reason = "it waits in a build with failpoints")]
+pub(crate) async fn reach(_point: &str) {}
 
-/// The file by which an instance tells that it stands.
+/// Asks a server something; the point is where it was sent and its answer is not read.
 #[cfg(feature = "failpoints")]
-fn reached() -> Option<String> {
-    std::env::var("TENANTRY_FAILPOINT_FILE").ok().map(|file| format!("{file}.reached"))
+pub(crate) async fn unread<T>(point: &str, asked: impl Future<Output = T>) -> T {
+    let file = std::env::var("TENANTRY_FAILPOINT_FILE").unwrap_or_default();
+    let wish = std::fs::read_to_string(file).unwrap_or_default();
+    if wish.split_whitespace().last() != Some(point) {
+        return asked.await;
+    }
+    let reached = async {
+        tokio::time::sleep(SENT).await;
+        reach(point).await;
+    };
+    tokio::join!(asked, reached).0
+}
+
+/// Asks it, in a build without failpoints.
+#[cfg(not(feature = "failpoints"))]
+pub(crate) async fn unread<T>(_point: &str, asked: impl Future<Output = T>) -> T {
+    asked.await
 }
 
 /// Whether a test wants a leader that does not look at its lease.
 #[cfg(feature = "failpoints")]
 pub(crate) fn sleepwalks() -> bool {
-    reached().is_some_and(|file| std::path::Path::new(&file).exists())
+    std::env::var("TENANTRY_FAILPOINT_FILE")
+        .is_ok_and(|file| std::path::Path::new(&format!("{file}.reached")).exists())
 }
 
 /// No, in a build without failpoints.
@@ -44,23 +81,6 @@ pub(crate) fn sleepwalks() -> bool {
 pub(crate) fn sleepwalks() -> bool {
     false
 }
-
-/// Stands here for as long as a test wants it.
-#[cfg(feature = "failpoints")]
-pub(crate) async fn stand(point: &str) {
-    let (Ok(file), Some(reached)) = (std::env::var("TENANTRY_FAILPOINT_FILE"), reached()) else { return };
-    let wanted = format!("stand {point}");
-    while std::fs::read_to_string(&file).is_ok_and(|text| text.trim() == wanted) {
-        // The test waits for it, and fails without it.
-        drop(std::fs::write(&reached, point));
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
-}
-
-/// Nothing, in a build without failpoints.
-#[cfg(not(feature = "failpoints"))]
-#[allow(clippy::unused_async, reason = "it waits in a build with failpoints")]
-pub(crate) async fn stand(_point: &str) {}
 
 /// Pauses here, at one block of one table, for as long as a test wants it.
 #[cfg(feature = "failpoints")]
@@ -74,7 +94,7 @@ pub(crate) async fn pause(point: &str, table: &str, block: i64) {
             let text = std::fs::read_to_string(&told).unwrap_or_default();
             drop(std::fs::write(&told, format!("{text}{here}\n")));
         }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(POLL).await;
     }
 }
 

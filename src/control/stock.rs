@@ -168,7 +168,7 @@ async fn fill(
                     continue;
                 }
                 let id = stock::add(&connection, term).await?;
-                failpoint::reach("stock_added");
+                failpoint::reach("stock_added").await;
                 finish(context, term, (server, &connection), &id, wanted).await?;
             }
         }
@@ -217,7 +217,7 @@ async fn finish(
     match prepare(context, (server, connection), id).await {
         Ok(()) => {
             stock::set(connection, term, id, (State::Ready, wanted.schema.as_deref())).await?;
-            failpoint::reach("stock_ready");
+            failpoint::reach("stock_ready").await;
             Ok(())
         }
         Err(error) => {
@@ -247,14 +247,14 @@ async fn prepare(
         read_only: false,
     };
     roles::put_tenant_roles(connection, &context.key, id, nobody.key_version).await?;
-    failpoint::reach("stock_roles");
+    failpoint::reach("stock_roles").await;
     if !database::is_valid(connection, id.live_database()).await? {
         // Half dropped; nothing else ever has its name.
         database::drop(connection, id.live_database()).await?;
     }
     database::create(connection, id.live_database(), 0).await?;
     database::grant(connection, id.live_database(), id).await?;
-    failpoint::reach("stock_database");
+    failpoint::reach("stock_database").await;
     let inside = context.connector.database(server, id.live_database()).await?;
     database::grant_schema(&inside, id).await?;
     inside.close().await;
@@ -269,7 +269,7 @@ async fn discard(connection: &Connection, term: i64, id: &TenantId) -> Result<()
         return Ok(());
     }
     database::drop(connection, id.live_database()).await?;
-    failpoint::reach("stock_dropped");
+    failpoint::reach("stock_dropped").await;
     roles::drop_tenant_roles(connection, term, id).await?;
     stock::remove(connection, term, id).await
 }

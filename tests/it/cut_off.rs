@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use rustix::process::Signal;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
 
 use crate::harness::ledger::Ledger;
+use crate::harness::net::Way;
 use crate::harness::{Fleet, Router, Sql as _, code, connect, leftovers, message, signal, trials, until};
 use crate::map_damage::catalog;
 use crate::moves::move_to;
@@ -22,40 +21,10 @@ trials! {
     own a_damaged_snapshot_is_set_aside_and_never_costs_a_route,
 }
 
-/// A way to the catalog that can be cut.
-struct Way {
-    port: u16,
-    carrying: JoinHandle<()>,
-}
-
-impl Way {
-    async fn to_catalog(fleet: &Fleet) -> Self {
-        let config: tokio_postgres::Config = fleet.variable("TENANTRY_CATALOG_URL").parse().unwrap();
-        let target = config.get_ports()[0];
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let carrying = tokio::task::spawn_local(async move {
-            // Dropped with this task, and so are the connections.
-            let mut carried = tokio::task::JoinSet::new();
-            while let Ok((mut near, _)) = listener.accept().await {
-                carried.spawn(async move {
-                    let Ok(mut far) = TcpStream::connect(("127.0.0.1", target)).await else { return };
-                    drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
-                });
-            }
-        });
-        Self { port, carrying }
-    }
-
-    async fn cut(self) {
-        self.carrying.abort();
-        drop(self.carrying.await);
-    }
-}
-
 /// A router whose way to the catalog can be cut.
 async fn router_with_a_way(fleet: &Fleet) -> (Router, Way) {
-    let way = Way::to_catalog(fleet).await;
+    let config: tokio_postgres::Config = fleet.variable("TENANTRY_CATALOG_URL").parse().unwrap();
+    let way = Way::to(config.get_ports()[0]).await;
     let url = fleet.variable("TENANTRY_CATALOG_URL");
     let (login, rest) = url.rsplit_once('@').unwrap();
     let database = rest.split_once('/').unwrap().1;
@@ -122,7 +91,7 @@ async fn a_router_that_is_cut_off_follows_two_moves_and_loses_nothing(fleet: &mu
         connect(&made).await.err().filter(|error| message(error).contains("being created"))
     })
     .await;
-    way.cut().await;
+    way.end().await;
     through_it.goes_on().await;
     until("the router to find it open at its server", async || connect(&made).await.ok()).await;
     for server in ["pg-2", "pg-3"] {
@@ -167,7 +136,7 @@ async fn a_router_that_is_cut_off_finds_what_moved_from_a_server_that_died_since
     let spared = fleet.create("spared", &["--server", "pg-2"]).await;
     knows(&router, fleet, spared["id"].as_str().unwrap()).await;
     let ledger = Ledger::start_as(fleet, &router.through(&fleet.config("spared")), 2).await;
-    way.cut().await;
+    way.end().await;
     for (tenant, server) in [("gone", "pg-2"), ("unread", "pg-3")] {
         move_to(fleet, tenant, server).await;
     }

@@ -22,7 +22,11 @@ mod dev;
 mod doctor;
 mod drain;
 mod errors;
+#[cfg(feature = "failpoints")]
+mod faults;
 mod frameworks;
+#[cfg(feature = "failpoints")]
+mod frozen;
 mod hostile;
 mod last_dumps;
 mod lifecycle;
@@ -153,6 +157,8 @@ fn with_failpoints() -> Vec<Vec<harness::Test>> {
         sleepwalker::trials(),
         map_crashes::trials(),
         crashes::trials(),
+        faults::trials(),
+        frozen::trials(),
         stock_crashes::trials(),
         stragglers::trials(),
     ]

@@ -88,7 +88,7 @@ pub(super) async fn take(run: Arc<Run>, tenant: TenantId, mut server: ServerName
             run.stop.store(true, Relaxed);
         }
     }
-    crate::failpoint::reach("migrated");
+    crate::failpoint::reach("migrated").await;
     Ok(run.context.catalog.end_turn(run.id, &end, run.term).await?)
 }
 

@@ -54,7 +54,7 @@ pub(super) async fn carry_out(
     if let Some(url) = &tools.url {
         Catalog::create_database(url).await?;
         tools.catalog.migrate().await?;
-        failpoint::reach("map_prepared");
+        failpoint::reach("map_prepared").await;
     }
     // Held to the end.
     let mut repair = tools.catalog.repair().await?;
@@ -62,9 +62,9 @@ pub(super) async fn carry_out(
         true => {
             let (term, known) = fence_of(&before, &decision.changes, &seen);
             make_registries(tools, servers(&before), &decision.changes, term).await?;
-            failpoint::reach("map_registries");
+            failpoint::reach("map_registries").await;
             let mut fenced = survey::fence(&tools.connector, servers(&before), (term, &known)).await;
-            failpoint::reach("map_fenced");
+            failpoint::reach("map_fenced").await;
             forget_fence(&mut fenced, &seen, term);
             (fenced, Some(term))
         }
@@ -76,14 +76,14 @@ pub(super) async fn carry_out(
     if let Some(term) = term {
         let servers = servers(&before);
         write_records(tools, &servers, (&decision.changes, term)).await?;
-        failpoint::reach("map_records");
+        failpoint::reach("map_records").await;
         raise_epochs(tools, &servers, (&decision.changes, term)).await?;
-        failpoint::reach("map_raised");
+        failpoint::reach("map_raised").await;
     }
     opened.write(&decision.changes, Writing { term, keep_sealed_s: tools.keep_sealed_s }).await?;
-    failpoint::reach("map_written");
+    failpoint::reach("map_written").await;
     opened.commit().await?;
-    failpoint::reach("map_done");
+    failpoint::reach("map_done").await;
     Ok(outcome(&before, decision, true))
 }
 

@@ -6,6 +6,7 @@ use super::driver::Move;
 use super::identity::{self, Changed};
 use super::{complete, guard, pause, stragglers, undo};
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::fleet::tenant;
 use crate::server::walsender::Walsender;
 use crate::server::{ident, registry, roles, tables};
@@ -19,6 +20,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let source_registry = the_move.source_registry().await?;
     registry::raise_term(&source_registry, work.term).await?;
     registry::raise_term(&the_move.target_registry().await?, work.term).await?;
+    failpoint::reach("arm_terms").await;
 
     the_move.note_limit(&source_registry).await?;
     let live = the_move.id.live_database();
@@ -37,9 +39,11 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         if !missing.is_empty() {
             changed.extend(missing.iter().cloned());
             work.remember(&json!({ "identities": changed })).await?;
+            failpoint::reach("arm_noted").await;
             identity::set(&source, &missing).await?;
         }
     }
+    failpoint::reach("arm_guarded").await;
     tenant::let_migrations_on(&source).await?;
     let forward = &the_move.names.forward;
     source
@@ -49,16 +53,19 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         ))
         .await?;
 
+    failpoint::reach("arm_published").await;
     // The role with which the target follows: it can stream, and nothing else.
     let password = work.context.key.move_password(work.operation.id);
     roles::put_login(&source_registry, forward, "REPLICATION NOSUPERUSER", &password).await?;
     source_registry.run(&format!("GRANT CONNECT ON DATABASE {} TO {}", ident(live), ident(forward))).await?;
 
+    failpoint::reach("arm_role").await;
     undo::drop_slot(&source_registry, forward).await?;
     let mut walsender = Walsender::connect(&work.context.connector, &the_move.source, live).await?;
     let slot = walsender.create_slot(forward, work.context.config.slot_timeout);
     let slot = stragglers::tell_while(the_move, &source_registry, slot).await?;
     the_move.snapshot = Some((walsender, slot.snapshot));
+    failpoint::reach("arm_slot").await;
 
     // Creating the slot waited for every transaction that was open: what such a one created is seen only now.
     let late = identity::missing(&source).await?;

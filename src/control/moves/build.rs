@@ -7,6 +7,7 @@ use super::schema::dump_file;
 use super::stream::{self, Publisher};
 use super::{identity, pause, watchdog};
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::server::Connection;
 
 /// Jobs with which indexes are built; and where other tenants are at work.
@@ -28,6 +29,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let list = programs.run_local("pg_restore", &["--list", path]).await?;
     let io = |source| Error::Io { what: list_path.to_owned(), source };
     tokio::fs::write(&list_file, without_own(&list)).await.map_err(io)?;
+    failpoint::reach("build_listed").await;
     let _at_work = the_move.throttle.at_work();
     // A statement can't be slowed down once it runs: there are fewer at a time.
     let considerate = the_move.throttle.has_neighbours();
@@ -41,6 +43,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         path,
     ];
     programs.run("pg_restore", &the_move.target, &the_move.id.arriving_database(), &restore).await?;
+    failpoint::reach("build_restored").await;
     remove_files(the_move).await;
 
     let target = the_move.arriving_database().await?.without_statement_limit().await?;
@@ -50,11 +53,14 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         target.run(ANALYZE_CONSIDERATE).await?;
     }
     target.run("ANALYZE").await?;
+    failpoint::reach("build_analyzed").await;
     refresh_views(&source, &target).await?;
+    failpoint::reach("build_refreshed").await;
     // Whoever is let in here can write to every table, also to one whose identity on the source is younger than the
     // snapshot; and no schema change passes the watchdog.
     identity::set(&target, &identity::missing(&target).await?).await?;
     watchdog::put_up(&target).await?;
+    failpoint::reach("build_watched").await;
     let publisher = Publisher {
         server: &the_move.source,
         database: the_move.id.live_database(),

@@ -11,6 +11,7 @@ use super::pause;
 use super::schema;
 use super::stragglers::{self, Patience};
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::server::{Connection, ident, tables};
 
 /// How often the lag is looked at.
@@ -58,6 +59,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         tokio::time::sleep(POLL).await;
     }
     schema::carry_attributes(the_move).await?;
+    failpoint::reach("catch_close").await;
     check_fingerprint(the_move, &source).await
 }
 
@@ -189,6 +191,7 @@ async fn make_reverse_slot(the_move: &Move<'_>, target: &Connection) -> Result<(
     let published = "SELECT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = $1)";
     if !target.value::<bool>(published, &[reverse]).await? {
         target.run(&format!("CREATE PUBLICATION {} FOR ALL TABLES", ident(reverse))).await?;
+        failpoint::reach("catch_published").await;
     }
     let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = $1)";
     if target.value::<bool>(there, &[reverse]).await? {
@@ -199,6 +202,7 @@ async fn make_reverse_slot(the_move: &Move<'_>, target: &Connection) -> Result<(
     const CREATE: &str = "SELECT pg_catalog.pg_create_logical_replication_slot($1::text::name, 'pgoutput')";
     let registry = the_move.target_registry().await?;
     stragglers::tell_while(the_move, &registry, target.rows(CREATE, &[reverse])).await?;
+    failpoint::reach("catch_slot").await;
     target.run("SET statement_timeout = 0").await
 }
 

@@ -9,6 +9,7 @@ use super::window::{self, Closing};
 use super::{driver, undo};
 use crate::context::Work;
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::server::doom::{self, Doomed};
 use crate::server::{registry, roles};
 
@@ -17,14 +18,17 @@ use crate::server::{registry, roles};
 pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     // First, and whether or not the source answers: it keeps the target's log.
     window::close(the_move, Closing::because("the move was completed")).await?;
+    failpoint::reach("complete_closed").await;
     let source_registry = the_move.source_registry().await?;
     registry::raise_term(&source_registry, the_move.work.term).await?;
     undo::drop_slot(&source_registry, &the_move.names.forward).await?;
     window::end_following(the_move).await?;
+    failpoint::reach("complete_unfollowed").await;
     let sealed = the_move.id.sealed_database();
     let doomed = Doomed { tenant: &the_move.id, database: &sealed, state: Some("sealed") };
     doom::remove(&source_registry, the_move.work.term, doomed).await?;
     undo::drop_move_role(&source_registry, the_move).await?;
+    failpoint::reach("complete_role").await;
     // Unless the tenant is on its way back here, or was made anew here.
     let record = registry::read(&source_registry, &the_move.id).await?;
     if record.is_none_or(|record| record.state == "sealed") {

@@ -171,6 +171,7 @@ async fn copy(sessions: &mut Sessions<'_>, range: Range) -> std::result::Result<
     let mut sent = Sent { progress: &job.progress, bytes: 0 };
     let rows = pipe(job, (range, table), (source, target), &mut sent).await?;
     failpoint::pause("loaded", &table.name, range.from).await;
+    failpoint::reach("copy_loaded").await;
     if !range.is_whole() {
         // This also shows that the lock is still held, so that nobody has begun anew what is committed next.
         let (file, blocks) = tables::file_of(source, table).await?;
@@ -186,6 +187,7 @@ async fn copy(sessions: &mut Sessions<'_>, range: Range) -> std::result::Result<
         target.run("ROLLBACK").await?;
     }
     failpoint::pause("copied", &table.name, range.from).await;
+    failpoint::reach("copy_committed").await;
     source.run("COMMIT").await?;
     sent.counts();
     job.progress.rows.fetch_add(rows, Relaxed);

@@ -17,6 +17,7 @@ use super::queue::Queue;
 use super::throttle::Throttle;
 use crate::context::{Work, back_off};
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::server::tables::{self, Table};
 use crate::server::{Connector, database, ident};
 
@@ -99,6 +100,7 @@ pub(crate) async fn rows(
     let sessions = context.config.copy_workers * Access::ALL.len() + SESSIONS_LEAVING;
     let sessions = i32::try_from(sessions).unwrap_or(i32::MAX);
     set_limit(work, &job.sides, sessions).await?;
+    failpoint::reach("copy_opened").await;
     let mut workers = JoinSet::new();
     for _ in 0..context.config.copy_workers {
         workers.spawn(copier::run(job.clone()));
@@ -124,6 +126,7 @@ pub(crate) async fn rows(
     };
     outcome?;
     closed?;
+    failpoint::reach("copy_closed").await;
     job.progress.write(work, 0, None).await?;
     context.metrics.rows_copied.inc_by(job.progress.rows.load(Relaxed));
     context.metrics.bytes_copied.inc_by(job.progress.bytes.load(Relaxed));

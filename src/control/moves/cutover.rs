@@ -14,6 +14,7 @@ use super::given_up::{self, Lost};
 use super::held::{self, Held};
 use super::{catch_up, fence, force_security, freshen, pause, release, schema, seal, take_back};
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::server::{Connection, database, registry, tables};
 
 /// Share of the budget within which transactions at the routers must have ended, in percent. The rest is for what
@@ -55,6 +56,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<Event> {
         return Ok(Event::TakenBack);
     }
     let sessions = prepare(the_move).await?;
+    failpoint::reach("cutover_prepared").await;
     freshen::run(the_move, &sessions.source).await;
     let parts = Parts::new();
     // For whoever has to tell the hold if this controller dies in it. The fence row is the time, in microseconds.
@@ -75,6 +77,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<Event> {
         metrics.cutovers.with_label_values(&["taken_back"]).inc();
         metrics.hold_seconds.observe(parts.begun.elapsed().as_secs_f64());
         remember_taken_back(the_move, &error, &parts).await?;
+        failpoint::reach("taken_noted").await;
         return Ok(Event::TakenBack);
     }
     the_move.work.remember(&json!({ "hold_ms": parts.total_ms(), "hold_parts_ms": parts.told() })).await?;
@@ -219,7 +222,9 @@ async fn attempt(the_move: &mut Move<'_>, sessions: Sessions, parts: &Parts) -> 
             // Before anybody is let in, so that what it sees is what was sealed.
             the_move.at_switch = TargetSnapshot::take(the_move).await;
         }
+        failpoint::reach("release_compared").await;
         the_move.lift_limit(&target_registry).await?;
+        failpoint::reach("release_lifted").await;
         release::place(the_move, epoch).await
     };
     parts.act("release", released).await
@@ -263,7 +268,7 @@ impl Parts {
         let begun = Instant::now();
         let outcome = deed.await?;
         self.parts().insert(part.to_owned(), json!(milliseconds(begun.elapsed())));
-        crate::failpoint::reach(part);
+        failpoint::reach(part).await;
         Ok(outcome)
     }
 

@@ -10,6 +10,7 @@ use super::driver::Move;
 use super::stragglers;
 use crate::context::{Context, Work};
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::server::{Connection, database, literal};
 
 /// How often a condition is looked at inside the hold.
@@ -25,6 +26,7 @@ pub(crate) const LEASE_MARGIN: Duration = Duration::from_secs(3);
 pub(crate) async fn hold(work: &Work, tenant: &TenantId, lease: Duration, deadline: Instant) -> Result<i32> {
     let context = &work.context;
     let hold = context.catalog.place_hold(tenant, lease, work.term).await?;
+    failpoint::reach("held").await;
     loop {
         // Looked up each time: a router may come up, or die, meanwhile.
         let (timeout, lost_after) = (context.config.router_timeout, context.config.router_lost_after);
@@ -66,9 +68,10 @@ pub(crate) async fn fence(
     if let Some(prepared) = prepared {
         return Err(Error::Timeout(prepared));
     }
-    crate::failpoint::stand("limit").await;
+    failpoint::reach("limit").await;
     // Not ALLOW_CONNECTIONS false: that would lock out the walsender and this program, too.
     database::set_limit(source_registry, the_move.work.term, live, 0).await?;
+    failpoint::reach("limited").await;
     stragglers::end_sessions(the_move, source_registry, (since, spared), (drained_by, deadline)).await
 }
 
@@ -87,6 +90,7 @@ pub(crate) async fn flush(
     }
     source.run("SET synchronous_commit = on").await?;
     source.rows("INSERT INTO tenantry.fence (id) VALUES ($1)", &[&fence_row]).await?;
+    failpoint::reach("flushed").await;
     read_sequences(source, sequences).await
 }
 

@@ -9,6 +9,7 @@ use super::cutover;
 use super::driver::Move;
 use crate::context::Work;
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::server::registry;
 
 /// Places the tenant on the target and releases the hold, in one change of the map.
@@ -30,6 +31,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     the_move.lift_limit(&target_registry).await?;
     place(the_move, record.epoch).await?;
     the_move.work.context.catalog.release_hold(&the_move.id, the_move.work.term).await?;
+    failpoint::reach("release_told").await;
     tell_hold(the_move).await
 }
 

@@ -6,6 +6,7 @@ use super::copy;
 use super::driver::Move;
 use super::programs::Programs;
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::server::doom::{self, Doomed};
 use crate::server::{Connection, attributes, database, registry, roles, settings};
 
@@ -38,15 +39,19 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
             the_move.target.name
         )));
     }
+    failpoint::reach("schema_recorded").await;
     let source_registry = the_move.source_registry().await?;
     let registries = (&source_registry, &target_registry);
     roles::carry_tenant_roles(registries, &work.context.key, &tenant).await?;
+    failpoint::reach("schema_roles").await;
     let place = Doomed { tenant: id, database: &arriving, state: Some("arriving") };
     doom::make(&target_registry, work.term, place, 0).await?;
+    failpoint::reach("schema_made").await;
     database::grant(&target_registry, &arriving, id).await?;
     let from = settings::Of { registry: &source_registry, tenant: id, database: id.live_database() };
     let to = settings::Of { registry: &target_registry, tenant: id, database: &arriving };
     settings::copy(&from, &to).await?;
+    failpoint::reach("schema_settings").await;
 
     let file = dump_file(the_move);
     let path = file.to_str().ok_or_else(|| Error::Failed("work_dir: its path is not UTF-8".into()))?;
@@ -62,8 +67,10 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         path,
     ];
     programs.run("pg_dump", &the_move.source, id.live_database(), &dump).await?;
+    failpoint::reach("schema_dumped").await;
     let restore = ["--section=pre-data", "--no-tablespaces", "--exit-on-error", "--single-transaction", path];
     programs.run("pg_restore", &the_move.target, &arriving, &restore).await?;
+    failpoint::reach("schema_restored").await;
 
     // The journal: each range is written down in the transaction that loads it.
     the_move.arriving_database().await?.run(copy::JOURNAL).await

@@ -9,6 +9,7 @@ use super::fence::POLL;
 use super::stragglers;
 use crate::context::Work;
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::server::{Connection, database, ident, registry};
 
 /// How long those in a database may take to leave it, before new ones are taken to come in all the time.
@@ -23,6 +24,7 @@ pub(crate) async fn detach(
 ) -> Result<String> {
     let forward = &the_move.names.forward;
     target.run(&format!("ALTER SUBSCRIPTION {} DISABLE", ident(forward))).await?;
+    failpoint::reach("detach_disabled").await;
     // Ended by hand: it would take 200 ms to notice by itself.
     const WALSENDERS: &str = "
         SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
@@ -115,7 +117,7 @@ pub(crate) async fn record_and_rename(
     name: &str,
     deadline: Instant,
 ) -> Result<()> {
-    crate::failpoint::stand(change.to).await;
+    failpoint::reach(change.to).await;
     // A rename waits five seconds for a session to leave, longer than a hold may last: the one of a controller that stands
     // still, or of an operator who looks at the copy.
     let mut beside =
@@ -182,7 +184,9 @@ async fn write_and_rename(
         // A commit that waits for a standby is not to be cut short.
         registry.run("SET LOCAL statement_timeout = DEFAULT").await?;
     }
-    registry.run("COMMIT").await
+    let to = change.to;
+    failpoint::reach(&format!("{to}_renamed")).await;
+    failpoint::unread(&format!("{to}_sent"), registry.run("COMMIT")).await
 }
 
 fn still_in_time(deadline: Instant, what: &str) -> Result<()> {

@@ -5,14 +5,17 @@ use shard_map::Server;
 
 use super::force_security;
 use crate::config::ControlConfig;
-use crate::context::Context;
+use crate::context::{Context, back_off};
 use crate::error::Result;
+use crate::failpoint;
 use crate::server::{Connection, ident, literal};
 
 /// `origin`, parallel streaming and `pg_log_standby_snapshot` came with it.
 pub(super) const POSTGRES_16: i32 = 160_000;
 /// The major version that `max_active_replication_origins` came with.
 pub(super) const POSTGRES_18: i32 = 18;
+/// Tries to make a stream while its publisher can't be reached from the other server: some 40 s.
+const CREATE_TRIES: u32 = 14;
 /// Of how many streams a server can keep on record how far it has followed them: SQL.
 pub(super) const ORIGINS_MAX: &str = "
     coalesce(current_setting('max_active_replication_origins', true), current_setting('max_replication_slots'))::int";
@@ -53,14 +56,23 @@ pub(super) async fn follow(
             .await?;
         let connection = literal(&connection_string(context, publisher));
         let options = options(version(subscriber).await?, publisher.version);
-        subscriber
-            .run(&format!(
-                "CREATE SUBSCRIPTION {name} CONNECTION {connection} PUBLICATION {name} WITH (slot_name = {name}, {options})"
-            ))
-            .await?;
-        crate::failpoint::reach("subscribed");
+        let create = format!(
+            "CREATE SUBSCRIPTION {name} CONNECTION {connection} PUBLICATION {name} WITH (slot_name = {name}, {options})"
+        );
+        let mut tries = 0;
+        // It calls the publisher. A network between the two that blinks is not to cost what was copied.
+        while let Err(error) = subscriber.run(&create).await {
+            tries += 1;
+            if tries >= CREATE_TRIES || !error.sqlstate().is_some_and(|state| state.starts_with("08")) {
+                return Err(error);
+            }
+            tracing::warn!(server = %publisher.server.name, tries, %error, "the stream can't be made yet");
+            back_off(tries).await;
+        }
+        failpoint::reach("subscribed").await;
     }
     force_security::lift(subscriber).await?;
+    failpoint::reach("stream_lifted").await;
     subscriber.run(&format!("ALTER SUBSCRIPTION {name} ENABLE")).await
 }
 

@@ -8,6 +8,7 @@ use super::driver::Move;
 use super::{force_security, seal};
 use crate::context::Work;
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::server::registry::{self, Record};
 use crate::server::{Connection, database, ident};
 
@@ -48,9 +49,12 @@ pub(crate) async fn run(the_move: &Move<'_>, target_registry: &Connection) -> Re
             return Err(Error::Timeout(format!("server {} decided meanwhile", the_move.target.name)));
         }
     }
+    failpoint::reach("taken_passed").await;
     let epoch = unseal(work, id, &source_registry, on_source).await?;
+    failpoint::reach("taken_unsealed").await;
     the_move.lift_limit(&source_registry).await?;
     work.context.catalog.place_tenant(id, &the_move.source.name, epoch, work.term).await?;
+    failpoint::reach("taken_placed").await;
     if database::exists(target_registry, &arriving).await? {
         let target = the_move.arriving_database().await?;
         let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription WHERE subname = $1)";

@@ -18,7 +18,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let target_is_lost = given_up::is_given_up(work, Lost::Target).await?;
     let Some(source_registry) = undo::source_to_undo(the_move, target_is_lost).await? else { return Ok(()) };
     free_source(the_move, &source_registry).await?;
-    reach("back_freed");
+    reach("back_freed").await;
     if target_is_lost {
         // Nobody will read on from it, and it keeps the log of the server where the tenant lives.
         undo::drop_slot(&source_registry, &the_move.names.forward).await?;
@@ -27,7 +27,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let target_registry = the_move.target_registry().await?;
     registry::raise_term(&target_registry, work.term).await?;
     seal_again(the_move, &source_registry, &target_registry).await?;
-    reach("back_sealed");
+    reach("back_sealed").await;
     let sealed = the_move.id.sealed_database();
     // It may have been dropped, when the move that was to be turned round was completed just then.
     if database::is_valid(&target_registry, &sealed).await? {
@@ -36,7 +36,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         stream::enable(&sealed, &the_move.names.forward).await?;
     }
     undo::drop_slot(&target_registry, &the_move.names.reverse).await?;
-    reach("back_follows");
+    reach("back_follows").await;
     let turned = the_move.input.reverse_of.unwrap_or_default();
     match work.context.catalog.merge_data(turned, &json!({ "turned_by": null }), work.term).await {
         // It ended meanwhile, by the loss of a server.
@@ -82,7 +82,7 @@ async fn seal_again(
         if !registry::write(source_registry, work.term, &change).await? {
             return Err(Error::Failed(format!("tenant {id} is {} at its server", on_source.state)));
         }
-        reach("back_passed");
+        reach("back_passed").await;
     }
     let epoch = on_source.epoch.max(on_target.epoch.next());
     work.context.catalog.place_tenant(id, &the_move.source.name, epoch, work.term).await?;

@@ -27,7 +27,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     work.context.catalog.merge_data(turned, &json!({ "turned_by": work.operation.id }), work.term).await?;
     let identities = earlier.data.get("identities").cloned().unwrap_or_else(|| json!([]));
     work.remember(&json!({ "fingerprint": fingerprint, "identities": identities })).await?;
-    reach("turn_taken");
+    reach("turn_taken").await;
 
     let source_registry = the_move.source_registry().await?;
     let target_registry = the_move.target_registry().await?;
@@ -39,7 +39,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     tenant::keep_migrations_off(&source).await?;
     guard::put_up(&source).await?;
     tenant::let_migrations_on(&source).await?;
-    reach("turn_guarded");
+    reach("turn_guarded").await;
     // A change that was made before the guard was there.
     if let Some(Closing { why, .. }) = Closing::of(&watchdog::look(&source, &the_move.names.forward).await?) {
         return Err(Error::Failed(format!("the way back is closed: {why}")));
@@ -88,7 +88,7 @@ async fn become_target(the_move: &Move<'_>, target_registry: &Connection) -> Res
     let follower = work.context.connector.database(&the_move.target, &sealed).await?;
     follower.run(&format!("ALTER SUBSCRIPTION {} DISABLE", ident(&the_move.names.forward))).await?;
     follower.close().await;
-    reach("turn_detached");
+    reach("turn_detached").await;
     let on_target = record.map_or(shard_map::Epoch(0), |record| record.epoch);
     let change = registry::Change {
         tenant: id,
@@ -100,7 +100,7 @@ async fn become_target(the_move: &Move<'_>, target_registry: &Connection) -> Res
     };
     let deadline = Instant::now() + database::TERMINATE_TIMEOUT;
     seal::record_and_rename(work, target_registry, &change, &sealed, deadline).await?;
-    reach("turn_renamed");
+    reach("turn_renamed").await;
     Ok(())
 }
 
@@ -112,6 +112,6 @@ async fn follow(the_move: &Move<'_>) -> Result<()> {
     watchdog::put_up(&target).await?;
     target.run(&format!("ALTER SUBSCRIPTION {} ENABLE", ident(&the_move.names.forward))).await?;
     target.close().await;
-    reach("turn_follows");
+    reach("turn_follows").await;
     Ok(())
 }

@@ -8,6 +8,7 @@ use super::driver::Move;
 use super::given_up::{self, Lost};
 use super::{arm, build, guard, identity, take_back};
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::server::doom::{self, Doomed};
 use crate::server::{Connection, database, ident, registry, roles};
 
@@ -27,19 +28,23 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         }
         Err(error) => tracing::warn!(operation = work.operation.id, %error, "the target can't be reached"),
     }
+    failpoint::reach("undo_streams").await;
     let target_is_lost = given_up::is_given_up(work, Lost::Target).await?;
     let Some(source_registry) = source_to_undo(the_move, target_is_lost).await? else { return Ok(()) };
     drop_slot(&source_registry, &the_move.names.forward).await?;
+    failpoint::reach("undo_slot").await;
     if database::exists(&source_registry, the_move.id.live_database()).await? {
         the_move.lift_limit(&source_registry).await?;
         let source = the_move.source_database().await?;
         source.run(&format!("DROP PUBLICATION IF EXISTS {}", ident(&the_move.names.forward))).await?;
         guard::take_down(&source).await?;
+        failpoint::reach("undo_guard").await;
         // Last: it waits for whoever has locked a table, such as a prepared transaction.
         let changed = arm::identities_recorded(the_move).await?;
         identity::put_back(&source, &changed).await?;
     }
     drop_move_role(&source_registry, the_move).await?;
+    failpoint::reach("undo_role").await;
     if target_is_lost {
         return Ok(());
     }
@@ -50,6 +55,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let arriving = the_move.id.arriving_database();
     let doomed = Doomed { tenant: &the_move.id, database: &arriving, state: Some("arriving") };
     doom::remove(&target_registry, work.term, doomed).await?;
+    failpoint::reach("undo_dropped").await;
     if registry::remove(&target_registry, work.term, &the_move.id, &["arriving"]).await? {
         roles::drop_tenant_roles(&target_registry, work.term, &the_move.id).await?;
     }

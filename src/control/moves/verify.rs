@@ -10,6 +10,7 @@ use super::receipt::{self, After};
 use super::window::{self, Closing, Window};
 use super::{cutover, undo};
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::server::Connection;
 
 /// Ends the stream, which keeps log on the source; compares; says until when the sealed copy is kept; and lets that follow
@@ -17,6 +18,7 @@ use crate::server::Connection;
 pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let work = the_move.work;
     end_forward(the_move).await?;
+    failpoint::reach("verify_ended").await;
     end_turned(the_move).await?;
     if let Some(after) = compared(the_move).await? {
         work.remember(&json!({ "verified": after.verified() })).await?;
@@ -29,6 +31,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         }
         receipt::make(the_move, &after).await?;
     }
+    failpoint::reach("verify_compared").await;
     let operation = work.context.catalog.operation(work.operation.id).await?;
     let verified = operation.data.get("verified").cloned().unwrap_or_default();
     if verified == json!(false) {
@@ -86,6 +89,7 @@ async fn end_forward(the_move: &Move<'_>) -> Result<()> {
     let target = connector.database(&the_move.target, the_move.id.live_database()).await?;
     receipt::note_fence(the_move, &target).await?;
     undo::drop_subscriptions(&target).await?;
+    failpoint::reach("verify_unfollowed").await;
     match end_source_stream(the_move).await {
         // It does not keep the tenant from going on: completing the move meets it again.
         Err(error @ Error::ServerUnreachable { .. }) => {

@@ -122,7 +122,7 @@ async fn try_open(the_move: &Move<'_>) -> Result<Option<Closing>> {
     let password = work.context.key.move_password(work.operation.id);
     roles::put_login(&target_registry, back, "REPLICATION NOSUPERUSER", &password).await?;
     target_registry.run(&format!("GRANT CONNECT ON DATABASE {} TO {}", ident(live), ident(back))).await?;
-    reach("window_role");
+    reach("window_role").await;
     let sealed = connector.database(&the_move.source, &the_move.id.sealed_database()).await?;
     // The first changes what the guard keeps.
     sealed.run("SET tenantry.move = 'on'").await?;
@@ -130,13 +130,13 @@ async fn try_open(the_move: &Move<'_>) -> Result<Option<Closing>> {
     watchdog::take_down(&sealed).await?;
     watchdog::make_notes(&sealed).await?;
     sealed.run(&format!("DROP PUBLICATION IF EXISTS {}", ident(&the_move.names.forward))).await?;
-    reach("window_sealed");
+    reach("window_sealed").await;
     let version = stream::version(&target).await?;
     let publisher = Publisher { server: &the_move.target, database: live, name: back, password, version };
     stream::follow(&work.context, &publisher, &sealed).await?;
-    reach("window_follows");
+    reach("window_follows").await;
     work.remember(&json!({ "window": Window::Open { fingerprint } })).await?;
-    reach("window_open");
+    reach("window_open").await;
     Ok(None)
 }
 
@@ -196,7 +196,7 @@ pub(super) async fn close(the_move: &Move<'_>, closing: Closing) -> Result<()> {
     tracing::info!(operation = work.operation.id, why = closing.why, "the way back closes");
     let window = |removed| json!({ "window": Window::Closed { closing: closing.clone(), removed } });
     work.remember(&window(false)).await?;
-    reach("window_closing");
+    reach("window_closing").await;
     remove(the_move).await?;
     work.remember(&window(true)).await
 }
@@ -207,7 +207,7 @@ async fn remove(the_move: &Move<'_>) -> Result<()> {
     let back = &the_move.names.reverse;
     let target_registry = the_move.target_registry().await?;
     undo::drop_slot(&target_registry, back).await?;
-    reach("window_slot_dropped");
+    reach("window_slot_dropped").await;
     if let Err(error) = end_following(the_move).await {
         if error.must_stop() {
             return Err(error);
@@ -221,7 +221,7 @@ async fn remove(the_move: &Move<'_>) -> Result<()> {
         guard::take_down(&target).await?;
         identity::put_back(&target, &arm::identities_recorded(the_move).await?).await?;
     }
-    reach("window_taken_down");
+    reach("window_taken_down").await;
     undo::drop_role(&target_registry, &the_move.id, back).await
 }
 

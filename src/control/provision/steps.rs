@@ -21,7 +21,7 @@ impl<'w> Steps<'w> {
         self.work.begin(name, self.before).await?;
         let outcome = deeds.await?;
         self.before = "done";
-        failpoint::reach(&format!("{name}_done"));
+        failpoint::reach(&format!("{name}_done")).await;
         Ok(outcome)
     }
 }

@@ -29,7 +29,7 @@ pub(crate) struct Doomed<'a> {
 /// # Errors
 /// [`Error::Failed`] when a record names it in another state.
 pub(crate) async fn remove(registry: &Connection, term: i64, doomed: Doomed<'_>) -> Result<()> {
-    failpoint::stand(&format!("doom_{}", doomed.state.unwrap_or("unrecorded"))).await;
+    failpoint::reach(&format!("doom_{}", doomed.state.unwrap_or("unrecorded"))).await;
     let deadline = Instant::now() + TERMINATE_TIMEOUT;
     while let Err(error) = doom(registry, term, doomed).await {
         // Where it failed already, there is nothing to roll back.
@@ -48,7 +48,7 @@ pub(crate) async fn remove(registry: &Connection, term: i64, doomed: Doomed<'_>)
         database::set_limit(registry, term, doomed.database, 0).await?;
         database::terminate(registry, doomed.database, None, deadline).await?;
     }
-    failpoint::reach("doomed");
+    failpoint::reach("doomed").await;
     drop_left(registry, doomed.tenant).await
 }
 

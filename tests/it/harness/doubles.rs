@@ -166,6 +166,13 @@ impl HandControl<'_> {
         *child = start_control(self.fleet, &self.settings, &self.variables);
     }
 
+    /// Kills it, and leaves it dead.
+    pub(crate) fn kill(&self) {
+        let mut child = lock(&self.child);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
     /// Lets it write no file longer than this, or any again.
     pub(crate) fn limit_files(&self, bytes: Option<u64>) {
         let limit = Rlimit { current: bytes, maximum: None };

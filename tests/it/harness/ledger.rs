@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config};
@@ -33,6 +33,12 @@ struct Shared {
     unanswered: RefCell<BTreeSet<Number>>,
     /// Errors that clients saw, by SQLSTATE.
     errors: RefCell<BTreeMap<String, usize>>,
+    /// Nobody begins anything new.
+    paused: Cell<bool>,
+    /// Writers that wait for an answer.
+    busy: Cell<usize>,
+    /// The longest time between two acknowledgements of one writer.
+    stall: Cell<Duration>,
 }
 
 impl Ledger {
@@ -43,7 +49,14 @@ impl Ledger {
 
     /// The same by a login of its own, such as through another router.
     pub(crate) async fn start_as(fleet: &Fleet, config: &Config, writers: i64) -> Self {
-        let tenant = config.get_dbname().expect("a tenant");
+        Self::start_through(fleet, std::slice::from_ref(config), writers).await
+    }
+
+    /// The same through several routers, with this many writers at each.
+    pub(crate) async fn start_through(fleet: &Fleet, ways: &[Config], writers: i64) -> Self {
+        let tenant = ways[0].get_dbname().expect("a tenant");
+        let writers: Vec<(i64, &Config)> =
+            (1..).zip(ways.iter().flat_map(|way| (0..writers).map(move |_| way))).collect();
         // No constraint: a row that is written twice must be seen, not refused.
         let owner = fleet.connect(tenant).await;
         owner
@@ -52,12 +65,14 @@ impl Ledger {
                  CREATE TABLE totals (writer bigint PRIMARY KEY, entries bigint NOT NULL)",
             )
             .await;
-        for writer in 1..=writers {
+        for (writer, _) in &writers {
             owner.run(&format!("INSERT INTO totals VALUES ({writer}, 0)")).await;
         }
         let shared = Rc::new(Shared::default());
-        let start = |writer| tokio::task::spawn_local(write(config.clone(), writer, shared.clone()));
-        let writers = (1..=writers).map(start).collect();
+        let start = |(writer, way): (i64, &Config)| {
+            tokio::task::spawn_local(write(way.clone(), writer, shared.clone()))
+        };
+        let writers = writers.into_iter().map(start).collect();
         let ledger = Self { tenant: tenant.to_owned(), shared, writers };
         ledger.goes_on().await;
         ledger
@@ -79,29 +94,58 @@ impl Ledger {
         self.shared.errors.borrow().clone()
     }
 
+    /// The longest that a writer was kept waiting since this was last asked.
+    pub(crate) fn take_stall(&self) -> Duration {
+        self.shared.stall.take()
+    }
+
+    /// Forgets the errors so far.
+    pub(crate) fn take_errors(&self) -> BTreeMap<String, usize> {
+        self.shared.errors.take()
+    }
+
     /// Stops the writers, and compares what they were told with what is there.
-    pub(crate) async fn reckon(self, fleet: &Fleet) {
+    pub(crate) async fn reckon(mut self, fleet: &Fleet) {
         self.shared.stop.set(true);
-        for writer in self.writers {
+        for writer in self.writers.drain(..) {
             writer.await.unwrap();
         }
-        let client = fleet.connect(&self.tenant).await;
+        self.compare(fleet).await;
+    }
+
+    /// The same in between: the writers pause meanwhile.
+    pub(crate) async fn reckon_so_far(&self, fleet: &Fleet) {
+        self.shared.paused.set(true);
+        until("the writers to pause", async || (self.shared.busy.get() == 0).then_some(())).await;
+        self.compare(fleet).await;
+        self.shared.paused.set(false);
+    }
+
+    async fn compare(&self, fleet: &Fleet) {
+        let config = fleet.config(&self.tenant);
+        let client = until("the tenant to be there", async || connect(&config).await.ok()).await;
         let mut found = BTreeSet::new();
         for row in client.query("SELECT writer, number FROM entries", &[]).await.unwrap() {
             let number: Number = (row.get(0), row.get(1));
             assert!(found.insert(number), "{number:?} is there twice");
         }
-        let acknowledged = self.shared.acknowledged.take();
-        let lost: Vec<_> = acknowledged.difference(&found).collect();
-        assert!(lost.is_empty(), "acknowledged and lost: {lost:?} of {}", acknowledged.len());
-        let unanswered = self.shared.unanswered.take();
-        let refused: Vec<_> =
-            found.difference(&acknowledged).filter(|number| !unanswered.contains(number)).collect();
-        assert!(refused.is_empty(), "refused, yet there: {refused:?}");
         let halves = "
             SELECT count(*) FROM totals t
             WHERE entries <> (SELECT count(*) FROM entries e WHERE e.writer = t.writer)";
         assert_eq!(client.number(halves).await, 0, "a transaction was done by half");
+        let acknowledged = self.shared.acknowledged.borrow();
+        let lost: Vec<_> = acknowledged.difference(&found).collect();
+        assert!(lost.is_empty(), "acknowledged and lost: {lost:?} of {}", acknowledged.len());
+        let unanswered = self.shared.unanswered.borrow();
+        let refused: Vec<_> =
+            found.difference(&acknowledged).filter(|number| !unanswered.contains(number)).collect();
+        assert!(refused.is_empty(), "refused, yet there: {refused:?}");
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        self.writers.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -109,7 +153,13 @@ impl Ledger {
 async fn write(config: Config, writer: i64, shared: Rc<Shared>) {
     let mut client: Option<Client> = None;
     let mut number = 0;
+    let mut last = Instant::now();
     while !shared.stop.get() {
+        if shared.paused.get() {
+            tokio::time::sleep(PACE).await;
+            last = Instant::now();
+            continue;
+        }
         let Some(connected) = client.as_mut().filter(|client| !client.is_closed()) else {
             match connect(&config).await {
                 Ok(connected) => client = Some(connected),
@@ -121,8 +171,15 @@ async fn write(config: Config, writer: i64, shared: Rc<Shared>) {
             continue;
         };
         number += 1;
-        match write_one(connected, writer, number).await {
-            Ok(()) => drop(shared.acknowledged.borrow_mut().insert((writer, number))),
+        shared.busy.update(|busy| busy + 1);
+        let outcome = write_one(connected, writer, number).await;
+        shared.busy.update(|busy| busy - 1);
+        match outcome {
+            Ok(()) => {
+                shared.acknowledged.borrow_mut().insert((writer, number));
+                shared.stall.update(|longest| longest.max(last.elapsed()));
+                last = Instant::now();
+            }
             Err(error) => {
                 // An error of the server's own says that it was not done; a lost connection says nothing, and nor does
                 // 08007, which is there to say so.

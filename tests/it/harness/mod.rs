@@ -8,6 +8,7 @@ mod doubles;
 mod fleet;
 pub(crate) mod ledger;
 mod metrics;
+pub(crate) mod net;
 mod place;
 pub(crate) mod programs;
 pub(crate) mod raw;

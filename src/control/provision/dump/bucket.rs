@@ -124,7 +124,7 @@ pub(super) async fn write(source: &Source<'_>, bucket: &Bucket, earlier: Option<
             return Err(error);
         }
     };
-    failpoint::reach("dump_whole");
+    failpoint::reach("dump_whole").await;
     let check = check(source, bucket, &key, (bytes, &whole));
     let too_long = || {
         Error::Failed(format!(
@@ -216,7 +216,7 @@ impl<'a> Upload<'a> {
         if let Some(ended) = self.under_way.join_next().await {
             let (index, part) = ended.map_err(|e| Error::Failed(e.to_string()))?;
             self.landed.insert(index, part.map_err(|e| self.bucket.error(&e))?);
-            failpoint::reach("dump_part");
+            failpoint::reach("dump_part").await;
         }
         Ok(())
     }

@@ -4,8 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::context::back_off;
 use crate::error::Result;
-use crate::server::tables::IS_TENANTS;
 use crate::server::{Connection, ident};
+
+/// The condition for a table that a publication of all tables has: also an extension's, which a tenant may write to. The
+/// system's own have lower numbers.
+const IS_PUBLISHED: &str = "c.oid >= 16384 AND n.nspname <> 'tenantry'";
 
 /// How long setting an identity may wait for a table's lock, in front of the application's queries.
 const LOCK_TIMEOUT: &str = "200ms";
@@ -34,7 +37,7 @@ pub(crate) async fn missing(source: &Connection) -> Result<Vec<Changed>> {
                     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum WHERE NOT a.attnotnull)
              ORDER BY i.indnkeyatts, x.relname LIMIT 1)
         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND {IS_TENANTS}
+        WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND {IS_PUBLISHED}
             AND (c.relreplident = 'n'
                 OR c.relreplident = 'd' AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i
                     WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid AND i.indimmediate)

@@ -42,7 +42,7 @@ impl Catalog {
                     extract(epoch FROM s.cutover - created_at)::float8 AS whole
                 FROM recent r, LATERAL (
                     SELECT max(started_at) FILTER (WHERE step = 'copy') AS copied,
-                        max(started_at) FILTER (WHERE step = 'catch_up') AS built,
+                        min(started_at) FILTER (WHERE step IN ('compare', 'catch_up')) AS built,
                         min(started_at) FILTER (WHERE step = 'cutover') AS cutover
                     FROM operation_step WHERE operation = r.id
                 ) s

@@ -16,7 +16,7 @@ const PLAIN: [&str; 3] = ["drain-a", "drain-b", "drain-c"];
 const WITH_BULK: &str = "drain-bulk";
 const WRITTEN: [&str; 2] = ["drain-w1", "drain-w2"];
 const SUSPENDED: &str = "drain-suspended";
-const UNLOGGED: &str = "drain-unlogged";
+const REFUSED: &str = "drain-refused";
 
 async fn on(fleet: &Fleet, server: &str) -> Vec<String> {
     let listed = fleet.cli(&["tenant", "list", "--server", server]).await.ok();
@@ -43,11 +43,11 @@ async fn at_once(catalog: &Client, server: &str) -> i64 {
 
 async fn a_server_is_emptied_under_load_and_what_stays_is_named(fleet: &mut Fleet) {
     with_bulk(fleet, WITH_BULK, "pg-1").await;
-    for tenant in PLAIN.into_iter().chain(WRITTEN).chain([SUSPENDED, UNLOGGED]) {
+    for tenant in PLAIN.into_iter().chain(WRITTEN).chain([SUSPENDED, REFUSED]) {
         fleet.create(tenant, &["--server", "pg-1"]).await;
     }
     fleet.cli(&["tenant", "suspend", SUSPENDED, "--wait"]).await.ok();
-    fleet.connect(UNLOGGED).await.run("CREATE UNLOGGED TABLE cache (a int)").await;
+    fleet.connect(REFUSED).await.run("CREATE TABLE marks (seen pg_lsn)").await;
     let ledgers = [Ledger::start(fleet, WRITTEN[0], 2).await, Ledger::start(fleet, WRITTEN[1], 2).await];
     let catalog = connect_url(fleet.variable("TENANTRY_CATALOG_URL"), "tenantry_catalog").await;
 
@@ -70,17 +70,21 @@ async fn a_server_is_emptied_under_load_and_what_stays_is_named(fleet: &mut Flee
     .await;
     let hint = stays.hint();
     assert!(
-        hint.contains("SET LOGGED") && hint.contains(&format!("tenantry tenant resume {SUSPENDED}")),
+        hint.contains("--accept log_positions")
+            && hint.contains(&format!("tenantry tenant resume {SUSPENDED}")),
         "{hint}"
     );
     let drain = &stays.json();
     assert_eq!((&drain["tenants_left"], &drain["pending"]), (&json!(2), &json!(0)), "{drain}");
-    assert_eq!(tenants(&drain["set_aside"]), [UNLOGGED], "{drain}");
+    assert_eq!(tenants(&drain["set_aside"]), [REFUSED], "{drain}");
     assert_eq!(tenants(&drain["not_movable"]), [SUSPENDED], "{drain}");
     assert!(drain["rate"]["tenants_per_hour"].as_f64() > Some(0.0), "{drain}");
     let error = stays.error(1);
-    assert!(error.contains(UNLOGGED) && error.contains(SUSPENDED) && error.contains("unlogged"), "{error}");
-    assert_eq!(on(fleet, "pg-1").await, [SUSPENDED, UNLOGGED]);
+    assert!(
+        error.contains(REFUSED) && error.contains(SUSPENDED) && error.contains("log positions"),
+        "{error}"
+    );
+    assert_eq!(on(fleet, "pg-1").await, [SUSPENDED, REFUSED]);
     assert_eq!(on(fleet, "pg-3").await, Vec::<String>::new(), "the dedicated one is not asked for");
     let shown = fleet.cli(&["server", "show", "pg-1"]).await.ok();
     let sealed = &shown["drain"]["sealed_copies"];
@@ -94,7 +98,7 @@ async fn a_server_is_emptied_under_load_and_what_stays_is_named(fleet: &mut Flee
     assert!((metrics.get(gauge) - 1.0).abs() < 0.1);
 
     fleet.cli(&["tenant", "resume", SUSPENDED, "--wait"]).await.ok();
-    fleet.connect(UNLOGGED).await.run("ALTER TABLE cache SET LOGGED").await;
+    fleet.connect(REFUSED).await.run("DROP TABLE marks").await;
     let empty = fleet.cli(&["server", "drain", "pg-1", "--wait", "--timeout", "10m"]).await.ok();
     assert_eq!(empty["tenants_left"], 0, "{empty}");
     for ledger in &ledgers {

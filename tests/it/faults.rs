@@ -507,7 +507,8 @@ impl<'f> Stage<'f> {
 async fn at_work(fleet: &Fleet, tenant: &str) -> Ledger {
     fleet.create(tenant, &["--server", "pg-1"]).await;
     let bulk = "CREATE TABLE bulk (id int PRIMARY KEY, text text);
-        INSERT INTO bulk SELECT n, repeat(md5(n::text), 30) FROM generate_series(1, 3000) n";
+        INSERT INTO bulk SELECT n, repeat(md5(n::text), 30) FROM generate_series(1, 3000) n;
+        CREATE UNLOGGED TABLE fleeting (n int PRIMARY KEY); INSERT INTO fleeting VALUES (1)";
     fleet.connect(tenant).await.run(bulk).await;
     Ledger::start(fleet, tenant, 2).await
 }

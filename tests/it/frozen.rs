@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 
 use crate::harness::ledger::Ledger;
-use crate::harness::{Fleet, Sql as _, connect, signal, trials, until};
+use crate::harness::{Fleet, Router, Sql as _, connect, signal, trials, until};
 use crate::map_damage::catalog;
 use crate::moves_reverse::with_config;
 use crate::recovery::{ends_in_one_place, has_its_bulk, with_bulk};
@@ -34,6 +34,8 @@ async fn a_router_that_is_frozen_through_a_whole_cutover_wakes_up_and_loses_noth
         let open = connect(&through_it).await.unwrap();
         open.run(&format!("BEGIN; INSERT INTO entries VALUES (100, {round})")).await;
         signal(frozen.pid(), Signal::STOP);
+        // On a busy machine it takes a moment, in which it would still send something on.
+        until("all of the router to stand still", async || stands_still(&frozen).then_some(())).await;
         std::fs::remove_file(&wish).unwrap();
         // These lie in its sockets until it wakes up.
         let sql = [
@@ -71,6 +73,15 @@ async fn a_router_that_is_frozen_through_a_whole_cutover_wakes_up_and_loses_noth
     }
     ledger.reckon(fleet).await;
     has_its_bulk(fleet, "twofold").await;
+}
+
+/// Whether every thread of it is stopped: the state follows the name, which is in parentheses.
+fn stands_still(router: &Router) -> bool {
+    let tasks = format!("/proc/{}/task", router.pid().as_raw_nonzero());
+    std::fs::read_dir(tasks).unwrap().all(|task| {
+        let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    })
 }
 
 /// A hold has to be over within seconds, whoever dies in it.

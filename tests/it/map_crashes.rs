@@ -3,7 +3,7 @@
 
 use crate::harness::ledger::Ledger;
 use crate::harness::{Fleet, Sql as _, trials, until};
-use crate::map_damage::{EMPTY_ALL, catalog, drop_catalog, found, has_snapshot, rebuild};
+use crate::map_damage::{EMPTY_ALL, catalog, drop_catalog, found, has_open_in_snapshot, rebuild};
 use crate::moves::databases;
 use crate::recovery::{ends_in_one_place, has_its_bulk, with_bulk};
 
@@ -24,7 +24,7 @@ async fn dies_at(fleet: &Fleet, point: &str) {
 async fn a_rebuild_that_is_killed_anywhere_is_done_again(fleet: &mut Fleet) {
     fleet.create("first", &["--server", "pg-1"]).await;
     fleet.create("second", &["--server", "pg-2"]).await;
-    has_snapshot(fleet, "second").await;
+    has_open_in_snapshot(fleet, "second").await;
     let ledger = Ledger::start(fleet, "first", 3).await;
     let points = [
         "map_prepared",
@@ -35,11 +35,12 @@ async fn a_rebuild_that_is_killed_anywhere_is_done_again(fleet: &mut Fleet) {
         "map_written",
         "map_done",
     ];
+    let mut newest = "second".to_owned();
     for (point, number) in points.into_iter().zip(0..) {
         let catalog = catalog(fleet).await;
         let epoch = catalog.number("SELECT epoch FROM tenant WHERE id = 'first'").await;
         // The router's snapshot is all that is left to know what lived there.
-        has_snapshot(fleet, "second").await;
+        has_open_in_snapshot(fleet, &newest).await;
         fleet.direct("pg-2", "postgres").await.run("DROP DATABASE tenantry WITH (FORCE)").await;
         catalog.run(EMPTY_ALL).await;
         dies_at(fleet, point).await;
@@ -47,7 +48,8 @@ async fn a_rebuild_that_is_killed_anywhere_is_done_again(fleet: &mut Fleet) {
         assert_eq!(tenants > 0, point == "map_done", "all or nothing at {point}");
         ledger.goes_on().await;
         fleet.cli(&["map", "rebuild", "--apply"]).await.ok();
-        rebuild(fleet, &format!("newcomer-{number}")).await;
+        newest = format!("newcomer-{number}");
+        rebuild(fleet, &newest).await;
         assert!(catalog.number("SELECT epoch FROM tenant WHERE id = 'first'").await >= epoch);
     }
     assert!(ledger.errors().is_empty(), "a client saw {:?}", ledger.errors());
@@ -112,7 +114,7 @@ async fn lose_move(fleet: &Fleet, point: &str) -> serde_json::Value {
 async fn a_move_whose_operation_is_lost_is_undone_or_ended(fleet: &mut Fleet) {
     with_bulk(fleet, "bereft", "pg-1").await;
     let ledger = Ledger::start(fleet, "bereft", 4).await;
-    has_snapshot(fleet, "bereft").await;
+    has_open_in_snapshot(fleet, "bereft").await;
     for (point, state) in [
         ("schema", "aborted"),
         ("build", "aborted"),

@@ -84,6 +84,16 @@ pub(crate) async fn has_snapshot(fleet: &Fleet, tenant: &str) {
     has_in_snapshot(fleet, &format!("\"{tenant}\"")).await;
 }
 
+/// The same of a tenant that was being made a moment ago, and is open.
+pub(crate) async fn has_open_in_snapshot(fleet: &Fleet, tenant: &str) {
+    let snapshot = fleet.path().join("router/snapshot");
+    until("the router to write that it is open", async || {
+        let text = std::fs::read_to_string(&snapshot).ok()?;
+        (text.contains(&format!("\"{tenant}\"")) && !text.contains("\"creating\"")).then_some(())
+    })
+    .await;
+}
+
 /// The same for any text.
 pub(crate) async fn has_in_snapshot(fleet: &Fleet, what: &str) {
     let snapshot = fleet.path().join("router/snapshot");

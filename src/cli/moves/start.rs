@@ -50,7 +50,7 @@ pub(super) struct Start {
     #[arg(long)]
     wait_sessions: bool,
     /// Take a finding upon yourself, by the code that --dry-run shows (can be given several times): capacity,
-    /// foreign_servers, log_positions, tablespaces
+    /// foreign_servers, log_positions, tablespaces, unlogged_rows
     #[arg(long, value_name = "CODE")]
     accept: Vec<String>,
 }

@@ -289,6 +289,7 @@ fn shown(operation: &Operation, steps: &[Step]) -> Value {
         ("verify", operation.input["verify"].clone()),
         ("asked_by", operation.input.get("asked_by").cloned().unwrap_or_default()),
         ("compared", compared(operation)),
+        ("not_carried", data("not_carried")),
         ("tables_copied", counted("tables_copied")),
         ("tables_total", data("tables_total")),
     ] {

@@ -30,7 +30,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let io = |source| Error::Io { what: list_path.to_owned(), source };
     tokio::fs::write(&list_file, without_own(&list)).await.map_err(io)?;
     failpoint::reach("build_listed").await;
-    let _at_work = the_move.throttle.at_work();
+    let at_work = the_move.throttle.at_work();
     // A statement can't be slowed down once it runs: there are fewer at a time.
     let considerate = the_move.throttle.has_neighbours();
     let restore = [
@@ -44,11 +44,14 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     ];
     programs.run("pg_restore", &the_move.target, &the_move.id.arriving_database(), &restore).await?;
     failpoint::reach("build_restored").await;
+    // While the move is paused it does nothing.
+    drop(at_work);
     remove_files(the_move).await;
 
     let target = the_move.arriving_database().await?.without_statement_limit().await?;
     let source = the_move.source_database().await?;
     pause::wait(&work.context.catalog, work.operation.id).await?;
+    let _at_work = the_move.throttle.at_work();
     if the_move.throttle.has_neighbours() {
         target.run(ANALYZE_CONSIDERATE).await?;
     }

@@ -58,7 +58,14 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         }
         tokio::time::sleep(POLL).await;
     }
-    schema::carry_attributes(the_move).await?;
+    if let Err(error) = schema::carry_attributes(the_move).await {
+        // An older server need not know what was set on the newer one, and that must not keep the tenant there.
+        if the_move.input.reverse_of.is_none() || error.is_transient() || error.must_stop() {
+            return Err(error);
+        }
+        tracing::warn!(operation = the_move.work.operation.id, %error, "settings and rights stay as they were before the switch");
+        the_move.work.remember(&json!({ "not_carried": error.to_string() })).await?;
+    }
     failpoint::reach("catch_close").await;
     check_fingerprint(the_move, &source).await
 }

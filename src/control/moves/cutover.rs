@@ -12,7 +12,7 @@ use super::compare::sealed::TargetSnapshot;
 use super::driver::{Move, Verify};
 use super::given_up::{self, Lost};
 use super::held::{self, Held};
-use super::{catch_up, fence, force_security, freshen, pause, release, schema, seal, take_back};
+use super::{catch_up, fence, force_security, freshen, pause, release, schema, seal, take_back, wal_watch};
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::server::{Connection, database, registry, tables};
@@ -48,14 +48,20 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<Event> {
     }
     let work = the_move.work;
     // From the phase's record on it can't be paused: whoever asked before, is seen here.
+    let operation = work.context.catalog.operation(work.operation.id).await?;
     if the_move.resumed
-        || work.abort_requested().await?
+        || operation.abort_requested
+        || wal_watch::why_undone(&operation).is_some()
         || pause::now(&work.context.catalog, work.operation.id).await?.is_some()
     {
         // Taken back for whoever began it: whether a cutover may begin now is for the phase before to say.
         return Ok(Event::TakenBack);
     }
-    let sessions = prepare(the_move).await?;
+    let sessions = match prepare(the_move).await {
+        // What no other try mends; nobody is held yet.
+        Err(error) if !error.is_transient() && !error.must_stop() => return give_up(the_move, &error).await,
+        outcome => outcome?,
+    };
     failpoint::reach("cutover_prepared").await;
     freshen::run(the_move, &sessions.source).await;
     let parts = Parts::new();
@@ -78,6 +84,9 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<Event> {
         metrics.hold_seconds.observe(parts.begun.elapsed().as_secs_f64());
         remember_taken_back(the_move, &error, &parts).await?;
         failpoint::reach("taken_noted").await;
+        if matches!(error, Error::Refused { .. }) {
+            return give_up(the_move, &error).await;
+        }
         return Ok(Event::TakenBack);
     }
     the_move.work.remember(&json!({ "hold_ms": parts.total_ms(), "hold_parts_ms": parts.told() })).await?;
@@ -85,6 +94,12 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<Event> {
     metrics.cutovers.with_label_values(&["decided"]).inc();
     metrics.hold_seconds.observe(parts.begun.elapsed().as_secs_f64());
     Ok(Event::Done)
+}
+
+/// Leaves the move to be undone by the phase before, for a reason that no other cutover would do away with.
+async fn give_up(the_move: &Move<'_>, error: &Error) -> Result<Event> {
+    the_move.work.remember(&wal_watch::undone_because(&error.to_string())).await?;
+    Ok(Event::TakenBack)
 }
 
 /// Brings an interrupted cutover to one of its two ends. `true`: the target is open.

@@ -44,17 +44,17 @@ struct Slot {
 
 /// The most that may be kept for a slot, and which setting says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Bound {
-    bytes: u64,
-    setting: &'static str,
+pub(super) struct Bound {
+    pub(super) bytes: u64,
+    pub(super) setting: &'static str,
 }
 
 impl Bound {
-    /// `returns`: the slot is one of a stream back.
-    fn of(config: &ControlConfig, returns: bool, slot: &Slot) -> Self {
+    /// `returns`: the slot is one of a stream back. `keep`: the server's `max_slot_wal_keep_size` in bytes, negative without.
+    pub(super) fn of(config: &ControlConfig, returns: bool, keep: i64) -> Self {
         let own = Self { bytes: config.move_wal_bytes_max, setting: "move_wal_bytes_max" };
         let back = Self { bytes: config.reverse_wal_bytes_max, setting: "reverse_wal_bytes_max" };
-        let kept = u64::try_from(slot.keep)
+        let kept = u64::try_from(keep)
             .ok()
             .map(|keep| Self { bytes: keep / 2, setting: "half of the server's max_slot_wal_keep_size" });
         let bounds = [Some(own), returns.then_some(back), kept];
@@ -167,7 +167,7 @@ async fn pass(context: &Context, term: i64, cutovers: &mut HashMap<i64, Instant>
             .filter_map(|(server, name)| {
                 let (server, slots) = seen.get_key_value(server.as_ref()?)?;
                 let slot = slots.get(name)?;
-                let bound = Bound::of(&context.config, name.starts_with("tenantry_reverse_"), slot);
+                let bound = Bound::of(&context.config, name.starts_with("tenantry_reverse_"), slot.keep);
                 Some((Kept { server, slot, bound }, name.as_str()))
             })
             .collect();
@@ -182,7 +182,9 @@ async fn pass(context: &Context, term: i64, cutovers: &mut HashMap<i64, Instant>
             continue;
         }
         let Some(server) = servers.iter().find(|s| s.name == *server) else { continue };
-        end(context, term, operation, (server, slot, why)).await?;
+        if let Err(error) = end(context, term, operation, (server, slot, why)).await {
+            tracing::warn!(operation = operation.id, %error, "a move that keeps too much log could not be undone");
+        }
     }
     Ok(())
 }
@@ -246,7 +248,7 @@ async fn end(
 ) -> Result<()> {
     if why_undone(operation).is_none() {
         tracing::warn!(operation = operation.id, why, "a move is undone");
-        return match context.catalog.merge_data(operation.id, &json!({ "undo_because": why }), term).await {
+        return match context.catalog.merge_data(operation.id, &undone_because(&why), term).await {
             Err(catalog::Error::Ended(_)) => Ok(()),
             outcome => Ok(outcome?),
         };
@@ -267,6 +269,11 @@ pub(super) fn why_undone(operation: &Operation) -> Option<&str> {
     operation.data.get("undo_because")?.as_str()
 }
 
+/// The record that has it undone.
+pub(super) fn undone_because(why: &str) -> Value {
+    json!({ "undo_because": why })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,7 +288,7 @@ mod tests {
 
     #[test]
     fn the_smallest_bound_counts() {
-        let bound = |returns, keep| Bound::of(&config(), returns, &slot(0, keep)).bytes;
+        let bound = |returns, keep| Bound::of(&config(), returns, keep).bytes;
         assert_eq!((bound(false, -1), bound(true, -1)), (1000, 400));
         assert_eq!((bound(false, 1200), bound(true, 1200)), (600, 400));
         assert_eq!(bound(false, 0), 0, "a server that keeps nothing");
@@ -291,7 +298,7 @@ mod tests {
     fn half_is_warned_of_and_more_is_too_much() {
         let server = ServerName::new("pg-1").unwrap();
         let kept = |slot: &Slot| {
-            let kept = Kept { server: &server, slot, bound: Bound::of(&config(), false, slot) };
+            let kept = Kept { server: &server, slot, bound: Bound::of(&config(), false, slot.keep) };
             (kept.warning().is_some(), kept.too_much())
         };
         assert_eq!(kept(&slot(500, -1)), (false, None));

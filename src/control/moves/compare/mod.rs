@@ -110,7 +110,7 @@ struct Job<'m> {
     tally: Tally,
 }
 
-/// Both sides, as one worker has them, and what it found of its table so far.
+/// Both sides, as one worker has them.
 struct Sides {
     source: Connection,
     target: Connection,

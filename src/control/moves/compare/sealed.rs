@@ -19,6 +19,8 @@ use crate::server::tables::{self, Table};
 
 /// How long a comparison may last: its snapshot keeps vacuum on the target from its work.
 const TIME_MAX: Duration = Duration::from_hours(1);
+/// What is said of what it then leaves out.
+const TOOK_TOO_LONG: &str = "the comparison took too long";
 /// Bytes of a block of Postgres, as it is built by default; for the throttle only.
 const BLOCK_BYTES: u64 = 8192;
 /// Tables, differences and the like that are kept by name. The largest tables come first.
@@ -108,10 +110,10 @@ async fn compare(the_move: &Move<'_>, target: &TargetSnapshot) -> Result<Found> 
     let (throttle, verify) = (&the_move.throttle, the_move.input.verify);
     for table in &tables::list(&source).await? {
         if began.elapsed() > TIME_MAX {
-            note(&mut found.not_compared, format!("{}: the comparison took too long", table.name));
+            note(&mut found.not_compared, format!("{}: {TOOK_TOO_LONG}", table.name));
             continue;
         }
-        Reader { source: &source, target, throttle, verify }.compare(table, &mut found).await?;
+        Reader { source: &source, target, throttle, verify, began }.compare(table, &mut found).await?;
     }
     if !found.differences.is_empty() {
         tracing::error!(operation = work.operation.id, differences = ?found.differences, "source and target differ");
@@ -125,6 +127,7 @@ struct Reader<'c> {
     target: &'c TargetSnapshot,
     throttle: &'c Throttle,
     verify: Verify,
+    began: Instant,
 }
 
 impl Reader<'_> {
@@ -143,6 +146,10 @@ impl Reader<'_> {
             note(&mut found.not_compared, format!("{name}: truncated or rewritten since the switch"));
             return Ok(());
         }
+        let (Some(expected), Some(found_there)) = (expected, found_there) else {
+            note(&mut found.not_compared, format!("{name}: {TOOK_TOO_LONG}"));
+            return Ok(());
+        };
         found.tables_compared += 1;
         if expected.rows != found_there.rows {
             let (expected, there) = (expected.rows, found_there.rows);
@@ -165,10 +172,13 @@ impl Reader<'_> {
         self.target.connection.value(SQL, &[&table.name]).await
     }
 
-    /// All of a table on one side, piece by piece.
-    async fn read(&self, table: &Table, blocks: i64, on_target: bool) -> Result<Summary> {
+    /// All of a table on one side, piece by piece; none when that takes too long.
+    async fn read(&self, table: &Table, blocks: i64, on_target: bool) -> Result<Option<Summary>> {
         let mut sum = Sum::default();
         for piece in cut_one(0, table.file, blocks) {
+            if self.began.elapsed() > TIME_MAX {
+                return Ok(None);
+            }
             let bytes = piece.to.unwrap_or(blocks).saturating_sub(piece.from);
             self.throttle.take(u64::try_from(bytes).unwrap_or(0) * BLOCK_BYTES).await;
             let sql = statement(table, &piece, self.verify);
@@ -176,7 +186,7 @@ impl Reader<'_> {
                 if on_target { self.target.summary(&sql).await? } else { summary(self.source, &sql).await? };
             sum.add(&piece)?;
         }
-        Ok(sum.into_summary(self.verify))
+        Ok(Some(sum.into_summary(self.verify)))
     }
 }
 

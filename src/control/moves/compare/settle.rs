@@ -16,6 +16,7 @@ const VERSIONS_MAX: usize = 1000;
 const SAMPLED_MAX: usize = 1000;
 /// Looks at rows that change all the time, before they are taken to differ.
 pub(super) const LOOKS_MAX: u32 = 200;
+
 /// The time before a look: short at first, when most agree.
 pub(super) fn rest(looks: u32) -> Duration {
     Duration::from_millis(u64::from(looks.min(25) * 2))
@@ -179,6 +180,7 @@ mod tests {
         assert_eq!(left.differing(LOOKS_MAX - 1), None, "what is gone from both has agreed");
         assert!(left.differing(LOOKS_MAX).is_some());
     }
+
     #[test]
     fn equal_rows_that_are_counted_agree_between_two_counts() {
         let mut left =

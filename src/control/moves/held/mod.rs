@@ -26,6 +26,8 @@ use crate::server::{Connection, database};
 
 /// Sessions of the tenant's roles that are let in to write.
 const SESSIONS_MAX: i32 = 8;
+/// Classes of errors that another try brings again: of data, of constraints, of what is not there or not allowed.
+const HOPELESS: [&str; 3] = ["22", "23", "42"];
 /// A session that is let through by guards, and fires no triggers.
 const CONTROL_SETTINGS: &str = "SET tenantry.move = 'on'; SET session_replication_role = 'replica'";
 
@@ -68,11 +70,19 @@ impl Held {
     /// Copies, from a source that is fenced, to a target that follows no more behind it.
     pub(super) async fn carry(self, source: &Connection, deadline: Instant) -> Result<()> {
         let carried = tokio::time::timeout_at(deadline.into(), self.carry_all(source)).await;
-        carried.unwrap_or_else(|_| {
-            Err(Error::Timeout(
+        match carried {
+            // A row that a check or a type of the target does not take is not taken the next time either.
+            Ok(Err(error)) if error.sqlstate().is_some_and(|code| HOPELESS.contains(&&code[..2])) => {
+                Err(Error::refused(
+                    format!("what is copied in the hold can't be: {error}"),
+                    "mend that, and move again",
+                ))
+            }
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::Timeout(
                 "unlogged tables and large objects were not copied within the hold's budget".into(),
-            ))
-        })
+            )),
+        }
     }
 
     async fn carry_all(self, source: &Connection) -> Result<()> {

@@ -6,21 +6,23 @@ use shard_map::bytes::Bytes;
 use super::{Level, Preflight, Sides};
 use crate::context::Context;
 use crate::error::Result;
+use crate::moves::wal_watch::Bound;
 
 pub(super) async fn look(found: &mut Preflight, context: &Context, sides: &Sides<'_>) -> Result<()> {
-    slot(found, sides).await?;
+    slot(found, context, sides).await?;
     let database = u64::try_from(found.database_bytes).unwrap_or(0);
     let log = found.estimate.wal_bytes;
     // The log of what is copied is written on the target, too, but not kept.
-    disk(found, context, sides.target, (database, "the database")).await?;
-    disk(found, context, sides.source, (log, "the log that is kept for the move")).await
+    disk(found, context, (sides.target, Level::Error), (database, "the database")).await?;
+    // A server that is full must still be left.
+    disk(found, context, (sides.source, Level::Warning), (log, "the log that is kept for the move")).await
 }
 
 /// What is on a server's disk is not to be had by SQL: what was declared for it is what counts.
 async fn disk(
     found: &mut Preflight,
     context: &Context,
-    server: &Server,
+    (server, level): (&Server, Level),
     (more, what): (u64, &str),
 ) -> Result<()> {
     let policy = context.policy().await?;
@@ -32,24 +34,24 @@ async fn disk(
         let [used, most, more] = [used, most, more].map(|bytes| Bytes(bytes).rounded());
         let what = format!("server {} has {used} of {most}, and {what} would bring {more} more", server.name);
         let remedy = "choose a server with more room, or raise the capacity that is declared for it";
-        found.add(Level::Error, "capacity", what, remedy);
+        found.add(level, "capacity", what, remedy);
     }
     Ok(())
 }
 
-async fn slot(found: &mut Preflight, sides: &Sides<'_>) -> Result<()> {
-    // In megabytes; none: without a limit.
+/// The same bounds as while it moves: a move that will be undone need not begin.
+async fn slot(found: &mut Preflight, context: &Context, sides: &Sides<'_>) -> Result<()> {
+    // In bytes; negative: without a limit.
     const KEEP: &str = "
-        SELECT nullif(setting::bigint, -1) FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'";
-    let keep: Option<i64> = sides.on_source.value(KEEP, &[]).await?;
-    let Some(keep) = keep.and_then(|keep| u64::try_from(keep << 20).ok()) else { return Ok(()) };
-    if found.estimate.wal_bytes > keep {
-        let [log, keep] = [found.estimate.wal_bytes, keep].map(|bytes| Bytes(bytes).rounded());
+        SELECT setting::bigint * (1 << 20) FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'";
+    let Bound { bytes, setting } = Bound::of(&context.config, false, sides.on_source.value(KEEP, &[]).await?);
+    if found.estimate.wal_bytes > bytes {
+        let [log, most] = [found.estimate.wal_bytes, bytes].map(|bytes| Bytes(bytes).rounded());
         let what = format!(
-            "server {} would have to keep {log} of log, and max_slot_wal_keep_size is {keep}: the slot would be lost",
+            "server {} would have to keep {log} of log, and beyond {setting} ({most}) the move is undone",
             sides.source.name
         );
-        let remedy = "raise max_slot_wal_keep_size there (a reload is enough), or move at a quieter time";
+        let remedy = format!("raise {setting} (a reload is enough), or move at a quieter time");
         found.add(Level::Error, "slot_wal_keep", what, remedy);
     }
     Ok(())

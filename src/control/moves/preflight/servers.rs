@@ -137,6 +137,7 @@ pub(super) async fn roles(found: &mut Preflight, sides: &Sides<'_>, id: &TenantI
         let remedy = format!("ALTER ROLE {role} NOSUPERUSER; ALTER DATABASE … OWNER TO {CONTROL_ROLE}");
         found.add(Level::Error, "powerful_role", what, remedy);
     }
+    powerful_there(found, sides, &tenants).await?;
     const ROLES: &str = "
         WITH here AS (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()),
         own AS (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = ANY ($2))
@@ -161,6 +162,27 @@ pub(super) async fn roles(found: &mut Preflight, sides: &Sides<'_>, id: &TenantI
             );
             found.add(Level::Error, "missing_role", what, format!("create role {role} there first"));
         }
+    }
+    Ok(())
+}
+
+/// Memberships go along by name, and a name may stand for more on the target.
+async fn powerful_there(found: &mut Preflight, sides: &Sides<'_>, tenants: &[String]) -> Result<()> {
+    const GRANTED: &str = "
+        SELECT DISTINCT g.rolname::text FROM pg_catalog.pg_auth_members m
+        JOIN pg_catalog.pg_roles g ON g.oid = m.roleid JOIN pg_catalog.pg_roles t ON t.oid = m.member
+        WHERE t.rolname = ANY ($1)";
+    const POWERFUL: &str = "
+        SELECT rolname::text FROM pg_catalog.pg_roles r WHERE rolname = ANY ($1) AND EXISTS (
+            SELECT FROM pg_catalog.pg_roles s WHERE s.rolsuper AND pg_catalog.pg_has_role(r.oid, s.oid, 'MEMBER'))";
+    let granted: Vec<String> =
+        sides.on_source.rows(GRANTED, &[&tenants]).await?.iter().map(|row| row.get(0)).collect();
+    for row in sides.on_target.rows(POWERFUL, &[&granted]).await? {
+        let (role, target) = (row.get::<_, String>(0), &sides.target.name);
+        let what =
+            format!("a role of the tenant is a member of {role}, which is a superuser on server {target}");
+        let remedy = format!("REVOKE {role} from it, or take the power from {role} there");
+        found.add(Level::Error, "powerful_role", what, remedy);
     }
     Ok(())
 }

@@ -74,6 +74,8 @@ pub(super) struct Governor {
     /// Ticks without a report.
     unknown: u32,
     lag_before: Duration,
+    /// Whether a copy does work on the server that can't stand still.
+    at_work: bool,
     why: Option<String>,
 }
 
@@ -92,6 +94,7 @@ impl Governor {
             skip: 0,
             unknown: 0,
             lag_before: Duration::ZERO,
+            at_work: false,
             why: None,
         }
     }
@@ -114,6 +117,12 @@ impl Governor {
     /// A tick has passed.
     pub(super) fn tick(&mut self, seen: Seen) {
         self.measured_ago += 1;
+        self.at_work = seen.at_work;
+        if self.at_work && self.measuring {
+            // What can't stand still would keep all else from being copied.
+            self.measuring = false;
+            self.why = None;
+        }
         self.still = if seen.copied > 0 || seen.at_work { 0 } else { self.still + 1 };
         let lag = seen.lag.unwrap_or_default();
         if self.still >= SETTLE {
@@ -180,7 +189,8 @@ impl Governor {
             return;
         }
         // What was measured may be too old; or somebody has just come.
-        let Some(before) = self.before.quantile(SHARE).filter(|_| self.measured_ago < MEASURED_FOR) else {
+        let is_recent = self.measured_ago < MEASURED_FOR || self.at_work;
+        let Some(before) = self.before.quantile(SHARE).filter(|_| is_recent) else {
             return self.measure();
         };
         // Of few transactions one alone is the 99th percentile: it counts as higher when it is so beyond chance.
@@ -189,7 +199,7 @@ impl Governor {
         if now <= before * RATIO_MAX {
             return self.speed_up();
         }
-        if self.rate <= BYTES_PER_SECOND_MIN && self.measured_ago >= DOUBTED_AFTER {
+        if self.rate <= BYTES_PER_SECOND_MIN && self.measured_ago >= DOUBTED_AFTER && !self.at_work {
             return self.measure();
         }
         let (now, before) = (now / 1e3, before / 1e3);
@@ -243,9 +253,13 @@ impl Governor {
     }
 
     fn measure(&mut self) {
-        self.measuring = true;
         self.quiet = Default::default();
         self.recent = Default::default();
+        if self.at_work {
+            // It can't be measured now: things stay as they are until it can.
+            return;
+        }
+        self.measuring = true;
         self.why =
             Some("it is measured how long other tenants' transactions take without the copy".to_owned());
     }

@@ -32,16 +32,18 @@ pub(crate) async fn watch(context: Arc<Context>, stop: CancellationToken) {
 
 async fn look(context: &Context) {
     let budgets = context.budgets.in_use();
-    context.metrics.copy_rate.reset();
     if budgets.is_empty() {
-        return;
+        return context.metrics.copy_rate.reset();
     }
     let routers = context.catalog.live_routers(context.config.router_timeout).await.ok();
     let lags = join_all(budgets.iter().map(|budget| {
         // Without a standby, and without an answer, there is nothing to be careful of.
         async { tokio::time::timeout(LAG_TIMEOUT, lag(context, &budget.server)).await.ok()?.ok()? }
     }));
-    for (budget, lag) in budgets.iter().zip(lags.await) {
+    let lags = lags.await;
+    // Set at once, so that a scrape in between finds them.
+    context.metrics.copy_rate.reset();
+    for (budget, lag) in budgets.iter().zip(lags) {
         let rate = budget.tick(routers.as_deref(), lag);
         let gauge = context.metrics.copy_rate.with_label_values(&[budget.server.name.as_str()]);
         gauge.set(i64::try_from(rate).unwrap_or(i64::MAX));

@@ -56,6 +56,20 @@ fn mean(of: &[u64]) -> u64 {
 }
 
 #[test]
+fn what_can_not_stand_still_keeps_nothing_else_from_being_copied() {
+    let mut server = Server::new(200, 0.0);
+    server.wait(5);
+    for _ in 0..3 * MEASURED_FOR {
+        let copied = server.governor.rate();
+        assert!(copied >= BYTES_PER_SECOND_MIN, "it is copied at {copied} a second");
+        let latency = Some(server.latency(copied));
+        server.governor.tick(Seen { latency, copied, at_work: true, ..Seen::default() });
+    }
+    server.copy(1, MOST);
+    assert_eq!(server.governor.rate(), 0, "it is measured as soon as that is done");
+}
+
+#[test]
 fn without_neighbours_it_is_copied_at_full_speed() {
     let mut server = Server::new(0, 0.0);
     assert!(server.governor.rate() < MOST, "nobody knows yet whether somebody is there");

@@ -84,7 +84,7 @@ async fn a_server_is_emptied_under_load_and_what_stays_is_named(fleet: &mut Flee
         error.contains(REFUSED) && error.contains(SUSPENDED) && error.contains("log positions"),
         "{error}"
     );
-    assert_eq!(on(fleet, "pg-1").await, [SUSPENDED, REFUSED]);
+    assert_eq!(on(fleet, "pg-1").await, [REFUSED, SUSPENDED]);
     assert_eq!(on(fleet, "pg-3").await, Vec::<String>::new(), "the dedicated one is not asked for");
     let shown = fleet.cli(&["server", "show", "pg-1"]).await.ok();
     let sealed = &shown["drain"]["sealed_copies"];

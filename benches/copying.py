@@ -1,5 +1,5 @@
 """How fast a database is copied: by a move (tables, rows, indexes, until it follows), by pg_dump and pg_restore, and by a
-subscription of Postgres itself: copy.py ROUNDS [MEGABYTES]"""
+subscription of Postgres itself: copying.py ROUNDS [MEGABYTES]"""
 
 import shutil
 import subprocess

@@ -594,8 +594,12 @@ fn points_of_the_code() -> BTreeSet<String> {
     let mut points: BTreeSet<String> =
         Phase::ALL.into_iter().map(|phase| phase.as_str().to_owned()).collect();
     let control = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src/control"));
-    let files = std::fs::read_dir(control.join("moves")).unwrap().map(|entry| entry.unwrap().path());
-    for file in files.chain([control.join("server/doom.rs")]).filter(|path| path.is_file()) {
+    let mut left = vec![control.join("moves"), control.join("server/doom.rs")];
+    while let Some(file) = left.pop() {
+        if file.is_dir() {
+            left.extend(std::fs::read_dir(file).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
         let text = std::fs::read_to_string(file).unwrap();
         for call in ["reach(\"", "parts.act(\"", "unread(\""] {
             let named = text.split(call).skip(1).map(|rest| rest.split_once('"').unwrap().0.to_owned());

@@ -79,6 +79,19 @@ impl MasterKey {
     pub fn move_password(&self, operation: i64) -> String {
         self.derive(&["move", &operation.to_string()])
     }
+
+    /// With what requests to the API are told from each other: a plain hash of one that has a password would give it away to whoever
+    /// reads the catalog and guesses.
+    #[must_use]
+    pub fn requests_secret(&self) -> String {
+        self.derive(&["requests"])
+    }
+
+    /// Password of the role with which a move or a clone reads a tenant's rows.
+    #[must_use]
+    pub fn read_password(&self, operation: i64) -> String {
+        self.derive(&["read", &operation.to_string()])
+    }
 }
 
 impl fmt::Debug for MasterKey {
@@ -103,6 +116,8 @@ mod tests {
             key.tenant_password(&b, Access::App, 1),
             key.control_password(&s),
             key.registry_reader_password(&s),
+            key.move_password(7),
+            key.read_password(7),
         ];
         let distinct: std::collections::BTreeSet<_> = all.iter().collect();
         assert_eq!(distinct.len(), all.len());

@@ -31,6 +31,15 @@ impl Catalog {
         Ok(row.map(|row| Lease { term: row.get(0) }))
     }
 
+    /// Who leads now.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn leader(&self) -> Result<Option<String>> {
+        let row = self.row("lease_holder", "SELECT holder FROM lease WHERE expires_at > now()", &[]).await?;
+        Ok(row.map(|row| row.get(0)))
+    }
+
     /// Gives the lease back, so that another instance need not wait for its end.
     ///
     /// # Errors

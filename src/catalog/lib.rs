@@ -3,6 +3,8 @@
 //! It is an index, not the truth (each server's registry is): losing it stops changes, never traffic. Every query has
 //! a name and is timed under it. This package decides nothing; it reads and writes.
 
+mod api_tokens;
+mod audit;
 mod connect;
 mod draining;
 mod error;
@@ -12,14 +14,17 @@ mod holds;
 mod housekeeping;
 #[cfg(test)]
 mod hung;
+mod idempotency;
 mod latency;
 mod lease;
 mod lifecycle;
+mod load;
 mod map_checks;
 mod migration_runs;
 mod move_figures;
 mod obstacle;
 mod operations;
+mod overview;
 mod placing;
 mod query;
 mod recovery;
@@ -31,6 +36,8 @@ pub mod tls;
 mod users;
 mod uses;
 
+pub use api_tokens::{ApiToken, Role, TokenHolder};
+pub use audit::{Asked, AuditFilter, AuditRecord};
 pub use draining::{FailedMove, Leaving, MadeMove, SealedCopy, UnderWay};
 pub use error::{Error, Result};
 pub use feed::Feed;
@@ -39,19 +46,22 @@ pub use health::{
     UnfinishedTenant,
 };
 pub use holds::HoldAck;
+pub use idempotency::Keyed;
 pub use latency::{BUCKETS as LATENCY_BUCKETS, Latency, bucket as latency_bucket};
 pub use lease::Lease;
 pub use lifecycle::Expired;
+pub use load::{Load, LoadedRouter, RouterLoad, TenantLoad};
 pub use map_checks::MapCheck;
 pub use migration_runs::{NewTarget, Outlook, RunProgress, SchemaMark, Target, TargetState, TurnEnd};
 pub use move_figures::MoveFigures;
 pub use obstacle::Obstacle;
 pub use operations::{Kind, Operation, Step};
+pub use overview::{Crowd, MoveRecord, PastOperation, RouterView, Serving};
 pub use placing::NEIGHBOURS_NAMED_MAX;
 pub use query::Catalog;
 pub use recovery::{Opened, Repair, Writing};
 pub use removal::{Removal, Removed};
 pub use routers::{Copying, InService, Report, Reporter, RouterRow};
 pub use servers::{Identity, ServerRow};
-pub use tenants::TenantRow;
+pub use tenants::{TenantFilter, TenantRow};
 pub use uses::{ServerUse, SizeRow, TenantUse};

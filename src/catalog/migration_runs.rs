@@ -140,15 +140,16 @@ impl Catalog {
         Ok(run)
     }
 
-    /// The newest runs, newest first, without the text of their migrations, which is large.
+    /// Runs, newest first: those before this number, or the newest; without the text of their migrations, which is large.
     ///
     /// # Errors
     /// When the catalog can't be reached.
-    pub async fn runs(&self, count_max: i64) -> Result<Vec<Operation>> {
+    pub async fn runs(&self, before: Option<i64>, count_max: i64) -> Result<Vec<Operation>> {
         const SQL: &str = "
             SELECT to_jsonb(o) || jsonb_build_object('input', o.input - 'files') FROM (
-                SELECT * FROM operation WHERE kind = 'migrate' ORDER BY id DESC LIMIT $1) AS o";
-        self.json("run_list", SQL, &[&count_max]).await
+                SELECT * FROM operation WHERE kind = 'migrate' AND ($1::bigint IS NULL OR id < $1)
+                ORDER BY id DESC LIMIT $2) AS o";
+        self.json("run_list", SQL, &[&before, &count_max]).await
     }
 
     /// One run, without the text of its migrations.

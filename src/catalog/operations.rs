@@ -200,13 +200,20 @@ impl Catalog {
         Ok(self.json("operation_running", SQL, &[&tenant.as_str()]).await?.into_iter().next())
     }
 
-    /// The newest operations of a kind, newest first.
+    /// Operations of a kind, newest first: those before this number, or the newest.
     ///
     /// # Errors
     /// When the catalog can't be reached.
-    pub async fn operations(&self, kind: Kind, count_max: i64) -> Result<Vec<Operation>> {
-        const SQL: &str = "SELECT to_jsonb(o) FROM operation o WHERE kind = $1 ORDER BY id DESC LIMIT $2";
-        self.json("operation_list", SQL, &[&kind.as_str(), &count_max]).await
+    pub async fn operations(
+        &self,
+        kind: Kind,
+        before: Option<i64>,
+        count_max: i64,
+    ) -> Result<Vec<Operation>> {
+        const SQL: &str = "
+            SELECT to_jsonb(o) FROM operation o WHERE kind = $1 AND ($2::bigint IS NULL OR id < $2)
+            ORDER BY id DESC LIMIT $3";
+        self.json("operation_list", SQL, &[&kind.as_str(), &before, &count_max]).await
     }
 
     /// One operation.

@@ -8,6 +8,7 @@ use shard_map::TenantId;
 
 use crate::error::Result;
 use crate::latency::Latency;
+use crate::load::RouterLoad;
 use crate::query::{Catalog, Params};
 
 /// What a router measures and can't say by its map version.
@@ -97,10 +98,10 @@ impl Catalog {
         &self,
         me: &Reporter,
         map_version: i64,
-        report: &Report,
+        (report, load): (&Report, &RouterLoad),
     ) -> Result<Vec<Copying>> {
         const AGAIN: &str = "
-            UPDATE router SET address = $2, map_version = $3, report = $4, seen_at = now() WHERE process = $1
+            UPDATE router SET address = $2, map_version = $3, report = $4, load = $5, seen_at = now() WHERE process = $1
             RETURNING (
                 SELECT coalesce(jsonb_agg(jsonb_build_object('tenant', o.tenant, 'servers',
                     to_jsonb(array_remove(ARRAY[coalesce(o.input->>'from', t.server), o.input->>'to'], NULL)))), '[]')
@@ -108,18 +109,18 @@ impl Catalog {
                 WHERE o.state = 'running' AND o.kind IN ('move', 'clone', 'delete') AND o.step <> 'begin')";
         // An address is told as `host:port`, IPv6 in brackets; a socket on the catalog's own host has none.
         const FIRST: &str = "
-            INSERT INTO router (process, name, address, map_version, report, cancel_address, number, started_at)
-            SELECT $1, $5, $2, $3, $4, regexp_replace(host, '^(.*:.*)$', '[\\1]') || ':' || $7::text,
+            INSERT INTO router (process, name, address, map_version, report, load, cancel_address, number, started_at)
+            SELECT $1, $6, $2, $3, $4, $5, regexp_replace(host, '^(.*:.*)$', '[\\1]') || ':' || $8::text,
                 free_router_number(), now()
-            FROM coalesce($6, host(inet_client_addr()), '127.0.0.1') host";
-        let report = serde_json::json!(report);
+            FROM coalesce($7, host(inet_client_addr()), '127.0.0.1') host";
+        let (report, load) = (serde_json::json!(report), serde_json::json!(load));
         let (process, address) = (&me.process, &me.address);
         let again: Vec<Vec<Copying>> =
-            self.json("router_report", AGAIN, &[process, address, &map_version, &report]).await?;
+            self.json("router_report", AGAIN, &[process, address, &map_version, &report, &load]).await?;
         if again.is_empty() {
             let port = me.cancel_port.to_string();
             let first: Params<'_> =
-                &[process, address, &map_version, &report, &me.name, &me.cancel_host, &port];
+                &[process, address, &map_version, &report, &load, &me.name, &me.cancel_host, &port];
             self.execute("router_first_report", FIRST, first).await?;
         }
         Ok(again.into_iter().flatten().collect())
@@ -167,7 +168,7 @@ impl Catalog {
     /// When the catalog can't be reached.
     pub async fn live_routers(&self, within: Duration) -> Result<Vec<RouterRow>> {
         const SQL: &str = "
-            SELECT to_jsonb(r) FROM router r WHERE seen_at > now() - $1 * interval '1 second'
+            SELECT to_jsonb(r) - 'load' FROM router r WHERE seen_at > now() - $1 * interval '1 second'
             ORDER BY name, started_at";
         self.json("router_live", SQL, &[&within.as_secs_f64()]).await
     }

@@ -17,6 +17,24 @@ pub struct TenantRow {
     pub schema_version: Option<i32>,
 }
 
+/// Which tenants are wanted, by id.
+#[derive(Debug, Clone, Default)]
+pub struct TenantFilter {
+    /// On this server.
+    pub server: Option<ServerName>,
+    /// Of this selector.
+    pub selector: Selector,
+    /// With this in their id.
+    pub contains: Option<String>,
+    /// Those after this id.
+    pub after: Option<String>,
+    /// So many.
+    pub limit: usize,
+}
+
+/// Tenants that are read at once while some are looked for by their labels.
+const BATCH: usize = 5_000;
+
 fn no_such_tenant(id: &TenantId) -> Error {
     Error::NotFound(format!("tenant {id} does not exist"))
 }
@@ -33,6 +51,34 @@ impl Catalog {
             self.json("tenant_list", SQL, &[&server.map(ServerName::as_str)]).await?;
         rows.retain(|row| selector.matches(&row.tenant.id, &row.tenant.labels));
         Ok(rows)
+    }
+
+    /// A part of all tenants, by id.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached or read.
+    pub async fn some_tenants(&self, filter: &TenantFilter) -> Result<Vec<TenantRow>> {
+        const SQL: &str = "
+            SELECT to_jsonb(t) FROM tenant t
+            WHERE ($1::text IS NULL OR server = $1) AND ($2::text IS NULL OR strpos(id, $2) > 0)
+                AND ($3::text IS NULL OR id > $3)
+            ORDER BY id LIMIT $4";
+        let TenantFilter { server, selector, contains, after, limit } = filter;
+        let server = server.as_ref().map(ServerName::as_str);
+        let batch = if *selector == Selector::default() { *limit } else { BATCH.max(*limit) };
+        let batch_max = i64::try_from(batch).unwrap_or(i64::MAX);
+        let (mut found, mut after) = (Vec::new(), after.clone());
+        loop {
+            let params: Params<'_> = &[&server, contains, &after, &batch_max];
+            let rows: Vec<TenantRow> = self.json("tenant_page", SQL, params).await?;
+            let is_last = rows.len() < batch;
+            after = rows.last().map(|row| row.tenant.id.to_string());
+            found.extend(rows.into_iter().filter(|row| selector.matches(&row.tenant.id, &row.tenant.labels)));
+            if is_last || found.len() >= *limit {
+                found.truncate(*limit);
+                return Ok(found);
+            }
+        }
     }
 
     /// One tenant.

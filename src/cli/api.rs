@@ -3,7 +3,8 @@
 //! Answers are passed on as they came, so that `-o json` shows exactly what the API says and a newer control plane's
 //! new keys are not lost on the way.
 
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use reqwest::{Method, RequestBuilder, StatusCode, Url};
@@ -16,6 +17,10 @@ use crate::cli::output::Format;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long one answer may take. Adding a server runs checks on it, which is the slowest of them.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// For how long an answer that was lost on its way is asked for again.
+const ASK_AGAIN_FOR: Duration = Duration::from_secs(15);
+const ASK_AGAIN_PAUSE: Duration = Duration::from_millis(500);
 
 /// How to reach the control plane, and how to print what it says.
 #[derive(Debug, Clone, Args)]
@@ -40,6 +45,9 @@ pub(crate) struct Connection {
         help_heading = "Connection"
     )]
     pub(crate) token: Option<String>,
+    /// Certificates of the authority that the API's certificate is of, PEM; without, those that the system knows
+    #[arg(long, env = "TENANTRY_API_CA", value_name = "FILE", global = true, help_heading = "Connection")]
+    pub(crate) api_ca: Option<PathBuf>,
     /// What to print: a table for people, or JSON
     #[arg(short, long, value_enum, default_value_t = Format::Table, global = true, help_heading = "Output")]
     pub(crate) output: Format,
@@ -55,24 +63,32 @@ pub(crate) struct Api {
 
 impl Api {
     pub(crate) fn new(connection: &Connection) -> anyhow::Result<Self> {
-        Self::at(&connection.api, connection.token.clone())
+        Self::with_authority(&connection.api, connection.token.clone(), connection.api_ca.as_deref())
     }
 
     /// A client of the API at this URL.
     pub(crate) fn at(url: &str, token: Option<String>) -> anyhow::Result<Self> {
+        Self::with_authority(url, token, None)
+    }
+
+    fn with_authority(url: &str, token: Option<String>, ca: Option<&Path>) -> anyhow::Result<Self> {
         let invalid = |why: String| Failure::usage(format!("--api {url:?} is not allowed: {why}"));
-        let base = Url::parse(url).map_err(|e| invalid(format!("{e}; write http://host:port")))?;
-        if base.scheme() != "http" || base.cannot_be_a_base() {
-            // No TLS is built in: the API is for a private network, or behind a proxy that ends TLS.
-            return Err(invalid("write http://host:port".to_owned()).into());
+        let base = Url::parse(url).map_err(|e| invalid(format!("{e}; write https://host:port")))?;
+        if !["http", "https"].contains(&base.scheme()) || base.cannot_be_a_base() {
+            return Err(invalid("write http://host:port or https://host:port".to_owned()).into());
         }
-        // What the client is built with, though it speaks no TLS. It may be set already.
+        // What the client is built with. It may be set already.
         drop(rustls::crypto::ring::default_provider().install_default());
         // A proxy that the environment names is for the outside world, not for the fleet's own API.
-        let http = reqwest::Client::builder()
-            .no_proxy()
+        let mut http = reqwest::Client::builder();
+        if base.scheme() == "http" {
             // No time is spent on reading certificates that a URL without TLS has no use for.
-            .tls_certs_only([])
+            http = http.tls_certs_only([]);
+        } else if let Some(ca) = ca {
+            http = http.tls_certs_only(authorities(ca)?);
+        }
+        let http = http
+            .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(REQUEST_TIMEOUT)
             .user_agent(concat!("tenantry/", env!("CARGO_PKG_VERSION")))
@@ -98,6 +114,23 @@ impl Api {
 
     pub(crate) async fn get_where(&self, segments: &[&str], query: &[(&str, &str)]) -> anyhow::Result<Value> {
         self.send(Method::GET, self.url(segments, query), None).await
+    }
+
+    /// A whole list, page by page.
+    pub(crate) async fn list(&self, segments: &[&str], query: &[(&str, &str)]) -> anyhow::Result<Value> {
+        let mut url = self.url(segments, query);
+        let mut all = Vec::new();
+        loop {
+            let answer = self.exchange(Method::GET, url.clone(), None).await?;
+            let next = answer.next.clone();
+            match self.finished(answer)? {
+                Value::Array(page) => all.extend(page),
+                other => return Ok(other),
+            }
+            let Some(next) = next else { return Ok(Value::Array(all)) };
+            // Only what is asked for: where the API is, may be another name here than there.
+            url.set_query(Some(&next));
+        }
     }
 
     pub(crate) async fn post(&self, segments: &[&str], body: &Value) -> anyhow::Result<Value> {
@@ -141,10 +174,11 @@ impl Api {
         &self,
         segments: &[&str],
     ) -> anyhow::Result<(Option<Value>, Option<Failure>)> {
-        let (status, bytes) = match self.exchange(Method::GET, self.url(segments, &[]), None).await {
-            Ok(answer) => answer,
-            Err(failure) => return Ok((None, Some(failure))),
-        };
+        let Answer { status, bytes, .. } =
+            match self.exchange(Method::GET, self.url(segments, &[]), None).await {
+                Ok(answer) => answer,
+                Err(failure) => return Ok((None, Some(failure))),
+            };
         if status.is_success() {
             return Ok((Some(read(&bytes)?), None));
         }
@@ -156,7 +190,7 @@ impl Api {
         self.finished(self.exchange(method, url, body).await?)
     }
 
-    fn finished(&self, (status, bytes): (StatusCode, Vec<u8>)) -> anyhow::Result<Value> {
+    fn finished(&self, Answer { status, bytes, .. }: Answer) -> anyhow::Result<Value> {
         if !status.is_success() {
             return Err(refusal(status, &bytes, self.token.is_some()).into());
         }
@@ -166,20 +200,11 @@ impl Api {
         Ok(read(&bytes)?)
     }
 
-    async fn exchange(
-        &self,
-        method: Method,
-        url: Url,
-        body: Option<&Value>,
-    ) -> Result<(StatusCode, Vec<u8>), Failure> {
+    async fn exchange(&self, method: Method, url: Url, body: Option<&Value>) -> Result<Answer, Failure> {
         self.answer(self.http.request(method, url), body).await
     }
 
-    async fn answer(
-        &self,
-        mut request: RequestBuilder,
-        body: Option<&Value>,
-    ) -> Result<(StatusCode, Vec<u8>), Failure> {
+    async fn answer(&self, mut request: RequestBuilder, body: Option<&Value>) -> Result<Answer, Failure> {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
@@ -189,6 +214,8 @@ impl Api {
         if let Some(body) = body {
             request = request.json(body);
         }
+        // The same for each try: it is done once.
+        request = request.header("idempotency-key", format!("{:032x}", rand::random::<u128>()));
         let unreachable = |error: reqwest::Error| {
             Failure::new(
                 Exit::Unreachable,
@@ -200,14 +227,61 @@ impl Api {
             )
             .hint("is it running? set --api or TENANTRY_API to its address")
         };
-        let response = request.send().await.map_err(unreachable)?;
-        let status = response.status();
-        let bytes = response.bytes().await.map_err(unreachable)?;
-        Ok((status, bytes.into()))
+        let mut lost: Option<Instant> = None;
+        loop {
+            let Some(this) = request.try_clone() else { return Err(Failure::failed("a body can't be sent")) };
+            let outcome = once(this).await;
+            // The first one did not even get there. Later ones may meet a control plane that starts again.
+            let is_lost = match &outcome {
+                Ok(answer) => lost.is_some() && answer.is_under_way(),
+                Err(error) => lost.is_some() || !error.is_connect(),
+            };
+            if !is_lost || lost.get_or_insert_with(Instant::now).elapsed() > ASK_AGAIN_FOR {
+                return outcome.map_err(unreachable);
+            }
+            tokio::time::sleep(ASK_AGAIN_PAUSE).await;
+        }
     }
 }
 
-/// Who calls, as records of what was asked for tell it: everybody has the same token.
+async fn once(request: RequestBuilder) -> Result<Answer, reqwest::Error> {
+    let response = request.send().await?;
+    let status = response.status();
+    let next = response.headers().get("link").and_then(|link| next_query(link.to_str().ok()?));
+    Ok(Answer { status, next, bytes: response.bytes().await?.into() })
+}
+
+/// The certificates of a file.
+fn authorities(file: &Path) -> Result<Vec<reqwest::Certificate>, Failure> {
+    let wrong = |why: String| Failure::usage(format!("--api-ca {}: {why}", file.display()));
+    let pem = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
+    let all = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| wrong(error.to_string()))?;
+    if all.is_empty() { Err(wrong("it has no certificate in PEM".to_owned())) } else { Ok(all) }
+}
+
+/// What the API answered.
+struct Answer {
+    status: StatusCode,
+    /// The query for the list's next page.
+    next: Option<String>,
+    bytes: Vec<u8>,
+}
+
+impl Answer {
+    /// Whether a request with the same key is not done yet.
+    fn is_under_way(&self) -> bool {
+        let problem: Value = serde_json::from_slice(&self.bytes).unwrap_or_default();
+        self.status == StatusCode::CONFLICT && problem["type"] == "urn:tenantry:problem:under-way"
+    }
+}
+
+/// The query of the next page, from `</v1/tenants?after=acme>; rel="next"`.
+fn next_query(link: &str) -> Option<String> {
+    let (target, relation) = link.strip_prefix('<')?.split_once('>')?;
+    relation.contains("rel=\"next\"").then(|| target.split_once('?').map(|(_, query)| query.to_owned()))?
+}
+
+/// Who calls, as records of what was asked for tell it: one token may be of many.
 fn whoami() -> Option<String> {
     let user = ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
     let user = user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
@@ -242,7 +316,7 @@ fn refusal(status: StatusCode, body: &[u8], with_token: bool) -> Failure {
     let exit = match status {
         StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Exit::Usage,
         StatusCode::NOT_FOUND => Exit::NotFound,
-        StatusCode::CONFLICT => Exit::Refused,
+        StatusCode::CONFLICT | StatusCode::FORBIDDEN => Exit::Refused,
         StatusCode::SERVICE_UNAVAILABLE => Exit::Unreachable,
         _ => Exit::Failed,
     };
@@ -271,6 +345,7 @@ mod tests {
             (401, Exit::Failed),
             (404, Exit::NotFound),
             (409, Exit::Refused),
+            (403, Exit::Refused),
             (503, Exit::Unreachable),
             (500, Exit::Failed),
         ] {
@@ -298,8 +373,16 @@ mod tests {
     }
 
     #[test]
+    fn the_next_page_is_where_the_link_says() {
+        let link = "</v1/tenants?limit=2&after=b%20c>; rel=\"next\"";
+        assert_eq!(next_query(link).as_deref(), Some("limit=2&after=b%20c"));
+        assert_eq!(next_query("</v1/tenants?after=b>; rel=\"prev\""), None);
+        assert_eq!(next_query("nonsense"), None);
+    }
+
+    #[test]
     fn only_http_is_spoken() {
-        for url in ["https://h", "h:1", "", "/x"] {
+        for url in ["ftp://h", "h:1", "", "/x"] {
             let error = Api::at(url, None).unwrap_err();
             assert_eq!(error.downcast_ref::<Failure>().unwrap().exit, Exit::Usage, "{url}");
         }

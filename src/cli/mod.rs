@@ -4,6 +4,7 @@
 //! they check what they are given, call the control plane's API, and print what it says.
 
 mod api;
+mod audit;
 mod completions;
 mod confirm;
 mod demo;
@@ -11,6 +12,7 @@ mod dev;
 mod doctor;
 mod draining;
 pub(crate) mod failure;
+mod man;
 pub(crate) mod map;
 mod migrate;
 mod moves;
@@ -19,6 +21,8 @@ mod psql;
 mod roles;
 mod server;
 mod tenant;
+mod token;
+mod top;
 mod upgrade_plan;
 mod user;
 mod values;
@@ -52,12 +56,16 @@ enum Command {
     Server(server::ServerArgs),
     Tenant(tenant::TenantArgs),
     User(user::UserArgs),
+    Token(token::TokenArgs),
+    Audit(audit::AuditArgs),
     Migrate(migrate::MigrateArgs),
     Move(moves::MoveArgs),
     Map(map::MapArgs),
     Doctor(doctor::DoctorArgs),
+    Top(top::TopArgs),
     Psql(psql::PsqlArgs),
     Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
 }
 
 /// Runs a command to its end.
@@ -70,12 +78,16 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Server(args) => on_this_thread(server::run(args)),
         Command::Tenant(args) => on_this_thread(tenant::run(args)),
         Command::User(args) => on_this_thread(user::run(args)),
+        Command::Token(args) => on_this_thread(token::run(args)),
+        Command::Audit(args) => on_this_thread(audit::run(args)),
         Command::Migrate(args) => on_this_thread(migrate::run(args)),
         Command::Move(args) => on_this_thread(moves::run(args)),
         Command::Map(args) => on_this_thread(map::run(args)),
         Command::Doctor(args) => on_this_thread(doctor::run(args)),
+        Command::Top(args) => on_this_thread(top::run(args)),
         Command::Psql(args) => psql::run(args),
         Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     }
 }
 

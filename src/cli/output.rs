@@ -51,7 +51,8 @@ pub(crate) fn line(text: &str) -> io::Result<()> {
     }
 }
 
-fn table(rows: &[Value], columns: Columns<'_>) -> String {
+/// Rows under their headings, as text.
+pub(crate) fn table(rows: &[Value], columns: Columns<'_>) -> String {
     let mut cells: Vec<Vec<String>> =
         vec![columns.iter().map(|(heading, _)| (*heading).to_owned()).collect()];
     cells.extend(rows.iter().map(|row| columns.iter().map(|(_, key)| cell(row.get(key))).collect()));

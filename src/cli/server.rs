@@ -49,6 +49,12 @@ enum ServerCommand {
         /// The server
         name: ServerName,
     },
+    /// Point it to its standby, which was promoted: all of its tenants are served there from then on. The old server, if it
+    /// still takes writes, is fenced
+    #[command(
+        after_help = "Example:\n  tenantry server failover pg-1 --to postgres://db1-b:5432/postgres --dry-run"
+    )]
+    Failover(Failover),
     /// Take it off the shard map; nothing on it is touched
     #[command(after_help = "Example:\n  tenantry server remove pg-1 --yes")]
     Remove {
@@ -61,6 +67,24 @@ enum ServerCommand {
         #[arg(long)]
         yes: bool,
     },
+}
+
+#[derive(Debug, Args)]
+struct Failover {
+    /// The server
+    name: ServerName,
+    /// The promoted standby; only host and port of it count
+    #[arg(long, value_name = "URL")]
+    to: String,
+    /// Only look, and name the tenants that differ there from the catalog
+    #[arg(long)]
+    dry_run: bool,
+    /// Do it although tenants differ there from the catalog
+    #[arg(long)]
+    accept_differences: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -132,7 +156,7 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
             output::object(format, &api.post(&["v1", "servers"], &body).await?)?;
         }
         ServerCommand::List => {
-            let servers = api.get(&["v1", "servers"]).await?;
+            let servers = api.list(&["v1", "servers"], &[]).await?;
             let columns = [
                 ("NAME", "name"),
                 ("HOST", "host"),
@@ -150,6 +174,13 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
         }
         ServerCommand::UpgradePlan { name } => upgrade_plan::run(&api, format, name.as_str()).await?,
         ServerCommand::Drain(drain) => run_drain(&api, format, &drain).await?,
+        ServerCommand::Failover(Failover { name, to, dry_run, accept_differences, yes }) => {
+            if !dry_run {
+                confirm(yes, &format!("serving all tenants of server {name} from its standby"))?;
+            }
+            let body = json!({ "to": to, "dry_run": dry_run, "accept_differences": accept_differences });
+            output::object(format, &api.post(&["v1", "servers", name.as_str(), "failover"], &body).await?)?;
+        }
         ServerCommand::Remove { name, lost, yes } => {
             let with = if lost { " with all tenants that are on it" } else { "" };
             confirm(yes, &format!("removing server {name}{with}"))?;

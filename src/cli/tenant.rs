@@ -16,6 +16,9 @@ use crate::cli::{values, wait};
 /// How long an answer may wait for the tenant to serve; then it is asked for now and then.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
+/// Tenants that one answer has at most.
+const PAGE: &str = "10000";
+
 /// Customer accounts, each with a database of its own
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  tenantry tenant create acme --label plan=gold --wait")]
@@ -42,6 +45,9 @@ enum TenantCommand {
         /// Only those with these labels: key=value, several joined by commas
         #[arg(long, value_name = "KEY=VALUE")]
         selector: Option<Selector>,
+        /// Only those with this in their id
+        #[arg(long, value_name = "TEXT")]
+        search: Option<String>,
     },
     /// One tenant, and what is being done with it
     #[command(after_help = "Example:\n  tenantry tenant show acme -o json")]
@@ -170,12 +176,14 @@ pub(crate) async fn run(args: TenantArgs) -> anyhow::Result<()> {
             let answer = api.post(&["v1", "tenants", id.as_str(), "rename"], &json!({ "to": to })).await?;
             finish(&api, format, (&to, wait.then_some(timeout)), &answer).await
         }
-        TenantCommand::List { server, selector } => {
+        TenantCommand::List { server, selector, search } => {
             let selector = selector.map(|selector| selector.to_string());
             let mut query = Vec::new();
             query.extend(server.as_ref().map(|server| ("server", server.as_str())));
             query.extend(selector.as_ref().map(|selector| ("selector", selector.as_str())));
-            let tenants = api.get_where(&["v1", "tenants"], &query).await?;
+            query.extend(search.as_ref().map(|search| ("q", search.as_str())));
+            query.push(("limit", PAGE));
+            let tenants = api.list(&["v1", "tenants"], &query).await?;
             let columns = [
                 ("ID", "id"),
                 ("STATE", "state"),

@@ -29,6 +29,12 @@ const CALLS: &[&str] = &[
     "user list",
     "user passwd web --password-stdin",
     "user drop web --yes",
+    "token create ann --role viewer --expires 90d",
+    "token create ci --role operator",
+    "token list -o json",
+    "token revoke ann --yes",
+    "token whoami",
+    "audit --who ann --since 24h --about acme -n 10 -o json",
     "migrate plan --dir d",
     "migrate run --dir d --selector a=b --canary 1 --waves 1%,10%,100% --per-server 2 --max-failures 3 --lock-timeout 2s",
     "migrate status 3 -o json",
@@ -49,7 +55,9 @@ const CALLS: &[&str] = &[
     "map verify -o json",
     "map rebuild --apply --file f --snapshot s --config c",
     "psql acme -- -c select",
+    "top --once -n 5 --sort waiting -o json",
     "completions bash",
+    "man DIR",
 ];
 
 #[test]
@@ -74,6 +82,8 @@ fn wrong_usage_exits_with_2() {
         "tenant resume acme --wait --no-wait",
         "tenant create acme --server a --class shared",
         "user create a --access admin",
+        "token create a",
+        "token create a --role root",
         "migrate run --dir d --waves 10%",
         "move start acme --to pg-3 --verify some",
         "move show twelve",
@@ -96,4 +106,37 @@ fn each_help_text_has_an_example() {
         }
     }
     check(&Cli::command(), "tenantry");
+}
+
+/// The reference of all commands, as `--help` says it.
+fn reference() -> String {
+    fn add(command: &clap::Command, text: &mut String) {
+        let help =
+            command.clone().color(clap::ColorChoice::Never).term_width(100).render_long_help().to_string();
+        let help: Vec<&str> = help.lines().map(str::trim_end).collect();
+        let name = command.get_bin_name().unwrap_or_else(|| command.get_name());
+        text.push_str(&format!("\n## {name}\n\n```text\n{}\n```\n", help.join("\n").trim_end()));
+        command.get_subcommands().filter(|sub| sub.get_name() != "help").for_each(|sub| add(sub, text));
+    }
+    // What the environment of who runs this says is nobody else's.
+    fn without_values(command: clap::Command) -> clap::Command {
+        command.mut_args(|arg| arg.hide_env_values(true)).mut_subcommands(without_values)
+    }
+    let mut command = without_values(Cli::command());
+    command.build();
+    let mut text =
+        "# Command line\n\nWhat `--help` says of each command; `make docs` writes it.\n".to_owned();
+    add(&command, &mut text);
+    text
+}
+
+#[test]
+fn the_reference_is_what_the_commands_say() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cli.md");
+    let reference = reference();
+    if std::env::var_os("TENANTRY_WRITE_DOCS").is_some() {
+        std::fs::write(path, &reference).unwrap();
+    }
+    let found = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(found == reference, "docs/cli.md is not what the commands say: make docs");
 }

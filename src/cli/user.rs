@@ -94,7 +94,7 @@ pub(crate) async fn run(args: UserArgs) -> anyhow::Result<()> {
         UserCommand::List => {
             let columns =
                 [("NAME", "name"), ("TENANTS", "tenants"), ("ACCESS", "access"), ("POOL MODE", "pool_mode")];
-            output::list(format, &api.get(&["v1", "users"]).await?, &columns)?;
+            output::list(format, &api.list(&["v1", "users"], &[]).await?, &columns)?;
         }
         UserCommand::Passwd { name, password_stdin } => {
             let mut body = json!({});

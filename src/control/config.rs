@@ -15,6 +15,10 @@ use crate::dump_place::DumpPlace;
 pub struct ControlConfig {
     /// Address and port of the HTTP API and of `/metrics`.
     pub listen: String,
+    /// The API's certificate with those between it and its authority, PEM. With it, the port speaks TLS and nothing else.
+    pub tls_cert_file: Option<PathBuf>,
+    /// Its key, PEM.
+    pub tls_key_file: Option<PathBuf>,
     /// This instance's name in the lease. Default: `listen`.
     pub name: Option<String>,
     /// Directory with `pg_dump` and `pg_restore`, of at least the newest major version in the fleet. Default: of
@@ -66,6 +70,9 @@ pub struct ControlConfig {
     /// How often the leader measures what servers and tenants use.
     #[serde(deserialize_with = "shard_map::duration::deserialize")]
     pub measure_interval: Duration,
+    /// How long the audit log is kept.
+    #[serde(deserialize_with = "shard_map::duration::deserialize")]
+    pub audit_keep: Duration,
     /// TLS to servers, also of `pg_dump`, `pg_restore` and of servers among themselves: `disable`, `prefer`, `require`,
     /// `verify-ca` or `verify-full`.
     pub server_tls_mode: TlsMode,
@@ -83,6 +90,8 @@ impl Default for ControlConfig {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:7432".to_owned(),
+            tls_cert_file: None,
+            tls_key_file: None,
             name: None,
             pg_bin: None,
             work_dir: std::env::temp_dir(),
@@ -103,6 +112,7 @@ impl Default for ControlConfig {
             router_lost_after: Duration::from_secs(30),
             map_check_interval: Duration::from_secs(300),
             measure_interval: Duration::from_secs(60),
+            audit_keep: Duration::from_secs(90 * 24 * 3600),
             server_tls_mode: TlsMode::Disable,
             server_tls_ca_file: None,
             server_tls_ca_file_on_servers: None,
@@ -142,7 +152,17 @@ impl ControlConfig {
         if self.router_lost_after < self.router_timeout {
             return Err("router_lost_after: use router_timeout or more".to_owned());
         }
+        if self.tls_cert_file.is_some() != self.tls_key_file.is_some() {
+            let key = if self.tls_cert_file.is_some() { "tls_key_file" } else { "tls_cert_file" };
+            return Err(format!("{key}: is missing: certificate and key go together"));
+        }
         self.server_tls().validate()
+    }
+
+    /// TLS of the API, if it is to have it.
+    pub(crate) fn api_tls(&self) -> crate::Result<Option<crate::http::Tls>> {
+        let files = self.tls_cert_file.as_deref().zip(self.tls_key_file.as_deref());
+        files.map(|(cert, key)| crate::http::Tls::new(cert, key)).transpose()
     }
 
     /// TLS to servers.

@@ -13,6 +13,8 @@ use crate::config::ControlConfig;
 use crate::doctor::Doctor;
 use crate::drain::Asides;
 use crate::error::{Error, Result};
+use crate::http::SignIn;
+use crate::live::Live;
 use crate::map::MapTools;
 use crate::metrics::Metrics;
 use crate::moves::throttle::Budgets;
@@ -56,7 +58,11 @@ pub(crate) struct Context {
     /// The term under which this instance leads; none while it does not.
     pub(crate) term: watch::Sender<Option<i64>>,
     pub(crate) turns: Turns,
+    /// Who watches what goes on.
+    pub(crate) live: Live,
     pub(crate) doctor: Doctor,
+    /// Who may use the API.
+    pub(crate) sign_in: SignIn,
 }
 
 impl Context {

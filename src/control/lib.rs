@@ -10,10 +10,12 @@ mod doctor;
 mod drain;
 mod dump_place;
 mod error;
+mod failover;
 mod failpoint;
 mod fleet;
 mod http;
 mod leader;
+mod live;
 mod locked_out;
 mod map;
 mod measure;
@@ -26,6 +28,7 @@ mod server;
 mod stock;
 mod turns;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,12 +48,27 @@ use metrics::Metrics;
 /// How long a start waits for the catalog before it gives up.
 const CATALOG_START_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What ends a run.
+pub type Shutdown = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Runs one control-plane instance until `shutdown` completes.
+///
+/// In a box, so that the compiler makes all that runs in it here. What an `async fn` does is else made where that is awaited: in
+/// one piece with each binary, and not beside other crates.
 ///
 /// # Errors
 /// When the environment says of its store for dumps what can't be meant, when its port is taken, its `work_dir` can't be made, or the catalog can't be reached at the start, or can't be brought up to date.
-pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<Output = ()>) -> Result<()> {
+pub fn run(
+    config: ControlConfig,
+    secrets: Secrets,
+    shutdown: Shutdown,
+) -> Pin<Box<dyn Future<Output = Result<()>> + Send>> {
+    Box::pin(serve(config, secrets, shutdown))
+}
+
+async fn serve(config: ControlConfig, secrets: Secrets, shutdown: Shutdown) -> Result<()> {
     config.validate().map_err(Error::Usage)?;
+    let tls = config.api_tls()?.map(Arc::new);
     let dumps = config.deleted_dump_dir.as_ref().map(provision::Dumps::at).transpose()?;
     let registry = Registry::new();
     let catalog = Catalog::new(&secrets.catalog_url, &registry)?;
@@ -85,8 +103,10 @@ pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<
         stock_claimed: watch::Sender::new(None),
         measure_nudge: Notify::new(),
         ended: Notify::new(),
+        live: live::Live::default(),
         term: watch::Sender::new(None),
         turns: turns::Turns::default(),
+        sign_in: http::SignIn::new(secrets.token),
     });
     let stop = CancellationToken::new();
     let leader = tokio::spawn(leader::lead(context.clone(), holder, stop.clone()));
@@ -100,12 +120,14 @@ pub async fn run(config: ControlConfig, secrets: Secrets, shutdown: impl Future<
     let wal = tokio::spawn(moves::watch_wal(context.clone(), stop.clone()));
     let pace = tokio::spawn(moves::throttle::watch(context.clone(), stop.clone()));
     let drain = tokio::spawn(drain::keep(context.clone(), stop.clone()));
-    let api = tokio::spawn(http::serve(listener, context, secrets.token, stop.clone()));
+    let live = tokio::spawn(live::watch(context.clone(), stop.clone()));
+    let api = tokio::spawn(http::serve(listener, tls, context, stop.clone()));
     tracing::info!("control plane serves");
     shutdown.await;
     stop.cancel();
     // Each ends at its next look at `stop`; none of them fails but by a defect, which its own log line told.
-    for task in [leader, reconciler, figures, map, locked_out, measure, stock, windows, wal, pace, drain, api]
+    for task in
+        [leader, reconciler, figures, map, locked_out, measure, stock, windows, wal, pace, drain, live, api]
     {
         drop(tokio::time::timeout(Duration::from_secs(5), task).await);
     }

@@ -216,7 +216,7 @@ async fn read(context: &Context) -> catalog::Result<()> {
     for (kind, state, count) in operations {
         metrics.operations.with_label_values(&[kind.as_str(), state.as_str()]).set(count);
     }
-    if let Some(run) = context.catalog.runs(1).await?.first() {
+    if let Some(run) = context.catalog.runs(None, 1).await?.first() {
         let progress = context.catalog.run_progress(run.id).await?;
         for (state, count) in progress.by_state() {
             metrics.targets.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));

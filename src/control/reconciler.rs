@@ -41,7 +41,7 @@ pub(crate) async fn reconcile(context: Arc<Context>, stop: CancellationToken) {
         }
         if term.is_some() && forgotten.is_none_or(|at| at.elapsed() > FORGET_INTERVAL) {
             forgotten = Some(Instant::now());
-            if let Err(error) = context.catalog.forget_old().await {
+            if let Err(error) = context.catalog.forget_old(context.config.audit_keep).await {
                 tracing::warn!(%error, "old records could not be removed");
             }
         }

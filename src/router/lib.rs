@@ -23,6 +23,7 @@ mod follower;
 mod gate;
 mod http;
 mod listener;
+mod load;
 mod login;
 mod looks;
 mod map;
@@ -50,6 +51,7 @@ mod tls;
 mod worker;
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::thread::JoinHandle;
@@ -77,18 +79,32 @@ use crate::worker::{INBOX_MAX, WorkerMessage};
 /// How long the last words to the catalog may take.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// What ends a run.
+pub type Shutdown = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Runs a router until `stop` ends and its clients are gone, or `shutdown_timeout` is over.
 ///
-/// Call it on a multi-threaded runtime. `metrics` is the process's registry.
+/// Call it on a multi-threaded runtime. `metrics` is the process's registry. In a box, so that the compiler makes all that runs
+/// in it here, and not where it is awaited.
 ///
 /// # Errors
 /// [`RouterError`] when it can't start: a value in the configuration, an address in use.
-pub async fn run(
+pub fn run(
+    config: RouterConfig,
+    master_key: MasterKey,
+    metrics: Registry,
+    process: Process,
+    stop: Shutdown,
+) -> Pin<Box<dyn Future<Output = Result<(), RouterError>> + Send>> {
+    Box::pin(route(config, master_key, metrics, process, stop))
+}
+
+async fn route(
     config: RouterConfig,
     master_key: MasterKey,
     metrics: Registry,
     mut process: Process,
-    stop: impl Future<Output = ()>,
+    stop: Shutdown,
 ) -> Result<(), RouterError> {
     config.validate()?;
     let catalog = config.catalog_url.as_ref().map(|url| Catalog::new(url.expose(), &metrics)).transpose()?;

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use catalog::{Catalog, Copying, Latency, Report, Reporter};
+use catalog::{Catalog, Copying, Latency, Report, Reporter, RouterLoad};
 use futures_util::future::join_all;
 use shard_map::TenantId;
 use tokio::sync::mpsc;
 
 use crate::ask;
 use crate::gate::HoldReady;
+use crate::load::TENANTS_MAX;
 use crate::shared::Shared;
 use crate::worker::Worker;
 
@@ -87,6 +88,7 @@ struct WorkerReport {
     pinned: BTreeMap<String, BTreeMap<String, u32>>,
     locked_out: Vec<TenantId>,
     latency: Vec<(String, Latency)>,
+    load: RouterLoad,
 }
 
 impl Worker {
@@ -99,8 +101,13 @@ impl Worker {
         let clients = self.clients.borrow();
         let locked_out = self.locked_out.told();
         let clients_here = clients.len();
-        let mut report =
-            WorkerReport { clients: clients_here, locked_out, latency, ..WorkerReport::default() };
+        let mut report = WorkerReport {
+            clients: clients_here,
+            locked_out,
+            latency,
+            load: self.load(),
+            pinned: BTreeMap::new(),
+        };
         for client in clients.values() {
             for reason in client.pins.get().iter() {
                 let of_tenant = report.pinned.entry(client.tenant.to_string()).or_default();
@@ -117,7 +124,7 @@ pub(crate) async fn announce(shared: &Shared, catalog: &Catalog) {
         while !shared.map.is_loaded() {
             tokio::time::sleep(ANNOUNCE_PAUSE).await;
         }
-        send(shared, catalog, &Report::default()).await.map(drop)
+        send(shared, catalog, (&Report::default(), &RouterLoad::default())).await.map(drop)
     });
     if !matches!(announced.await, Ok(Ok(()))) {
         tracing::warn!("the catalog does not know yet that this router serves");
@@ -128,7 +135,11 @@ pub(crate) async fn announce(shared: &Shared, catalog: &Catalog) {
 const REPORTS_MISSED_MAX: u32 = 3;
 const LIVE_TIME_LEAST: Duration = Duration::from_secs(5);
 
-async fn send(shared: &Shared, catalog: &Catalog, report: &Report) -> catalog::Result<CopiedNow> {
+async fn send(
+    shared: &Shared,
+    catalog: &Catalog,
+    (report, load): (&Report, &RouterLoad),
+) -> catalog::Result<CopiedNow> {
     let version = shared.map.read().version;
     let (config, peers) = (shared.config(), &shared.peers);
     let me = Reporter {
@@ -138,7 +149,7 @@ async fn send(shared: &Shared, catalog: &Catalog, report: &Report) -> catalog::R
         cancel_host: peers.cancel_host.clone(),
         cancel_port: peers.cancel_port,
     };
-    let copying = catalog.report_router(&me, version, report).await?;
+    let copying = catalog.report_router(&me, version, (report, load)).await?;
     // Without the catalog, the last that was known stays.
     let within = (config.report_interval * REPORTS_MISSED_MAX).max(LIVE_TIME_LEAST);
     let live = peers.learn(&catalog.live_routers(within).await?);
@@ -158,8 +169,8 @@ pub(crate) async fn run(shared: Arc<Shared>, catalog: Catalog) {
         if !shared.map.is_loaded() {
             continue;
         }
-        let report = collect(&shared, &copied).await;
-        match send(&shared, &catalog, &report).await {
+        let (report, load) = collect(&shared, &copied).await;
+        match send(&shared, &catalog, (&report, &load)).await {
             Ok(now) => {
                 failing = false;
                 copied = Arc::new(now);
@@ -173,10 +184,11 @@ pub(crate) async fn run(shared: Arc<Shared>, catalog: Catalog) {
     }
 }
 
-async fn collect(shared: &Shared, copied: &Arc<CopiedNow>) -> Report {
+async fn collect(shared: &Shared, copied: &Arc<CopiedNow>) -> (Report, RouterLoad) {
     // Also a server that nobody has used says so.
     let latency = copied.servers.iter().map(|server| (server.clone(), Latency::default())).collect();
     let mut report = Report { latency, ..Report::default() };
+    let mut load = RouterLoad::default();
     let asked = (0..shared.workers.len()).map(|worker| {
         let copied = copied.clone();
         ask::ask(shared, worker, move |worker| worker.report(&copied))
@@ -188,6 +200,7 @@ async fn collect(shared: &Shared, copied: &Arc<CopiedNow>) -> Report {
         report.clients += u32::try_from(part.clients).unwrap_or(u32::MAX);
         report.pinned.extend(part.pinned);
         report.locked_out.extend(part.locked_out);
+        load.add(part.load, TENANTS_MAX);
         for (server, latency) in part.latency {
             *report.latency.entry(server).or_default() += &latency;
         }
@@ -202,7 +215,7 @@ async fn collect(shared: &Shared, copied: &Arc<CopiedNow>) -> Report {
     report.servers_down.retain(known);
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     report.unix_ms = i64::try_from(since_1970.as_millis()).ok();
-    report
+    (report, load)
 }
 
 /// Acknowledges holds as they come into force, without end.

@@ -90,6 +90,8 @@ pub(crate) struct Counters {
     now: [Cell<u64>; Figure::COUNT],
     /// As they were when a scrape last took them.
     taken: Cell<Figures>,
+    /// As they were at the router's last report.
+    reported: Cell<Figures>,
     /// Transaction time when activity was last looked at, and the activity.
     looked_at: Cell<u64>,
     activity: Cell<f64>,
@@ -110,6 +112,7 @@ impl Counters {
         Self {
             now: std::array::from_fn(|i| Cell::new(self.now[i].take())),
             taken: Cell::new(self.taken.take()),
+            reported: Cell::new(self.reported.take()),
             looked_at: Cell::new(self.looked_at.take()),
             activity: Cell::new(self.activity.take()),
         }
@@ -119,6 +122,12 @@ impl Counters {
     pub(crate) fn take_grown(&self) -> Figures {
         let now = self.figures();
         now.since(&self.taken.replace(now))
+    }
+
+    /// What has grown since the last report.
+    pub(crate) fn take_reported(&self) -> Figures {
+        let now = self.figures();
+        now.since(&self.reported.replace(now))
     }
 
     /// How busy its clients keep servers lately: a measure to compare tenants by.

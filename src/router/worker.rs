@@ -89,6 +89,8 @@ pub(crate) struct Worker {
     /// Tenants that are not here, and whose hold could not be acknowledged yet.
     unacknowledged: RefCell<BTreeSet<TenantId>>,
     pub(crate) locked_out: LockedOut,
+    /// When its load was last reported.
+    pub(crate) load_reported: Cell<Instant>,
     /// Whose transactions are not counted among those that a copy may slow down.
     pub(crate) copying: RefCell<Arc<CopiedNow>>,
     evict_rests: steward::Rests,
@@ -121,6 +123,7 @@ impl Worker {
             unacknowledged: RefCell::default(),
             copying: RefCell::default(),
             locked_out: LockedOut::default(),
+            load_reported: Cell::new(Instant::now()),
             evict_rests: steward::Rests::default(),
             handshakes: Rc::new(Semaphore::new(1)),
             statement_timeout_min: Cell::default(),

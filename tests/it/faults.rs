@@ -52,13 +52,13 @@ const POINTS: [(Path, &[&str]); 7] = [
     (Path::Start, &[
         "arm", "arm_terms", "arm_noted", "arm_guarded", "arm_published", "arm_role", "arm_slot",
         "schema", "schema_recorded", "schema_roles", "schema_made", "schema_settings", "schema_dumped", "schema_restored",
-        "copy", "copy_opened", "copy_loaded", "copy_committed", "copy_closed",
+        "copy", "read_put", "copy_opened", "copy_loaded", "copy_committed", "copy_closed",
         "build", "build_listed", "build_restored", "build_analyzed", "build_refreshed", "build_watched", "subscribed", "stream_lifted",
-        "compare", "catch_up", "catch_published", "catch_slot", "catch_close",
+        "compare", "read_door", "catch_up", "catch_published", "catch_slot", "catch_close",
         "cutover", "cutover_prepared", "held", "drain", "limit", "limited", "fence", "flushed", "apply", "detach_disabled",
         "detach", "sequences", "unlogged", "sealed", "sealed_renamed", "sealed_sent", "seal", "check", "advance",
         "open", "open_renamed", "open_sent", "decide", "release_compared", "release_lifted", "release", "release_told",
-        "verify", "verify_unfollowed", "verify_ended", "verify_compared",
+        "verify", "verify_unfollowed", "verify_ended", "read_dropped", "verify_compared",
         "window_role", "window_sealed", "window_follows", "window_open", "switched",
     ]),
     (Path::TakenBack, &["taken_passed", "taken_unsealed", "taken_placed", "taken_noted"]),
@@ -478,7 +478,7 @@ impl<'f> Stage<'f> {
         }
         let left = "
             SELECT 'slot ' || slot_name FROM pg_replication_slots WHERE slot_name LIKE 'tenantry\\_%'
-            UNION ALL SELECT 'role ' || rolname FROM pg_roles WHERE rolname ~ '^tenantry_(move|reverse|mark)'
+            UNION ALL SELECT 'role ' || rolname FROM pg_roles WHERE rolname ~ '^tenantry_(move|reverse|read)'
             UNION ALL SELECT 'subscription ' || subname FROM pg_subscription
             UNION ALL SELECT 'database ' || datname FROM pg_database WHERE datname ~ '__(arriving|sealed|doomed)'";
         for server in SERVERS {

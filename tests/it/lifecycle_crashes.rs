@@ -18,8 +18,16 @@ const RESUME: [&str; 3] = ["roles", "roles_done", "open_done"];
 const DELETE: [&str; 5] = ["refuse", "refuse_done", "drain_done", "close_done", "put_aside_done"];
 const UNDELETE: [&str; 4] = ["take_back", "take_back_done", "schema_done", "open_done"];
 const CREATE: [&str; 6] = ["claim", "claim_done", "roles_done", "database_done", "schema_done", "open_done"];
-const CLONE: [&str; 6] =
-    ["claim_done", "roles_done", "database_done", "copy_done", "analyze_done", "open_done"];
+const CLONE: [&str; 8] = [
+    "claim_done",
+    "roles_done",
+    "database_done",
+    "read_put",
+    "read_dropped",
+    "copy_done",
+    "analyze_done",
+    "open_done",
+];
 const RENAME: [&str; 6] = ["claim", "claim_done", "hold_done", "close_done", "rename_done", "place_done"];
 const DROP: [&str; 6] =
     ["refuse_done", "put_aside_done", "finish_moves_done", "dump_done", "doomed", "drop_done"];
@@ -154,6 +162,8 @@ async fn making_renaming_and_dropping_end_well_wherever_the_control_plane_dies(f
         assert_eq!(state, "done", "clone died at {point}");
         mortal.serves(&id).await;
     }
+    let readers = "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'tenantry\\_read\\_%'";
+    assert_eq!(fleet.direct("pg-1", "postgres").await.number(readers).await, 0);
     // One that can't be done is undone, wherever.
     fleet.connect("origin").await.run("CREATE UNLOGGED TABLE scratch ()").await;
     for point in ["undo", "undo_done"] {

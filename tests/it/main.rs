@@ -8,6 +8,8 @@
 mod harness;
 
 mod admin;
+mod api;
+mod book;
 mod budgets;
 mod cancels;
 mod catalog_failover;
@@ -17,6 +19,7 @@ mod corners;
 #[cfg(feature = "failpoints")]
 mod crashes;
 mod cut_off;
+mod dashboards;
 mod demo;
 mod dev;
 mod doctor;
@@ -59,6 +62,8 @@ mod openings;
 mod outage;
 #[cfg(feature = "failpoints")]
 mod pace;
+mod page_browser;
+mod page_served;
 mod pooling;
 mod prepared;
 mod provisioning;
@@ -66,6 +71,8 @@ mod quotas;
 mod recovery;
 mod reload;
 mod restart;
+mod runbooks;
+mod server_failover;
 mod servers;
 mod sessions;
 mod shared_roles;
@@ -79,6 +86,7 @@ mod stragglers;
 mod systemd;
 mod tls;
 mod tls_fleet;
+mod top;
 mod torture;
 mod two_controllers;
 mod users;
@@ -96,6 +104,7 @@ fn main() -> std::process::ExitCode {
         limits::trials(),
         logs::trials(),
         logins::trials(),
+        server_failover::trials(),
         servers::trials(),
         users::trials(),
         prepared::trials(),
@@ -103,6 +112,7 @@ fn main() -> std::process::ExitCode {
         shared_roles::trials(),
         tls::trials(),
         tls_fleet::trials(),
+        top::trials(),
         errors::trials(),
         corners::trials(),
         frameworks::trials(),
@@ -113,6 +123,8 @@ fn main() -> std::process::ExitCode {
         budgets::trials(),
         openings::trials(),
         outage::trials(),
+        page_browser::trials(),
+        page_served::trials(),
         migrations::trials(),
         migrations_disturbed::trials(),
         migrations_refused::trials(),
@@ -135,7 +147,11 @@ fn main() -> std::process::ExitCode {
         restart::trials(),
         systemd::trials(),
         metrics::trials(),
+        dashboards::trials(),
+        book::trials(),
+        runbooks::trials(),
         admin::trials(),
+        api::trials(),
         config::trials(),
         dev::trials(),
         doctor::trials(),

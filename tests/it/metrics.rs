@@ -1,5 +1,8 @@
 //! What Prometheus reads: the names that dashboards and alerts rely on, and that they move.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
@@ -10,6 +13,7 @@ use crate::moves::move_to;
 trials! {
     shared the_router_has_the_promised_metrics,
     shared the_control_plane_has_the_promised_metrics,
+    shared all_metrics_are_documented_as_what_they_are,
     shared transactions_errors_and_clients_are_counted,
     shared clients_that_wait_for_a_connection_are_counted,
     shared moves_are_counted_with_their_holds,
@@ -68,6 +72,44 @@ async fn the_control_plane_has_the_promised_metrics(fleet: &Fleet) {
         (all && values.iter().all(|name| metrics.get(name) >= 1.0)).then_some(())
     })
     .await;
+}
+
+/// Metrics that the code makes, whether they have samples or not.
+fn in_code(dir: &Path, names: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            in_code(&path, names);
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            if text.contains("prometheus::") {
+                let quoted = text.split('"').filter(|text| text.starts_with("tenantry_"));
+                let is_name = |text: &&str| text.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+                names.extend(quoted.filter(is_name).map(str::to_owned));
+            }
+        }
+    }
+}
+
+async fn all_metrics_are_documented_as_what_they_are(fleet: &Fleet) {
+    fleet.create("documented", &["--server", "pg-1"]).await;
+    fleet.connect("documented").await.run("SELECT 1").await;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/metrics.md")).unwrap();
+    let row = |line: &str| {
+        let mut cells = line.strip_prefix("| `tenantry_")?.split('|').map(str::trim);
+        Some((format!("tenantry_{}", cells.next()?.trim_end_matches('`')), cells.next()?.to_owned()))
+    };
+    let documented: BTreeMap<String, String> = page.lines().filter_map(row).collect();
+    let mut made = BTreeSet::new();
+    in_code(&root.join("src"), &mut made);
+    for metrics in [fleet.router_metrics().await, fleet.control_metrics().await] {
+        for (name, kind) in metrics.kinds() {
+            assert_eq!(documented.get(name), Some(kind), "{name} in docs/metrics.md");
+            made.insert(name.clone());
+        }
+    }
+    assert_eq!(documented.into_keys().collect::<BTreeSet<_>>(), made, "in docs/metrics.md, and in the code");
 }
 
 async fn transactions_errors_and_clients_are_counted(fleet: &Fleet) {

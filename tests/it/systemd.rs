@@ -10,6 +10,8 @@ trials! {
     shared a_watchdog_is_told_that_the_router_lives,
 }
 
+/// The most that a service may be exposed, in tenths, as `systemd-analyze security` counts it.
+const EXPOSURE_MAX: &str = "20";
 /// The first release that knows `Type=notify-reload`.
 const NOTIFY_RELOAD_SINCE: u32 = 253;
 
@@ -40,6 +42,11 @@ async fn units_are_sound(fleet: &Fleet) {
         Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&units).output().unwrap();
     let said = String::from_utf8_lossy(&verified.stderr);
     assert!(verified.status.success() && said.is_empty(), "{said}");
+    for unit in units.iter().filter(|unit| unit.extension().is_some_and(|kind| kind == "service")) {
+        let look = ["security", "--offline=true", "--threshold", EXPOSURE_MAX];
+        let looked = Command::new("systemd-analyze").args(look).arg(unit).output().unwrap();
+        assert!(looked.status.success(), "{}", String::from_utf8_lossy(&looked.stdout));
+    }
 }
 
 async fn a_watchdog_is_told_that_the_router_lives(fleet: &Fleet) {

@@ -36,6 +36,12 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// Whether they have servers, and so addresses, of their own.
+    #[must_use]
+    pub fn name_servers(&self) -> bool {
+        self.declared.is_some() || self.file.is_some()
+    }
+
     /// The servers to look at: those of the catalog, and what the declaration and the file name beside them. What the
     /// catalog still has is not declared anew by this: `map apply` is for that.
     #[must_use]

@@ -128,7 +128,7 @@ pub(crate) async fn server_of(site: &Site, tenant: &str) -> anyhow::Result<Strin
 
 /// The dedicated server.
 pub(crate) async fn dedicated(site: &Site) -> anyhow::Result<String> {
-    let servers = site.api.get(&["v1", "servers"]).await?;
+    let servers = site.api.list(&["v1", "servers"], &[]).await?;
     let found = servers.as_array().into_iter().flatten().find(|server| server["class"] == "dedicated");
     found.map(|server| text(server, "name").to_owned()).context("the fleet has no dedicated server")
 }

@@ -172,7 +172,7 @@ impl Fleet<'_> {
 
     /// Tells the control plane of servers that it does not have yet, or has elsewhere.
     async fn add_servers(&self, api: &Api) -> anyhow::Result<()> {
-        let known = api.get(&["v1", "servers"]).await?;
+        let known = api.list(&["v1", "servers"], &[]).await?;
         for server in &self.plan.servers {
             let declared = &server.declared;
             let is_known = known.as_array().into_iter().flatten().any(|known| {
@@ -197,7 +197,7 @@ impl Fleet<'_> {
 
     async fn make_user(&self, api: &Api) -> anyhow::Result<()> {
         let (user, password) = (&self.plan.user, self.user_password()?);
-        let users = api.get(&["v1", "users"]).await?;
+        let users = api.list(&["v1", "users"], &[]).await?;
         if users.as_array().into_iter().flatten().any(|known| known["name"] == user.name.as_str()) {
             return Ok(());
         }

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::Shared;
+use super::answer::Refusal;
 use crate::doctor::Check;
 
 /// Any instance answers, whether it leads or not. Without the catalog the answer is a refusal that has what could be seen.
@@ -20,9 +21,8 @@ pub(super) async fn examine(State(context): Shared) -> Response {
         ok: true,
         detail: format!("tenantry {}, {leads}", env!("CARGO_PKG_VERSION")),
     });
-    let mut answer = json!(diagnosis);
+    let answer = json!(diagnosis);
     let Some(why) = diagnosis.unreachable else { return Json(answer).into_response() };
-    answer["error"] = json!(why);
-    answer["hint"] = json!("start the catalog's Postgres, or promote its standby; clients go on meanwhile");
-    (StatusCode::SERVICE_UNAVAILABLE, Json(answer)).into_response()
+    let hint = "start the catalog's Postgres, or promote its standby; clients go on meanwhile";
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why, hint).with(answer)
 }

@@ -1,7 +1,9 @@
 //! `/v1/map`: the map as a whole.
 
-use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use catalog::Role;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shard_map::fleet::Fleet;
@@ -9,6 +11,7 @@ use shard_map::recovery::{Finding, MapFile, Sources};
 
 use super::Shared;
 use super::answer::{Answer, Body, Refusal};
+use super::sign_in::Who;
 use crate::error::Error;
 use crate::map::{Outcome, watch};
 
@@ -53,7 +56,20 @@ pub(super) async fn check(State(context): Shared) -> Answer<Value> {
     Ok(Json(json!(context.catalog.map_check().await?)))
 }
 
-pub(super) async fn verify(State(context): Shared, Body(wish): Body<Wish>) -> Answer<Vec<Finding>> {
+/// Compares the map with the servers that it has. With servers that files name, for admins only: the control plane logs in at
+/// the addresses that these give.
+pub(super) async fn verify(
+    State(context): Shared,
+    Extension(who): Extension<Who>,
+    Body(wish): Body<Wish>,
+) -> Answer<Vec<Finding>> {
+    if (wish.declared.is_some() || wish.file.is_some()) && who.role < Role::Admin {
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "verifying by files needs the role admin: they name servers that the control plane logs in to",
+            "leave the files out, or use an admin's token",
+        ));
+    }
     Ok(Json(watch::look(&context, &wish.sources()?, false).await?))
 }
 

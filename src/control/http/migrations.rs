@@ -1,12 +1,15 @@
 //! `/v1/migrations`: runs over the fleet.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::Response;
 use catalog::{Operation, RunProgress, Target, TargetState};
 use serde_json::{Value, json};
 
 use super::Shared;
-use super::answer::{Answer, Body, Refusal};
+use super::answer::{Answer, Body, Path, Query, Refusal};
+use super::paging::{Page, SHORT, one_more, page};
 use crate::context::Context;
 use crate::error::Error;
 use crate::fleet::examine::examine;
@@ -14,11 +17,8 @@ use crate::fleet::files::Input;
 use crate::fleet::survey::Look;
 use crate::fleet::waves;
 
-/// Runs that a list shows.
-const LIST_MAX: i64 = 100;
-
 pub(super) async fn run(State(context): Shared, Body(input): Body<Input>) -> Answer<Value> {
-    if let Some(run) = context.catalog.runs(1).await?.first().filter(|run| run.state == "running") {
+    if let Some(run) = context.catalog.runs(None, 1).await?.first().filter(|run| run.state == "running") {
         let why = format!("another migration run is under way ({}): wait for its end, or abort it", run.id);
         return Err(catalog::Error::Conflict(why).into());
     }
@@ -39,13 +39,18 @@ pub(super) async fn plan(State(context): Shared, Body(input): Body<Input>) -> An
     Ok(Json(json!(examined.plan(&context, &input).await?)))
 }
 
-pub(super) async fn list(State(context): Shared) -> Answer<Vec<Value>> {
+pub(super) async fn list(
+    State(context): Shared,
+    uri: Uri,
+    Query(asked): Query<Page<i64>>,
+) -> Result<Response, Refusal> {
+    let limit = asked.limit(SHORT)?;
     let mut runs = Vec::new();
-    for operation in context.catalog.runs(LIST_MAX).await? {
+    for operation in context.catalog.runs(asked.after, one_more(limit)).await? {
         let progress = context.catalog.run_progress(operation.id).await?;
         runs.push(shown(&operation, &progress, &[]));
     }
-    Ok(Json(runs))
+    Ok(page(runs, limit, &uri, |run| run["id"].to_string()))
 }
 
 pub(super) async fn show(State(context): Shared, Path(run): Path<i64>) -> Answer<Value> {
@@ -79,7 +84,7 @@ async fn find(context: &Context, run: i64) -> Answer<Value> {
     Ok(Json(shown(&operation, &progress, &context.catalog.run_troubles(run).await?)))
 }
 
-fn shown(operation: &Operation, progress: &RunProgress, troubles: &[Target]) -> Value {
+pub(crate) fn shown(operation: &Operation, progress: &RunProgress, troubles: &[Target]) -> Value {
     let of = |state, key: &str| {
         let there = troubles.iter().filter(|target| target.state == state);
         there.map(|t| json!({ "tenant": t.tenant, key: t.error })).collect::<Vec<_>>()

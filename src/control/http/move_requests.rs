@@ -1,8 +1,9 @@
 //! `/v1/moves`.
 
-use axum::Json;
-use axum::extract::{Path, State};
-use axum::http::HeaderMap;
+use axum::extract::State;
+use axum::http::{HeaderMap, Uri};
+use axum::response::Response;
+use axum::{Extension, Json};
 use catalog::{Kind, Operation, Step};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -10,13 +11,13 @@ use shard_map::moves::Phase;
 use shard_map::{ServerName, ServerState, TenantId};
 
 use super::Shared;
-use super::answer::{Answer, Body, Refusal, parse};
+use super::answer::{Answer, Body, Path, Query, Refusal, parse};
+use super::paging::{Page, SHORT, one_more, page};
+use super::sign_in::{CONFIG, Who};
 use crate::context::Context;
 use crate::error::Error;
 use crate::moves::{Input, Verify, Window, start as starting};
 
-/// Moves that a list shows.
-const LIST_MAX: i64 = 100;
 /// Characters of the name of who asks.
 const NAME_MAX: usize = 100;
 /// The header that says who asks.
@@ -55,15 +56,17 @@ impl Start {
 
 pub(super) async fn start(
     State(context): Shared,
+    Extension(who): Extension<Who>,
     headers: HeaderMap,
     Body(start): Body<Start>,
 ) -> Answer<Value> {
-    begin(&context, start, asked_by(&headers)).await
+    begin(&context, start, asked_by(&who, &headers)).await
 }
 
 /// Turns a move round, within its window: a move of its own, without a copy.
 pub(super) async fn reverse(
     State(context): Shared,
+    Extension(who): Extension<Who>,
     headers: HeaderMap,
     Path(id): Path<i64>,
 ) -> Answer<Value> {
@@ -90,7 +93,7 @@ pub(super) async fn reverse(
         return Err(Error::refused(format!("server {} is draining", input.from), hint).into());
     }
     let (from, to) = (input.to.clone(), input.from.clone());
-    let input = Input { from, to, reverse_of: Some(id), asked_by: asked_by(&headers), ..input };
+    let input = Input { from, to, reverse_of: Some(id), asked_by: asked_by(&who, &headers), ..input };
     let back = context.catalog.start_move(&tenant, &input.from, &json!(input)).await?;
     context.nudge.notify_one();
     find(&context, back).await
@@ -110,10 +113,14 @@ fn why_closed(operation: &Operation) -> Option<String> {
     }
 }
 
-/// Who asks, as they say themselves: everybody has the same token.
-fn asked_by(headers: &HeaderMap) -> Option<String> {
-    let said = headers.get(ASKED_BY)?.to_str().ok()?;
-    Some(said.chars().take(NAME_MAX).collect())
+/// Who asks: by the name of the token, and as they say themselves, as one token may be of many.
+fn asked_by(who: &Who, headers: &HeaderMap) -> Option<String> {
+    let said = headers.get(ASKED_BY).and_then(|said| said.to_str().ok());
+    let said = said.map(|said| said.chars().take(NAME_MAX).collect::<String>());
+    if who.name == CONFIG {
+        return said;
+    }
+    Some(said.map_or_else(|| who.name.clone(), |said| format!("{} ({said})", who.name)))
 }
 
 async fn begin(context: &Context, start: Start, asked_by: Option<String>) -> Answer<Value> {
@@ -153,9 +160,15 @@ async fn begin(context: &Context, start: Start, asked_by: Option<String>) -> Ans
     Ok(Json(shown))
 }
 
-pub(super) async fn list(State(context): Shared) -> Answer<Vec<Value>> {
-    let moves = context.catalog.operations(Kind::Move, LIST_MAX).await?;
-    Ok(Json(moves.iter().map(|operation| shown(operation, &[])).collect()))
+pub(super) async fn list(
+    State(context): Shared,
+    uri: Uri,
+    Query(asked): Query<Page<i64>>,
+) -> Result<Response, Refusal> {
+    let limit = asked.limit(SHORT)?;
+    let moves = context.catalog.operations(Kind::Move, asked.after, one_more(limit)).await?;
+    let moves = moves.iter().map(|operation| shown(operation, &[])).collect();
+    Ok(page(moves, limit, &uri, |shown: &Value| shown["id"].to_string()))
 }
 
 pub(super) async fn show(State(context): Shared, Path(id): Path<i64>) -> Answer<Value> {
@@ -258,7 +271,7 @@ async fn find_operation(context: &Context, id: i64) -> Result<Operation, Refusal
     }
 }
 
-fn shown(operation: &Operation, steps: &[Step]) -> Value {
+pub(crate) fn shown(operation: &Operation, steps: &[Step]) -> Value {
     let data = |key: &str| operation.data.get(key).cloned().unwrap_or(Value::Null);
     let counted = |key: &str| operation.data.get(key).cloned().unwrap_or_else(|| json!(0));
     let (reversible_until, window_closed) = match Window::of(&operation.data) {

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::Response;
 use catalog::Removal;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -12,17 +14,23 @@ use shard_map::labels::Labels;
 use shard_map::{Server, ServerClass, ServerName, ServerState};
 
 use super::Shared;
-use super::answer::{Answer, Body, Refusal, parse};
+use super::answer::{Answer, Body, Path, Query, Refusal, parse};
+use super::paging::Page;
 use crate::context::Context;
 use crate::drain;
-use crate::error::{Error, Result};
+use crate::error::Error;
+use crate::failover;
 use crate::server::arm;
 
 /// How long one address of a server that is said to be lost is tried, and how long its name is looked up.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(super) async fn list(State(context): Shared) -> Answer<Vec<catalog::ServerRow>> {
-    Ok(Json(context.catalog.servers().await?))
+pub(super) async fn list(
+    State(context): Shared,
+    uri: Uri,
+    Query(asked): Query<Page<String>>,
+) -> Result<Response, Refusal> {
+    asked.of(context.catalog.servers().await?, &uri, |row| row.server.name.to_string())
 }
 
 pub(super) async fn show(State(context): Shared, Path(name): Path<String>) -> Answer<Value> {
@@ -40,7 +48,7 @@ pub(super) async fn show(State(context): Shared, Path(name): Path<String>) -> An
     Ok(Json(shown))
 }
 
-async fn look(context: &Context, server: &Server) -> Result<(String, String)> {
+async fn look(context: &Context, server: &Server) -> Result<(String, String), Error> {
     let registry = context.connector.registry(server).await?;
     let row =
         registry.row("SELECT current_setting('server_version'), current_setting('wal_level')", &[]).await?;
@@ -61,11 +69,7 @@ pub(super) struct Add {
 /// already, what is not given stays as it is.
 pub(super) async fn add(State(context): Shared, Body(add): Body<Add>) -> Answer<catalog::ServerRow> {
     let name: ServerName = parse(&add.name)?;
-    // How TLS is done is for the configuration to say, as for all connections to servers.
-    let (url, _) =
-        catalog::tls::without_tls(&add.url).map_err(|why| Refusal::usage(&format!("url: {why}")))?;
-    let config: tokio_postgres::Config =
-        url.parse().map_err(|e| Refusal::usage(&format!("url: {}", describe(&e))))?;
+    let config = configuration(&add.url)?;
     let (host, port) = arm::address(&config)?;
     let term = context.leading_term()?;
     let known: Vec<Server> = context.catalog.servers().await?.into_iter().map(|row| row.server).collect();
@@ -98,6 +102,35 @@ pub(super) async fn add(State(context): Shared, Body(add): Body<Add>) -> Answer<
     }
     context.catalog.put_server(&server, armed.system_identifier).await?;
     Ok(Json(context.catalog.server(&server.name).await?))
+}
+
+/// How TLS is done is for the control plane's configuration to say, as for all connections to servers.
+fn configuration(url: &str) -> std::result::Result<tokio_postgres::Config, Refusal> {
+    let (url, _) = catalog::tls::without_tls(url).map_err(|why| Refusal::usage(&format!("url: {why}")))?;
+    url.parse().map_err(|e| Refusal::usage(&format!("url: {}", describe(&e))))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Failover {
+    to: String,
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
+    accept_differences: bool,
+}
+
+/// Points a server to its promoted standby. Of the URL, only the address counts: the control plane logs in as itself.
+pub(super) async fn failover(
+    State(context): Shared,
+    Path(name): Path<String>,
+    Body(asked): Body<Failover>,
+) -> Answer<failover::Outcome> {
+    let row = context.catalog.server(&parse::<ServerName>(&name)?).await?;
+    let to = arm::address(&configuration(&asked.to)?)?;
+    let Failover { dry_run, accept_differences, .. } = asked;
+    let asked = failover::Asked { to, dry_run, accept_differences };
+    Ok(Json(failover::run(&context, row, asked).await?))
 }
 
 #[derive(Deserialize)]
@@ -179,7 +212,7 @@ pub(super) async fn remove(
 
 /// Refuses to believe that a server is lost unless nothing answers at any of its addresses. Only the network is asked: one
 /// that refuses a login or a certificate lives, too.
-async fn refuse_if_alive(server: &Server) -> Result<()> {
+async fn refuse_if_alive(server: &Server) -> Result<(), Error> {
     let name = &server.name;
     let unknown = |error: &std::io::Error| {
         let hint = "it counts as lost when nothing answers at its address: see to the cause, then try again; a name that does \

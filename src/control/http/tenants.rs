@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
-use catalog::{Kind, Operation, TenantRow};
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
+use catalog::{Kind, Operation, TenantFilter, TenantRow};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shard_map::labels::Labels;
@@ -14,7 +15,8 @@ use shard_map::policy::Quota;
 use shard_map::{Selector, ServerClass, ServerName, TenantId, TenantState};
 
 use super::Shared;
-use super::answer::{Answer, Body, Refusal, parse};
+use super::answer::{Answer, Body, Path, Query, Refusal, parse};
+use super::paging::{LONG, Page, page};
 use crate::context::Context;
 use crate::error::Error;
 use crate::{provision, quotas};
@@ -34,16 +36,25 @@ fn shown(row: &TenantRow) -> Value {
 pub(super) struct Filter {
     server: Option<String>,
     selector: Option<String>,
+    /// A part of the id.
+    q: Option<String>,
 }
 
-pub(super) async fn list(State(context): Shared, Query(filter): Query<Filter>) -> Answer<Vec<Value>> {
-    let server = filter.server.as_deref().map(parse::<ServerName>).transpose()?;
-    let selector = filter.selector.as_deref().map(parse::<Selector>).transpose()?.unwrap_or_default();
+pub(super) async fn list(
+    State(context): Shared,
+    uri: Uri,
+    Query(Filter { server, selector, q }): Query<Filter>,
+    Query(asked): Query<Page<String>>,
+) -> Result<Response, Refusal> {
+    let limit = asked.limit(LONG)?;
+    let server = server.as_deref().map(parse::<ServerName>).transpose()?;
+    let selector = selector.as_deref().map(parse::<Selector>).transpose()?.unwrap_or_default();
     if let Some(name) = &server {
         context.catalog.server(name).await?;
     }
-    let rows = context.catalog.tenants(server.as_ref(), &selector).await?;
-    Ok(Json(rows.iter().map(shown).collect()))
+    let filter = TenantFilter { server, selector, contains: q, after: asked.after, limit: limit + 1 };
+    let rows: Vec<Value> = context.catalog.some_tenants(&filter).await?.iter().map(shown).collect();
+    Ok(page(rows, limit, &uri, |row| row["id"].as_str().unwrap_or_default().to_owned()))
 }
 
 pub(super) async fn show(State(context): Shared, Path(id): Path<String>) -> Answer<Value> {
@@ -223,15 +234,15 @@ pub(super) async fn rename(
 }
 
 pub(super) async fn suspend(context: Shared, id: Path<String>) -> Answer<Value> {
-    start(context, &id, Kind::Suspend, &[TenantState::Open], json!({})).await
+    start(context, &id.0, Kind::Suspend, &[TenantState::Open], json!({})).await
 }
 
 pub(super) async fn resume(context: Shared, id: Path<String>) -> Answer<Value> {
-    start(context, &id, Kind::Resume, &[TenantState::Suspended], json!({})).await
+    start(context, &id.0, Kind::Resume, &[TenantState::Suspended], json!({})).await
 }
 
 pub(super) async fn undelete(context: Shared, id: Path<String>) -> Answer<Value> {
-    start(context, &id, Kind::Undelete, &[TenantState::Deleted], json!({})).await
+    start(context, &id.0, Kind::Undelete, &[TenantState::Deleted], json!({})).await
 }
 
 #[derive(Deserialize)]
@@ -251,7 +262,7 @@ pub(super) async fn delete(context: Shared, id: Path<String>, Query(delete): Que
     if delete.now {
         states.push(TenantState::Deleted);
     }
-    start(context, &id, Kind::Delete, &states, json!({ "now": delete.now, "dump": delete.dump })).await
+    start(context, &id.0, Kind::Delete, &states, json!({ "now": delete.now, "dump": delete.dump })).await
 }
 
 async fn start(

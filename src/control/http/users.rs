@@ -1,7 +1,9 @@
 //! `/v1/users`: logins at the router. Passwords are turned into verifiers here and kept nowhere.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
@@ -10,7 +12,8 @@ use shard_map::fleet::check_user_name;
 use shard_map::{Access, PoolMode, Selector, User};
 
 use super::Shared;
-use super::answer::{Answer, Body, Refusal};
+use super::answer::{Answer, Body, Path, Query, Refusal};
+use super::paging::Page;
 
 /// Bytes of randomness in a generated password.
 const GENERATED_BYTES: usize = 24;
@@ -20,8 +23,13 @@ fn shown(user: &User) -> Value {
     json!({ "name": user.name, "tenants": user.tenants, "access": user.access, "pool_mode": user.pool_mode })
 }
 
-pub(super) async fn list(State(context): Shared) -> Answer<Vec<Value>> {
-    Ok(Json(context.catalog.users().await?.iter().map(shown).collect()))
+pub(super) async fn list(
+    State(context): Shared,
+    uri: Uri,
+    Query(asked): Query<Page<String>>,
+) -> Result<Response, Refusal> {
+    let users: Vec<Value> = context.catalog.users().await?.iter().map(shown).collect();
+    asked.of(users, &uri, |user| user["name"].as_str().unwrap_or_default().to_owned())
 }
 
 #[derive(Deserialize)]

@@ -11,8 +11,11 @@ pub(crate) mod watch;
 
 use catalog::Catalog;
 use serde::Serialize;
+use shard_map::Server;
 use shard_map::fleet::Fleet;
-use shard_map::recovery::{CatalogView, Finding, MapFile, Refused, Sources, Step, declare, import, rebuild};
+use shard_map::recovery::{
+    CatalogView, Finding, MapFile, Refused, Sources, Step, declare, find, import, rebuild,
+};
 
 use crate::config::{ControlConfig, Secrets};
 use crate::error::{Error, Result};
@@ -57,6 +60,16 @@ impl MapTools {
     /// Tools of a control plane that runs.
     pub(crate) fn of_control(catalog: Catalog, connector: Connector, config: &ControlConfig) -> Self {
         Self { catalog, connector, url: None, keep_sealed_s: config.reverse_window.as_secs() }
+    }
+
+    /// What one server has otherwise than the catalog, as it is at this address.
+    pub(crate) async fn differences_of(&self, server: Server) -> Result<Vec<Finding>> {
+        let name = server.name.clone();
+        let survey = survey::look(&self.connector, vec![server], 1).await;
+        let view = verify::view(self, &verify::move_numbers(&survey)).await?;
+        let mut findings = find(&view, &survey);
+        findings.retain(|finding| finding.server.as_ref() == Some(&name));
+        Ok(findings)
     }
 
     /// Each difference between the catalog, the registries and the servers' databases. `sources` may name servers that

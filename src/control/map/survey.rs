@@ -119,7 +119,7 @@ async fn server_itself(connection: &Connection) -> Result<Registry> {
     // The last number in a name that a move gave to a role, a slot or a subscription.
     const ITSELF: &str = "
         SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system()), current_setting('max_connections')::int,
-            coalesce((SELECT max(substring(name FROM '^tenantry_(?:move|reverse)_(\\d{1,18})$')::bigint) FROM (
+            coalesce((SELECT max(substring(name FROM '^tenantry_(?:move|reverse|read)_(\\d{1,18})$')::bigint) FROM (
                 SELECT rolname::text FROM pg_catalog.pg_roles
                 UNION ALL SELECT slot_name::text FROM pg_catalog.pg_replication_slots
                 UNION ALL SELECT subname::text FROM pg_catalog.pg_subscription) AS names (name)), 0)";

@@ -6,7 +6,7 @@ use shard_map::{ServerName, TenantId};
 
 use super::driver::Move;
 use super::window::{self, Closing};
-use super::{driver, undo};
+use super::{driver, reader, undo};
 use crate::context::Work;
 use crate::error::{Error, Result};
 use crate::failpoint;
@@ -28,6 +28,8 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let doomed = Doomed { tenant: &the_move.id, database: &sealed, state: Some("sealed") };
     doom::remove(&source_registry, the_move.work.term, doomed).await?;
     undo::drop_move_role(&source_registry, the_move).await?;
+    // What the end of the comparison could not reach.
+    reader::remove_all(the_move.readers()).await?;
     failpoint::reach("complete_role").await;
     // Unless the tenant is on its way back here, or was made anew here.
     let record = registry::read(&source_registry, &the_move.id).await?;

@@ -4,6 +4,9 @@
 //! A session that is lost costs the range that it was at: the journal says which of its transactions counts. Only the
 //! snapshot can't be had again.
 //!
+//! A table of one range is read by the control plane, since nothing is planned for that; ranges of larger ones by the
+//! operation's reader.
+//!
 //! All ranges of a table are read from one file. VACUUM FULL and CLUSTER keep what the snapshot sees, but give rows other
 //! places, and neither the guard nor the slot is told: rows would be missed, or copied twice. So the file is looked at
 //! when a range was read, under the lock that reading took and before anything is committed; if it is another one than
@@ -52,7 +55,7 @@ impl From<Error> for Failure {
 
 /// Copies range after range, until none is left.
 pub(super) async fn run(job: Arc<Job>) -> Result<()> {
-    let mut sessions = Sessions { job: &job, source: None, targets: HashMap::new() };
+    let mut sessions = Sessions { job: &job, sources: HashMap::new(), targets: HashMap::new() };
     let mut disturbed: Option<(Instant, u32)> = None;
     while let Some(range) = job.queue.next().await {
         // Between ranges and not within one: what a range has locked would be locked for as long as the pause.
@@ -81,10 +84,17 @@ pub(super) async fn run(job: Arc<Job>) -> Result<()> {
     Ok(())
 }
 
-/// A worker's sessions: one at the source, and one at the target for each role that writes.
+/// Who reads at the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Eyes {
+    Control,
+    Reader,
+}
+
+/// A worker's sessions: one at the source for each who reads, and one at the target for each role that writes.
 struct Sessions<'j> {
     job: &'j Job,
-    source: Option<Session>,
+    sources: HashMap<Eyes, Session>,
     targets: HashMap<Option<Access>, Session>,
 }
 
@@ -104,14 +114,10 @@ impl Session {
 
 impl Sessions<'_> {
     /// Both sides, for a table that this role writes.
-    async fn both(&mut self, writer: Option<Access>) -> Result<(&Connection, &Connection)> {
-        let (connector, sides) = (&self.job.connector, &self.job.sides);
-        let source = match &mut self.source {
-            Some(source) => source,
-            none => {
-                let source = connector.database(&sides.source, &sides.source_database).await?;
-                none.insert(Session::of(source).await?)
-            }
+    async fn both(&mut self, eyes: Eyes, writer: Option<Access>) -> Result<(&Connection, &Connection)> {
+        let source = match self.sources.entry(eyes) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(place) => place.insert(Session::of(source(self.job, eyes).await?).await?),
         };
         let target = match self.targets.entry(writer) {
             Entry::Occupied(open) => open.into_mut(),
@@ -124,10 +130,10 @@ impl Sessions<'_> {
     /// locks.
     async fn end(&mut self) {
         let sides = &self.job.sides;
-        let source: Vec<i32> = self.source.take().into_iter().map(|session| session.process).collect();
+        let sources: Vec<i32> = self.sources.drain().map(|(_, session)| session.process).collect();
         let targets: Vec<i32> = self.targets.drain().map(|(_, session)| session.process).collect();
         for (server, database, processes) in [
-            (&sides.source, &sides.source_database, source),
+            (&sides.source, &sides.source_database, sources),
             (&sides.target, &sides.target_database, targets),
         ] {
             // A server that does not answer is asked again by who needs it.
@@ -148,6 +154,15 @@ async fn terminate(
     registry.rows(SQL, &[&database, &processes]).await.map(drop)
 }
 
+async fn source(job: &Job, eyes: Eyes) -> Result<Connection> {
+    let sides = &job.sides;
+    if eyes == Eyes::Control {
+        return job.connector.database(&sides.source, &sides.source_database).await;
+    }
+    let mut sessions = job.reader.sessions(&sides.source_database, 1).await?;
+    sessions.pop().ok_or_else(|| Error::Failed("the reader has no session".into()))
+}
+
 /// A session that writes as the role. Nothing that a check, a domain or a generated column does makes it a superuser's: it
 /// logged in as what it is.
 async fn target(job: &Job, writer: Option<Access>) -> Result<Connection> {
@@ -163,7 +178,10 @@ async fn copy(sessions: &mut Sessions<'_>, range: Range) -> std::result::Result<
     let job = sessions.job;
     let table = &job.tables[range.table];
     failpoint::pause("range", &table.name, range.from).await;
-    let (source, target) = sessions.both(job.writer(table)).await?;
+    let writer = job.writer(table);
+    // What belongs to none of the tenant's roles, its reader may not read.
+    let eyes = if range.is_whole() || writer.is_none() { Eyes::Control } else { Eyes::Reader };
+    let (source, target) = sessions.both(eyes, writer).await?;
     // A transaction a range: a longer one would keep its locks on tables that are long done, and an application's
     // TRUNCATE, with all that queues behind it, would wait for the whole copy.
     begin(source, &job.sides.snapshot).await?;
@@ -173,6 +191,8 @@ async fn copy(sessions: &mut Sessions<'_>, range: Range) -> std::result::Result<
     failpoint::pause("loaded", &table.name, range.from).await;
     failpoint::reach("copy_loaded").await;
     if !range.is_whole() {
+        // Code that ran while the range was planned may have set another one.
+        source.run("SET LOCAL search_path = ''").await?;
         // This also shows that the lock is still held, so that nobody has begun anew what is committed next.
         let (file, blocks) = tables::file_of(source, table).await?;
         if file != range.file {
@@ -188,7 +208,8 @@ async fn copy(sessions: &mut Sessions<'_>, range: Range) -> std::result::Result<
     }
     failpoint::pause("copied", &table.name, range.from).await;
     failpoint::reach("copy_committed").await;
-    source.run("COMMIT").await?;
+    // What was set in it goes, too.
+    source.run("ROLLBACK").await?;
     sent.counts();
     job.progress.rows.fetch_add(rows, Relaxed);
     Ok(())

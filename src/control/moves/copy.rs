@@ -14,6 +14,7 @@ use super::driver::Move;
 pub(crate) use super::journal::JOURNAL;
 use super::progress::Progress;
 use super::queue::Queue;
+use super::reader::Reader;
 use super::throttle::Throttle;
 use crate::context::{Work, back_off};
 use crate::error::{Error, Result};
@@ -46,6 +47,8 @@ pub(crate) struct Sides {
 /// What all workers of a copy share.
 pub(super) struct Job {
     pub(super) connector: Connector,
+    /// Reads at the source.
+    pub(super) reader: Reader,
     pub(super) sides: Sides,
     pub(super) same_version: bool,
     pub(super) tables: Vec<Table>,
@@ -62,7 +65,7 @@ pub(super) struct Job {
 impl Job {
     /// The role that writes a table's rows: its owner, if that is one of the tenant's; else the control plane's.
     pub(super) fn writer(&self, table: &Table) -> Option<Access> {
-        Access::ALL.into_iter().find(|access| access.role(&self.sides.from) == table.owner)
+        table.owner_of(&self.sides.from)
     }
 }
 
@@ -99,6 +102,7 @@ pub(crate) async fn rows(
     let context = &work.context;
     let sessions = context.config.copy_workers * Access::ALL.len() + SESSIONS_LEAVING;
     let sessions = i32::try_from(sessions).unwrap_or(i32::MAX);
+    job.reader.put().await?;
     set_limit(work, &job.sides, sessions).await?;
     failpoint::reach("copy_opened").await;
     let mut workers = JoinSet::new();
@@ -163,6 +167,7 @@ async fn prepare(work: &Work, sides: Sides, throttle: Arc<Throttle>, progress: A
     let same_version = source.value::<i32>(MAJOR, &[]).await? == target.value::<i32>(MAJOR, &[]).await?;
     Ok(Job {
         connector,
+        reader: Reader::of(work, &sides.source, &sides.from),
         sides,
         same_version,
         queue: Queue::of(&tables),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use catalog::Operation;
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shard_map::moves::{Event, Phase, next};
@@ -12,6 +13,7 @@ use shard_map::{Server, ServerName, Tenant, TenantId};
 use super::compare::sealed::TargetSnapshot;
 use super::names::Names;
 use super::progress::Progress;
+use super::reader::Reader;
 use super::throttle::Throttle;
 use super::{
     arm, build, catch_up, compare, complete, copy, cutover, given_up, release, schema, turn_back, turn_round,
@@ -27,7 +29,7 @@ const RESTARTS_MAX: u32 = 3;
 /// Tries of a phase after the copy that meets a server which does not answer, before the move gives up.
 const TRIES_MAX: u32 = 20;
 /// How long a transaction in a registry may stand still: its controller is dead or cut off then.
-const REGISTRY_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const REGISTRY_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Any number of sessions.
 const NO_LIMIT: i32 = -1;
 /// How often an operator's wish to abort is looked for.
@@ -161,6 +163,21 @@ impl<'w> Move<'w> {
         self.work.context.connector.database(&self.target, &self.id.arriving_database()).await
     }
 
+    /// Either server may be at another address by now: a standby was promoted.
+    async fn look_servers_up(&mut self) {
+        let (source, target) =
+            (self.work.context.server(&self.input.from), self.work.context.server(&self.input.to));
+        // Without the catalog they stay what they were known as.
+        if let (Ok(source), Ok(target)) = (source.await, target.await) {
+            (self.source, self.target) = (source, target);
+        }
+    }
+
+    /// Who reads the tenant's rows, at the source and at the target.
+    pub(crate) fn readers(&self) -> [Reader; 2] {
+        [&self.source, &self.target].map(|server| Reader::of(self.work, server, &self.id))
+    }
+
     /// Notes how many sessions the tenant's database takes where it is.
     pub(super) async fn note_limit(&mut self, source_registry: &Connection) -> Result<()> {
         // Nobody serves none: that is what a fence leaves.
@@ -271,6 +288,7 @@ pub(crate) async fn drive(work: &Work) -> Result<()> {
                     None => {
                         work.note_try(tries, &error).await;
                         back_off(tries).await;
+                        the_move.look_servers_up().await;
                         continue;
                     }
                 }
@@ -334,28 +352,31 @@ async fn abort_asked(work: &Work) -> Result<()> {
     }
 }
 
-async fn deeds(the_move: &mut Move<'_>, phase: Phase) -> Result<Event> {
+/// Boxed one by one: together they are more than a thread's stack has room for when one is driven within another.
+fn deeds<'a>(the_move: &'a mut Move<'_>, phase: Phase) -> BoxFuture<'a, Result<Event>> {
     let done = |()| Event::Done;
     match phase {
-        Phase::Arm => arm::run(the_move).await.map(done),
-        Phase::TurnRound => turn_round::run(the_move).await.map(done),
-        Phase::Schema => schema::run(the_move).await.map(done),
-        Phase::Copy => copy::run(the_move).await.map(done),
-        Phase::Build => build::run(the_move).await.map(done),
-        Phase::Compare => compare::run(the_move).await.map(done),
-        Phase::CatchUp => catch_up::run(the_move).await.map(done),
-        Phase::Cutover => cutover::run(the_move).await,
-        Phase::Release => {
+        Phase::Arm => Box::pin(async move { arm::run(the_move).await.map(done) }),
+        Phase::TurnRound => Box::pin(async move { turn_round::run(the_move).await.map(done) }),
+        Phase::Schema => Box::pin(async move { schema::run(the_move).await.map(done) }),
+        Phase::Copy => Box::pin(async move { copy::run(the_move).await.map(done) }),
+        Phase::Build => Box::pin(async move { build::run(the_move).await.map(done) }),
+        Phase::Compare => Box::pin(async move { compare::run(the_move).await.map(done) }),
+        Phase::CatchUp => Box::pin(async move { catch_up::run(the_move).await.map(done) }),
+        Phase::Cutover => Box::pin(cutover::run(the_move)),
+        Phase::Release => Box::pin(async move {
             let outcome = release::run(the_move).await.map(done);
             given_up::unless_target_is(the_move, outcome).await
-        }
-        Phase::Verify => {
+        }),
+        Phase::Verify => Box::pin(async move {
             let outcome = verify::run(the_move).await.map(done);
             given_up::unless_target_is(the_move, outcome).await
+        }),
+        Phase::Complete => Box::pin(async move { complete::run(the_move).await.map(done) }),
+        Phase::Undo if the_move.input.reverse_of.is_some() => {
+            Box::pin(async move { turn_back::run(the_move).await.map(done) })
         }
-        Phase::Complete => complete::run(the_move).await.map(done),
-        Phase::Undo if the_move.input.reverse_of.is_some() => turn_back::run(the_move).await.map(done),
-        Phase::Restart | Phase::Undo => undo::run(the_move).await.map(done),
-        Phase::Switched | Phase::Completed | Phase::Undone => Ok(Event::Done),
+        Phase::Restart | Phase::Undo => Box::pin(async move { undo::run(the_move).await.map(done) }),
+        Phase::Switched | Phase::Completed | Phase::Undone => Box::pin(async { Ok(Event::Done) }),
     }
 }

@@ -34,6 +34,8 @@ pub(super) async fn leave_source(the_move: &Move<'_>) -> Result<()> {
     let target_registry = the_move.target_registry().await?;
     registry::raise_term(&target_registry, work.term).await?;
     undo::end_subscription(the_move, &target_registry).await?;
+    let [_, at_target] = the_move.readers();
+    at_target.remove().await?;
     undo::drop_slot(&target_registry, &the_move.names.reverse).await?;
     registry::remove(&target_registry, work.term, id, &["arriving"]).await?;
     let copy_left = database::exists(&target_registry, &id.arriving_database()).await?;
@@ -48,6 +50,8 @@ pub(super) async fn unless_target_is(the_move: &Move<'_>, outcome: Result<Event>
         return outcome;
     }
     verify::end_source_stream(the_move).await?;
+    let [at_source, _] = the_move.readers();
+    at_source.remove().await?;
     the_move.work.remember(&json!({ "target_left": true })).await?;
     Err(ends_with(&the_move.target))
 }

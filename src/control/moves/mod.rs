@@ -28,6 +28,7 @@ pub(crate) mod programs;
 mod progress;
 mod queue;
 mod ranges;
+pub(crate) mod reader;
 mod receipt;
 mod release;
 mod schema;

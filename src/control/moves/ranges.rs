@@ -39,8 +39,11 @@ impl Range {
         self.from == 0 && self.to.is_none()
     }
 
-    /// The statement that reads it.
+    /// The statement that reads it. Of a whole table nothing is planned.
     pub(crate) fn copy_out(&self, table: &Table, format: &str) -> String {
+        if self.is_whole() {
+            return table.copy_out(format);
+        }
         let columns = table.columns.join(", ");
         let upper = self.to.map(|to| format!(" AND ctid < '({to},0)'")).unwrap_or_default();
         format!(

@@ -18,6 +18,8 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let target_is_lost = given_up::is_given_up(work, Lost::Target).await?;
     let Some(source_registry) = undo::source_to_undo(the_move, target_is_lost).await? else { return Ok(()) };
     free_source(the_move, &source_registry).await?;
+    let [at_source, at_target] = the_move.readers();
+    at_source.remove().await?;
     reach("back_freed").await;
     if target_is_lost {
         // Nobody will read on from it, and it keeps the log of the server where the tenant lives.
@@ -27,6 +29,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let target_registry = the_move.target_registry().await?;
     registry::raise_term(&target_registry, work.term).await?;
     seal_again(the_move, &source_registry, &target_registry).await?;
+    at_target.remove().await?;
     reach("back_sealed").await;
     let sealed = the_move.id.sealed_database();
     // It may have been dropped, when the move that was to be turned round was completed just then.

@@ -43,6 +43,8 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         let changed = arm::identities_recorded(the_move).await?;
         identity::put_back(&source, &changed).await?;
     }
+    let [at_source, at_target] = the_move.readers();
+    at_source.remove().await?;
     drop_move_role(&source_registry, the_move).await?;
     failpoint::reach("undo_role").await;
     if target_is_lost {
@@ -55,6 +57,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let arriving = the_move.id.arriving_database();
     let doomed = Doomed { tenant: &the_move.id, database: &arriving, state: Some("arriving") };
     doom::remove(&target_registry, work.term, doomed).await?;
+    at_target.remove().await?;
     failpoint::reach("undo_dropped").await;
     if registry::remove(&target_registry, work.term, &the_move.id, &["arriving"]).await? {
         roles::drop_tenant_roles(&target_registry, work.term, &the_move.id).await?;

@@ -8,7 +8,7 @@ use super::compare::sealed;
 use super::driver::Move;
 use super::receipt::{self, After};
 use super::window::{self, Closing, Window};
-use super::{cutover, undo};
+use super::{cutover, reader, undo};
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::server::Connection;
@@ -31,6 +31,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         }
         receipt::make(the_move, &after).await?;
     }
+    reader::remove_all(the_move.readers()).await?;
     failpoint::reach("verify_compared").await;
     let operation = work.context.catalog.operation(work.operation.id).await?;
     let verified = operation.data.get("verified").cloned().unwrap_or_default();

@@ -10,15 +10,16 @@ use std::time::{Duration, Instant};
 
 use catalog::Kind;
 use serde_json::json;
-use shard_map::{TenantId, TenantState};
+use shard_map::{ServerName, TenantId, TenantState};
 
 use super::create::{claim, is_claimed};
-use super::{Place, Steps, open, script, tenant_of, unless_it_is_the_servers};
+use super::{Place, Steps, if_known, open, script, tenant_of, unless_it_is_the_servers};
 use crate::context::Work;
 use crate::error::{Error, Result};
 use crate::fleet;
 use crate::moves::copy::{self, Sides};
 use crate::moves::programs::Programs;
+use crate::moves::reader::{Reader, remove_all as remove_readers};
 use crate::moves::{fence, refresh_views};
 use crate::server::doom::{self, Doomed};
 use crate::server::{Connection, database, registry, roles, settings, tables};
@@ -81,7 +82,32 @@ fn settings_of(place: &Place) -> settings::Of<'_> {
     settings::Of { registry, tenant: &tenant.id, database: tenant.id.live_database() }
 }
 
+/// Copies schema and rows. Nothing of who read them is left on the source, also not of an earlier try.
 async fn copy_all(work: &Work, source: &Place, place: &Place) -> Result<()> {
+    end_readers(work).await?;
+    let server = source.server.name.as_str();
+    work.remember(&json!({ "read_at": server, "read_of": source.tenant.id.as_str() })).await?;
+    let copied = copy_in_one_snapshot(work, source, place).await;
+    match copied {
+        Err(error) if error.must_stop() => Err(error),
+        // Whatever comes of the copy: who tries it again, or undoes it, does this, too.
+        Err(error) => end_readers(work).await.and(Err(error)),
+        Ok(()) => end_readers(work).await,
+    }
+}
+
+/// Removes the role with which this operation read its source.
+pub(super) async fn end_readers(work: &Work) -> Result<()> {
+    let data = work.context.catalog.operation(work.operation.id).await?.data;
+    let recorded = |key: &str| data.get(key).and_then(|name| name.as_str());
+    let server = recorded("read_at").and_then(|name| name.parse::<ServerName>().ok());
+    let source = recorded("read_of").and_then(|id| id.parse::<TenantId>().ok());
+    let (Some(server), Some(source)) = (server, source) else { return Ok(()) };
+    let Some(server) = if_known(work.context.catalog.server(&server).await)? else { return Ok(()) };
+    remove_readers([Reader::of(work, &server.server, &source)]).await
+}
+
+async fn copy_in_one_snapshot(work: &Work, source: &Place, place: &Place) -> Result<()> {
     let connector = &work.context.connector;
     let (from_id, id) = (&source.tenant.id, &place.tenant.id);
     let from = connector.database(&source.server, from_id.live_database()).await?;
@@ -112,12 +138,24 @@ async fn copy_all(work: &Work, source: &Place, place: &Place) -> Result<()> {
     let throttle = Arc::new(work.context.budgets.throttle([&sides.source, &sides.target]));
     copy::rows(work, sides, throttle, Arc::default()).await?;
     have_stayed(work, source, &files).await?;
-    let set_sequences = fence::read_sequences(&from, &tables::sequences(&from).await?).await?;
-    into.run(&set_sequences).await?;
+    set_sequences(work, source, (&from, &into)).await?;
     into.run("DROP SCHEMA tenantry CASCADE").await?;
     schema(work, (source, place), "post-data", &snapshot).await?;
     refresh_views(&from, &into).await?;
     from.run("COMMIT").await
+}
+
+/// Sets the sequences as they are on the source. Nothing keeps a view from taking the name of one meanwhile: those that are the
+/// tenant's are read by the reader.
+async fn set_sequences(work: &Work, source: &Place, (from, into): (&Connection, &Connection)) -> Result<()> {
+    let id = &source.tenant.id;
+    let (own, others) = tables::sequences_by_owner(from, id).await?;
+    if !own.is_empty() {
+        for reader in Reader::of(work, &source.server, id).sessions(id.live_database(), 1).await? {
+            into.run(&fence::read_sequences(&reader, &own).await?).await?;
+        }
+    }
+    into.run(&fence::read_sequences(from, &others).await?).await
 }
 
 /// The move that is at work on the source. One that began before the snapshot has put its guard into the source, which is none

@@ -5,6 +5,7 @@ use std::time::Instant;
 use serde_json::json;
 use shard_map::{Server, TenantId, TenantState};
 
+use super::clone::end_readers;
 use super::{Place, Steps, end_undone, open, remove, tenant_of};
 use crate::context::Work;
 use crate::error::{Error, Result};
@@ -134,6 +135,7 @@ pub(crate) async fn undo_create(work: &Work, error: &Error) -> Result<()> {
     work.remember(&json!({ "failure": error.to_string() })).await?;
     let mut steps = Steps::of(work);
     let undo = async {
+        end_readers(work).await?;
         match is_claimed {
             true => remove(work, &place, (id.live_database(), "open")).await,
             false => Ok(work.context.catalog.remove_tenant(id, work.term).await?),

@@ -9,7 +9,7 @@ use super::{ident, literal};
 use crate::error::Result;
 
 /// Roles of moves and of the machinery itself, which have rights on a server for as long as they are needed there.
-const NOT_OWN: &str = r"!~ '^tenantry_(control|router|(move|reverse)_[0-9]+)$'";
+const NOT_OWN: &str = r"!~ '^tenantry_(control|router|(move|reverse|read)_[0-9]+)$'";
 /// The first version whose memberships say whether they are inherited, and may be taken on.
 const MEMBERSHIP_OPTIONS_VERSION: i32 = 160_000;
 

@@ -92,7 +92,25 @@ impl Connector {
         let mut config = self.config(server, database);
         let password = self.key.tenant_password(&tenant.id, access, tenant.key_version);
         config.user(access.role(&tenant.id)).password(password);
-        let mut connection = Connection::open(&server.name, &config, &self.tls).await?;
+        self.marked(server, &config).await
+    }
+
+    /// Connects as an operation's reader, in whose sessions nothing is written unless one asks for it.
+    pub(crate) async fn as_reader(
+        &self,
+        server: &Server,
+        (role, password): &(String, String),
+        database: &str,
+    ) -> Result<Connection> {
+        let mut config = self.config(server, database);
+        config.user(role).password(password);
+        config.options(format!("{} -c default_transaction_read_only=on", session_options()));
+        self.marked(server, &config).await
+    }
+
+    /// Connects, and is known as own from then on.
+    async fn marked(&self, server: &Server, config: &Config) -> Result<Connection> {
+        let mut connection = Connection::open(&server.name, config, &self.tls).await?;
         let asked = connection.value("SELECT pg_catalog.pg_backend_pid()", &[]);
         let process = tokio::time::timeout(MARK_TIMEOUT, asked).await.map_err(|_| {
             let message = format!("no answer within mark_timeout ({MARK_TIMEOUT:?})");

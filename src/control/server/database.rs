@@ -90,26 +90,37 @@ pub(crate) async fn set_limit(registry: &Connection, term: i64, database: &str, 
 }
 
 /// Ends all sessions of a database but walsenders and the one `spared`, and waits until they are gone.
-///
-/// All are signalled first, then all are waited for: `pg_terminate_backend` with a time-out waits for one after the
-/// other.
 pub(crate) async fn terminate(
     registry: &Connection,
     database: &str,
     spared: Option<i32>,
     deadline: Instant,
 ) -> Result<()> {
+    terminate_all(registry, (&[database], spared), deadline).await
+}
+
+/// The same, of several databases.
+///
+/// All are signalled first, then all are waited for: `pg_terminate_backend` with a time-out waits for one after the
+/// other.
+pub(crate) async fn terminate_all(
+    registry: &Connection,
+    (databases, spared): (&[&str], Option<i32>),
+    deadline: Instant,
+) -> Result<()> {
     const SQL: &str = "
-        SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
-        WHERE datname = $1 AND backend_type <> 'walsender' AND pid IS DISTINCT FROM $2";
+        SELECT datname::text, pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+        WHERE datname = ANY ($1) AND backend_type <> 'walsender' AND pid IS DISTINCT FROM $2";
     // New ones may have been on their way in: signalling is repeated with every look.
-    while !registry.rows(SQL, &[&database, &spared]).await?.is_empty() {
+    loop {
+        let inside = registry.rows(SQL, &[&databases, &spared]).await?;
+        let Some(first) = inside.first() else { return Ok(()) };
         if Instant::now() >= deadline {
+            let database: &str = first.get(0);
             return Err(Error::Timeout(format!("sessions of database {database} did not end in time")));
         }
         tokio::time::sleep(POLL).await;
     }
-    Ok(())
 }
 
 /// Ends all sessions of a database but walsenders, those that are there and those that come, until it is dropped.

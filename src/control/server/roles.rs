@@ -25,16 +25,30 @@ pub(crate) async fn put_login(
     attributes: &str,
     password: &str,
 ) -> Result<()> {
-    put(connection, role, attributes, &scram_sha_256(password.as_bytes())).await
+    connection.run(&login(connection, role, attributes, password).await?).await
+}
+
+/// The statement that makes a login role, or brings the one that is there to these attributes and this password.
+pub(crate) async fn login(
+    connection: &Connection,
+    role: &str,
+    attributes: &str,
+    password: &str,
+) -> Result<String> {
+    statement(connection, role, attributes, &scram_sha_256(password.as_bytes())).await
 }
 
 async fn put(connection: &Connection, role: &str, attributes: &str, verifier: &str) -> Result<()> {
+    connection.run(&statement(connection, role, attributes, verifier).await?).await
+}
+
+async fn statement(connection: &Connection, role: &str, attributes: &str, verifier: &str) -> Result<String> {
     let exists: bool = connection
         .value("SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)", &[&role])
         .await?;
     let verb = if exists { "ALTER" } else { "CREATE" };
     let (role, verifier) = (ident(role), literal(verifier));
-    connection.run(&format!("{verb} ROLE {role} LOGIN {attributes} PASSWORD {verifier}")).await
+    Ok(format!("{verb} ROLE {role} LOGIN {attributes} PASSWORD {verifier}"))
 }
 
 /// Makes the three roles of a tenant, each a plain login: never a superuser, never a database's owner.

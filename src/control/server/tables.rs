@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use shard_map::{Access, TenantId};
+
 use super::{Connection, MOVE_SCHEMA, ident};
 use crate::error::Result;
 
@@ -33,6 +35,21 @@ impl Table {
     pub(crate) fn column_list(&self) -> String {
         if self.columns.is_empty() { String::new() } else { format!(" ({})", self.columns.join(", ")) }
     }
+
+    /// The statement that reads all of it, in a format of COPY. Nothing is planned, so nobody's code runs, and a view that took
+    /// its name is refused. The rows of tables that inherit from it are not read.
+    pub(crate) fn copy_out(&self, format: &str) -> String {
+        format!("COPY {}{} TO STDOUT (FORMAT {format})", self.name, self.column_list())
+    }
+
+    /// The role of a tenant's that owns it, if one does.
+    pub(crate) fn owner_of(&self, tenant: &TenantId) -> Option<Access> {
+        owned_by(&self.owner, tenant)
+    }
+}
+
+fn owned_by(owner: &str, tenant: &TenantId) -> Option<Access> {
+    Access::ALL.into_iter().find(|access| access.role(tenant) == owner)
 }
 
 /// The condition for a table that belongs to the tenant: not the system's, a move's, an extension's or temporary.
@@ -99,13 +116,31 @@ pub(crate) async fn file_of(connection: &Connection, table: &Table) -> Result<(u
 
 /// All sequences, quoted, with their schemas; those of identity columns included.
 pub(crate) async fn sequences(connection: &Connection) -> Result<Vec<String>> {
+    Ok(sequences_and_owners(connection).await?.into_iter().map(|(name, _)| name).collect())
+}
+
+/// All sequences: those that a tenant's roles own, and the others.
+pub(crate) async fn sequences_by_owner(
+    connection: &Connection,
+    tenant: &TenantId,
+) -> Result<(Vec<String>, Vec<String>)> {
+    let all = sequences_and_owners(connection).await?;
+    let (own, others): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|(_, owner)| owned_by(owner, tenant).is_some());
+    let names = |all: Vec<(String, String)>| all.into_iter().map(|(name, _)| name).collect();
+    Ok((names(own), names(others)))
+}
+
+async fn sequences_and_owners(connection: &Connection) -> Result<Vec<(String, String)>> {
     let sql = format!(
-        "SELECT n.nspname, c.relname
+        "SELECT n.nspname, c.relname, pg_get_userbyid(c.relowner)::text
         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND {IS_TENANTS} ORDER BY 1, 2"
     );
     let rows = connection.rows(&sql, &[]).await?;
-    Ok(rows.iter().map(|row| format!("{}.{}", ident(row.get(0)), ident(row.get(1)))).collect())
+    let named =
+        |row: &tokio_postgres::Row| (format!("{}.{}", ident(row.get(0)), ident(row.get(1))), row.get(2));
+    Ok(rows.iter().map(named).collect())
 }
 
 /// A fingerprint of the schema: equal when no definition that matters to replication changed.

@@ -16,7 +16,7 @@ use super::sql::{Sql as _, connect, connect_url};
 use super::wait::{until, until_blocking};
 use super::{Fleet, leftovers, lock, signal};
 
-/// A standby of the catalog. Ends when it is dropped.
+/// A standby of the catalog, or of a server of tenants. Ends when it is dropped.
 pub(crate) struct Standby {
     child: Mutex<Option<Child>>,
     /// Its data directory.
@@ -24,47 +24,18 @@ pub(crate) struct Standby {
     /// The user that runs Postgres here, as arguments of setpriv.
     account: Vec<String>,
     url: String,
-    /// Held for its drop.
-    _ports: Ports,
+    /// Held until it is dropped.
+    ports: Ports,
 }
 
 impl Fleet {
     /// Makes a standby of the catalog, and lets control plane and router know both hosts.
     pub(crate) async fn catalog_standby(&self) -> Standby {
-        let ports = Ports::take().expect("free ports");
-        let home = self.path().join("standby");
-        let owner = std::fs::metadata(self.path().join("catalog/data")).unwrap();
-        std::fs::create_dir(&home).unwrap();
-        std::os::unix::fs::chown(&home, Some(owner.uid()), Some(owner.gid())).unwrap();
-        let mut account = Vec::new();
-        if rustix::process::getuid().is_root() {
-            let (user, group) = (format!("--reuid={}", owner.uid()), format!("--regid={}", owner.gid()));
-            account = vec![user, group, "--clear-groups".to_owned()];
-        }
         let primary = self.variable("TENANTRY_CATALOG_URL").to_owned();
-        let (data, port) = (home.join("data"), ports.0);
-        let mut backup = command("setpriv", &[]);
-        backup.args(&account).arg("--").arg(find("pg_basebackup")).current_dir("/");
-        backup.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--dbname", &primary]);
-        finish(backup.arg("--pgdata").arg(&data), None).await.exits(0);
-        let log = std::fs::File::create(self.path().join("log/standby.log")).unwrap();
-        let child = spawn_tied("setpriv".as_ref(), |postgres| {
-            postgres.args(&account).args(["--pdeathsig", "INT", "--"]).arg(find("postgres"));
-            postgres.arg("-D").arg(&data).args(["-c", &format!("port={port}")]);
-            postgres.current_dir("/").stdin(std::process::Stdio::null()).stderr(log);
-        });
+        let standby = self.standby_of("catalog", &primary).await;
         let (login, rest) = primary.rsplit_once('@').expect("a login");
         let (address, database) = rest.split_once('/').expect("a database");
-        let standby = Standby {
-            child: Mutex::new(Some(child.unwrap())),
-            data,
-            account,
-            url: format!("{login}@127.0.0.1:{port}/{database}"),
-            _ports: ports,
-        };
-        let config: tokio_postgres::Config = standby.url.parse().unwrap();
-        until("the standby to answer", async || connect(&config).await.ok()).await;
-        let both = format!("{login}@{address},127.0.0.1:{port}/{database}");
+        let both = format!("{login}@{address},127.0.0.1:{}/{database}", standby.ports.0);
         std::fs::write(self.path().join("secrets/catalog_url"), both).unwrap();
         for role in ["control", "router"] {
             let killed = self.process(role);
@@ -80,6 +51,47 @@ impl Fleet {
         standby
     }
 
+    /// Makes a standby of a server of tenants, of which nobody knows.
+    pub(crate) async fn server_standby(&self, server: &str) -> Standby {
+        self.standby_of(server, &self.server_url(server)).await
+    }
+
+    async fn standby_of(&self, server: &str, primary: &str) -> Standby {
+        let ports = Ports::take().expect("free ports");
+        let home = self.path().join("standby");
+        let owner = std::fs::metadata(self.path().join(server).join("data")).unwrap();
+        std::fs::create_dir(&home).unwrap();
+        std::os::unix::fs::chown(&home, Some(owner.uid()), Some(owner.gid())).unwrap();
+        let mut account = Vec::new();
+        if rustix::process::getuid().is_root() {
+            let (user, group) = (format!("--reuid={}", owner.uid()), format!("--regid={}", owner.gid()));
+            account = vec![user, group, "--clear-groups".to_owned()];
+        }
+        let (data, port) = (home.join("data"), ports.0);
+        let mut backup = command("setpriv", &[]);
+        backup.args(&account).arg("--").arg(find("pg_basebackup")).current_dir("/");
+        backup.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--dbname", primary]);
+        finish(backup.arg("--pgdata").arg(&data), None).await.exits(0);
+        let log = std::fs::File::create(self.path().join("log/standby.log")).unwrap();
+        let child = spawn_tied("setpriv".as_ref(), |postgres| {
+            postgres.args(&account).args(["--pdeathsig", "INT", "--"]).arg(find("postgres"));
+            postgres.arg("-D").arg(&data).args(["-c", &format!("port={port}")]);
+            postgres.current_dir("/").stdin(std::process::Stdio::null()).stderr(log);
+        });
+        let (login, rest) = primary.rsplit_once('@').expect("a login");
+        let (_, database) = rest.split_once('/').expect("a database");
+        let standby = Standby {
+            child: Mutex::new(Some(child.unwrap())),
+            data,
+            account,
+            url: format!("{login}@127.0.0.1:{port}/{database}"),
+            ports,
+        };
+        let config: tokio_postgres::Config = standby.url.parse().unwrap();
+        until("the standby to answer", async || connect(&config).await.ok()).await;
+        standby
+    }
+
     /// Stops the catalog's server with all its processes, as a machine that hangs; or lets it go on.
     pub(crate) fn freeze_catalog(&self, how: Signal) {
         for pid in leftovers(&self.path().join("catalog")).into_keys() {
@@ -89,18 +101,23 @@ impl Fleet {
 
     /// Starts a control plane beside the fleet's own, `control-2`.
     pub(crate) fn second_control(&self) -> SecondControl {
+        self.second_control_with(&[])
+    }
+
+    /// The same, with more settings.
+    pub(crate) fn second_control_with(&self, settings: &[&str]) -> SecondControl {
         let ports = Ports::take().expect("free ports");
         let log = std::fs::File::create(self.path().join("log/control-2.log")).unwrap();
         let child = spawn_tied(PROGRAM.as_ref(), |control| {
             control.arg("control").arg("--config").arg(self.path().join("control.toml"));
             let work = format!("work_dir={}", self.path().join("control-2").display());
             let listen = format!("listen=127.0.0.1:{}", ports.0);
-            for setting in ["name=control-2", &listen, &work] {
+            for setting in [["name=control-2", &listen, &work].as_slice(), settings].concat() {
                 control.args(["--set", setting]);
             }
             control.stdin(std::process::Stdio::null()).stderr(log);
         });
-        SecondControl { child: Mutex::new(child.unwrap()), _ports: ports }
+        SecondControl { child: Mutex::new(child.unwrap()), ports }
     }
 
     /// Takes the control plane out of `dev`'s hands, and starts it with these settings. `dev`, which pauses longer and longer
@@ -192,11 +209,15 @@ impl Drop for HandControl<'_> {
 /// A control plane beside the fleet's own. Ends when it is dropped.
 pub(crate) struct SecondControl {
     child: Mutex<Child>,
-    /// Held for its drop.
-    _ports: Ports,
+    ports: Ports,
 }
 
 impl SecondControl {
+    /// Where its API listens.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.0)
+    }
+
     pub(crate) fn pid(&self) -> Pid {
         pid_of(&lock(&self.child))
     }
@@ -216,6 +237,11 @@ impl Standby {
         connect_url(&self.url, "tenantry_catalog").await
     }
 
+    /// How a superuser reaches it.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Lets the primary wait for this standby with each commit.
     pub(crate) async fn is_waited_for(&self, primary: &Client) {
         primary.run("ALTER SYSTEM SET synchronous_standby_names = '*'").await;
@@ -229,7 +255,7 @@ impl Standby {
 
     /// Waits until it has all that the primary has; then lets it receive no more.
     pub(crate) async fn is_cut_off(&self, primary: &Client) {
-        let client = self.client().await;
+        let client = connect_url(&self.url, "postgres").await;
         client.run("ALTER SYSTEM SET primary_conninfo = ''").await;
         let behind = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn <> pg_current_wal_lsn()";
         until("it to have all", async || (primary.number(behind).await == 0).then_some(())).await;

@@ -170,6 +170,12 @@ impl Fleet {
         pid_of(lock(&self.dev).as_ref().expect("it runs"))
     }
 
+    /// Lets `dev` start nothing again that ends, until what this returns is dropped.
+    pub(crate) fn keep_parts_down(&self) -> PartsDown {
+        signal(self.dev(), Signal::STOP);
+        PartsDown(self.dev())
+    }
+
     /// Its directory.
     pub(crate) fn path(&self) -> &std::path::Path {
         self.place.path()
@@ -177,6 +183,11 @@ impl Fleet {
 
     pub(super) fn place(&self) -> PathBuf {
         self.path().to_owned()
+    }
+
+    /// What `DIR/env` sets.
+    pub(super) fn variables(&self) -> &[(String, String)] {
+        &self.variables
     }
 
     /// A variable of `DIR/env`.
@@ -327,6 +338,15 @@ pub(super) fn pid_of(child: &Child) -> Pid {
 /// Sends a signal; to a process that is gone, none.
 pub(crate) fn signal(pid: Pid, signal: Signal) {
     let _ = kill_process(pid, signal);
+}
+
+/// While it is there, nothing of a fleet is started again.
+pub(crate) struct PartsDown(Pid);
+
+impl Drop for PartsDown {
+    fn drop(&mut self) {
+        signal(self.0, Signal::CONT);
+    }
 }
 
 /// The first of a row of ports that nobody uses, and that no other fleet of this process was given.

@@ -1,10 +1,10 @@
 //! Metrics, as Prometheus reads them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-/// Samples by name with labels, as they are written: `name{label="value"}`.
+/// Samples by name with labels, as they are written: `name{label="value"}`; and what each metric is.
 #[derive(Debug)]
-pub(crate) struct Metrics(HashMap<String, f64>);
+pub(crate) struct Metrics(HashMap<String, f64>, BTreeMap<String, String>);
 
 impl Metrics {
     pub(crate) async fn read(url: &str) -> Self {
@@ -14,7 +14,13 @@ impl Metrics {
             let (name, value) = line.rsplit_once(' ')?;
             Some((name.to_owned(), value.parse().ok()?))
         });
-        Self(samples.collect())
+        let kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        Self(samples.collect(), kinds.map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect())
+    }
+
+    /// What each metric is: a counter, a gauge or a histogram.
+    pub(crate) fn kinds(&self) -> &BTreeMap<String, String> {
+        &self.1
     }
 
     /// One sample; 0 for one that was never counted.

@@ -2,6 +2,7 @@
 //!
 //! However a test ends, its processes and files are gone afterwards; and the last test of all looks whether they are.
 
+mod browser;
 pub(crate) mod checker;
 mod cli;
 mod doubles;
@@ -11,8 +12,10 @@ mod metrics;
 pub(crate) mod net;
 mod place;
 pub(crate) mod programs;
+pub(crate) mod prometheus;
 pub(crate) mod raw;
 mod router;
+pub(crate) mod runbook;
 mod sql;
 pub(crate) mod store;
 pub(crate) mod tls;
@@ -25,7 +28,8 @@ use std::time::Instant;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-pub(crate) use cli::{Output, PROGRAM, tenantry};
+pub(crate) use browser::Browser;
+pub(crate) use cli::{Output, PROGRAM, command, tenantry};
 pub(crate) use doubles::HandControl;
 pub(crate) use fleet::{Fleet, NEWER, signal};
 pub(crate) use metrics::Metrics;

@@ -148,7 +148,8 @@ async fn startup(near: &mut TcpStream) -> std::io::Result<Option<(Vec<u8>, Who)>
         let words: Vec<&str> = text.split('\0').collect();
         let value = |key: &str| words.chunks(2).find(|pair| pair[0] == key).map_or("", |pair| pair[1]);
         let (user, database) = (value("user"), value("database"));
-        let who = if user == "tenantry_control" || database.ends_with("__arriving") {
+        let is_controls = user == "tenantry_control" || user.starts_with("tenantry_read_");
+        let who = if is_controls || database.ends_with("__arriving") {
             Who::Control
         } else if user.starts_with("tenantry_move_") || user.starts_with("tenantry_reverse_") {
             Who::Server

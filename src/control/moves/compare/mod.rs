@@ -55,18 +55,19 @@ pub(super) async fn run(the_move: &Move<'_>) -> Result<()> {
     if the_move.input.verify == Verify::None {
         return Ok(());
     }
-    let source = session(the_move.source_database().await?).await?;
-    let target = session(the_move.arriving_database().await?).await?;
-    let keys = key::common(&source, &target).await?;
-    let tables = tables::list(&source).await?;
+    let control = Pair::control(the_move).await?;
+    let Pair { source, target } = &control;
+    let keys = key::common(source, target).await?;
+    let tables = tables::list(source).await?;
     let compared = Compared::found(the_move).await?;
     let job =
         Job { the_move, keys, tally: Tally::of(compared, tables.len()), tables, next: AtomicUsize::new(0) };
     let stream = Stream { the_move };
     let context = &the_move.work.context;
     let all = async {
-        stream.comes_close(&source, &target).await?;
-        let workers = (0..context.config.copy_workers).map(|_| job.worker());
+        stream.comes_close(source, target).await?;
+        let readers = Pair::readers(the_move, context.config.copy_workers).await?;
+        let workers = readers.into_iter().map(|reader| job.worker(reader));
         try_join_all(workers).await.map(drop)
     };
     let outcome = tokio::select! {
@@ -110,19 +111,46 @@ struct Job<'m> {
     tally: Tally,
 }
 
-/// Both sides, as one worker has them.
-struct Sides {
+/// A session on each side.
+struct Pair {
     source: Connection,
     target: Connection,
 }
 
+impl Pair {
+    /// As the control plane.
+    async fn control(the_move: &Move<'_>) -> Result<Self> {
+        let (source, target) = (the_move.source_database().await?, the_move.arriving_database().await?);
+        Ok(Self { source: session(source).await?, target: session(target).await? })
+    }
+
+    /// Some, as the operation's readers.
+    async fn readers(the_move: &Move<'_>, count: usize) -> Result<Vec<Self>> {
+        let [source, target] = the_move.readers();
+        source.put().await?;
+        target.put().await?;
+        let sources = source.sessions(the_move.id.live_database(), count).await?;
+        let targets = target.sessions(&the_move.id.arriving_database(), count).await?;
+        let mut pairs = Vec::with_capacity(count);
+        for (source, target) in sources.into_iter().zip(targets) {
+            pairs.push(Self { source: session(source).await?, target: session(target).await? });
+        }
+        Ok(pairs)
+    }
+}
+
+/// Both sides, as one worker has them for a table.
+struct Sides<'s> {
+    /// To read the table.
+    eyes: &'s Pair,
+    /// To see how far the stream is.
+    control: &'s Pair,
+}
+
 impl Job<'_> {
     /// Takes table after table, the largest first.
-    async fn worker(&self) -> Result<()> {
-        let sides = Sides {
-            source: session(self.the_move.source_database().await?).await?,
-            target: session(self.the_move.arriving_database().await?).await?,
-        };
+    async fn worker(&self, reader: Pair) -> Result<()> {
+        let control = Pair::control(self.the_move).await?;
         while let Some(table) = self.tables.get(self.next.fetch_add(1, Relaxed)) {
             if self.tally.has(&table.name) {
                 continue;
@@ -132,6 +160,9 @@ impl Job<'_> {
                 self.tally.left_out(&table.name);
                 continue;
             }
+            // What belongs to none of the tenant's roles, its readers may not read.
+            let is_own = table.owner_of(&self.the_move.id).is_some();
+            let sides = Sides { eyes: if is_own { &reader } else { &control }, control: &control };
             let rows = self.table(&sides, table, key).await?;
             self.tally.table_done(&table.name, rows);
         }
@@ -139,7 +170,7 @@ impl Job<'_> {
     }
 
     /// Compares one table, range by range; returns its rows.
-    async fn table(&self, sides: &Sides, table: &Table, key: Option<&Key>) -> Result<i64> {
+    async fn table(&self, sides: &Sides<'_>, table: &Table, key: Option<&Key>) -> Result<i64> {
         let rows_max = rows_of_a_range(table);
         let mut range = Range { table, key, verify: self.the_move.input.verify, from: None, to: None };
         let (mut rows, mut number) = (0, 0);
@@ -147,7 +178,7 @@ impl Job<'_> {
             let work = self.the_move.work;
             pause::wait(&work.context.catalog, work.operation.id).await?;
             failpoint::pause("compare", &table.name, number).await;
-            range.to = range.end(&sides.source, rows_max).await?;
+            range.to = range.end(&sides.eyes.source, rows_max).await?;
             let found = self.range(sides, &range, rows_max).await?;
             self.tally.range_done();
             self.the_move.throttle.take(bytes_of(table, found.rows)).await;
@@ -161,8 +192,9 @@ impl Job<'_> {
     }
 
     /// Compares one range, until it agrees.
-    async fn range(&self, sides: &Sides, range: &Range<'_>, rows_max: i64) -> Result<Summary> {
-        let (source, target) = tokio::try_join!(range.summary(&sides.source), range.summary(&sides.target))?;
+    async fn range(&self, sides: &Sides<'_>, range: &Range<'_>, rows_max: i64) -> Result<Summary> {
+        let (source, target) =
+            tokio::try_join!(range.summary(&sides.eyes.source), range.summary(&sides.eyes.target))?;
         if source == target {
             return Ok(source);
         }
@@ -172,15 +204,15 @@ impl Job<'_> {
         let stream = Stream { the_move: self.the_move };
         for looks in 0..LOOKS_MAX {
             tokio::time::sleep(rest(looks)).await;
-            let source = range.rows(&sides.source, most).await?;
-            stream.brings_all(&sides.source, &sides.target).await?;
-            let target = range.rows(&sides.target, most).await?;
+            let source = range.rows(&sides.eyes.source, most).await?;
+            stream.brings_all(&sides.control.source, &sides.control.target).await?;
+            let target = range.rows(&sides.eyes.target, most).await?;
             // Rows that come in masses and go are waited for.
             if let (Some(source), Some(target)) = (source, target) {
                 let mut left = Unsettled::of(source, target, range.key.is_none());
                 self.tally.settling(left.len());
                 return match self.settle(sides, range, &mut left).await? {
-                    None => range.summary(&sides.source).await,
+                    None => range.summary(&sides.eyes.source).await,
                     Some(row) => Err(self.difference(sides, range, Some(&row)).await?),
                 };
             }
@@ -189,13 +221,18 @@ impl Job<'_> {
     }
 
     /// Looks at rows until all agree; else returns one that does not.
-    async fn settle(&self, sides: &Sides, range: &Range<'_>, left: &mut Unsettled) -> Result<Option<RowKey>> {
+    async fn settle(
+        &self,
+        sides: &Sides<'_>,
+        range: &Range<'_>,
+        left: &mut Unsettled,
+    ) -> Result<Option<RowKey>> {
         let mut looks = 0;
         while !left.is_empty() {
             looks += 1;
             tokio::time::sleep(rest(looks)).await;
             let keys = left.keys();
-            left.source(range.look(&sides.source, &keys).await?);
+            left.source(range.look(&sides.eyes.source, &keys).await?);
             self.look(sides, range, (&keys, samples(looks, keys.len())), left).await?;
             if let Some(row) = left.differing(looks) {
                 return Ok(Some(row.clone()));
@@ -208,7 +245,7 @@ impl Job<'_> {
     /// had for a moment only.
     async fn look(
         &self,
-        sides: &Sides,
+        sides: &Sides<'_>,
         range: &Range<'_>,
         (keys, samples): (&[RowKey], u32),
         left: &mut Unsettled,
@@ -218,20 +255,20 @@ impl Job<'_> {
         let sent = OnceLock::new();
         let source = async {
             for _ in 0..samples {
-                let found = range.look(&sides.source, keys).await?;
+                let found = range.look(&sides.eyes.source, keys).await?;
                 unsettled().more_of_source(found);
             }
             // Set once, here.
-            drop(sent.set(Stream { the_move: self.the_move }.probe(&sides.source).await?));
+            drop(sent.set(Stream { the_move: self.the_move }.probe(&sides.control.source).await?));
             Ok::<(), Error>(())
         };
         let target = async {
             loop {
                 let arrived = match sent.get() {
-                    Some(probe) => probe.has_arrived(&sides.target).await?,
+                    Some(probe) => probe.has_arrived(&sides.control.target).await?,
                     None => false,
                 };
-                let found = range.look(&sides.target, keys).await?;
+                let found = range.look(&sides.eyes.target, keys).await?;
                 unsettled().target(found);
                 if arrived {
                     return Ok::<(), Error>(());
@@ -243,14 +280,15 @@ impl Job<'_> {
         };
         tokio::try_join!(source, target)?;
         match sent.into_inner() {
-            Some(probe) => probe.remove(&sides.source).await,
+            Some(probe) => probe.remove(&sides.control.source).await,
             None => Ok(()),
         }
     }
 
     /// What is said of a range that does not agree.
-    async fn difference(&self, sides: &Sides, range: &Range<'_>, row: Option<&RowKey>) -> Result<Error> {
-        let (source, target) = tokio::try_join!(range.summary(&sides.source), range.summary(&sides.target))?;
+    async fn difference(&self, sides: &Sides<'_>, range: &Range<'_>, row: Option<&RowKey>) -> Result<Error> {
+        let (source, target) =
+            tokio::try_join!(range.summary(&sides.eyes.source), range.summary(&sides.eyes.target))?;
         let told = |summary: &Summary| match summary.hash.as_str() {
             "" => format!("{} rows", summary.rows),
             hash => format!("{} rows with hash {hash}", summary.rows),

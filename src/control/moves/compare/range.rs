@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use tokio_postgres::types::ToSql;
 
 use super::super::driver::Verify;
+use super::super::reader;
 use super::key::Key;
 use crate::error::{Error, Result};
 use crate::server::Connection;
@@ -60,7 +61,7 @@ impl Range<'_> {
             aggregate(self.table, self.verify),
             self.table.name
         );
-        let row = side.row(&sql, &params(&values)).await?;
+        let row = reader::rows(side, &sql, &params(&values)).await?.pop();
         let row = row.ok_or_else(|| Error::Failed("no answer to a count".into()))?;
         Ok(Summary { rows: row.get(0), hash: row.get(1) })
     }
@@ -76,7 +77,7 @@ impl Range<'_> {
             names(key),
             rows - 1
         );
-        Ok(side.row(&sql, &params(&values)).await?.map(|row| row.get(0)))
+        Ok(reader::rows(side, &sql, &params(&values)).await?.pop().map(|row| row.get(0)))
     }
 
     /// Its rows, one by one. None when there are more than `most`.
@@ -87,7 +88,7 @@ impl Range<'_> {
     ) -> Result<Option<HashMap<RowKey, Version>>> {
         let (condition, values) = self.condition();
         let sql = format!("{} WHERE {condition} {} LIMIT {}", self.select(), self.grouped(), most + 1);
-        let rows = side.rows(&sql, &params(&values)).await?;
+        let rows = reader::rows(side, &sql, &params(&values)).await?;
         Ok((rows.len() <= most).then(|| rows.iter().map(|row| (row.get(0), row.get(1))).collect()))
     }
 
@@ -109,7 +110,7 @@ impl Range<'_> {
         };
         let sql = format!("{} WHERE {condition} {}", self.select(), self.grouped());
         let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|list| list as _).collect();
-        Ok(side.rows(&sql, &values).await?.iter().map(|row| (row.get(0), row.get(1))).collect())
+        Ok(reader::rows(side, &sql, &values).await?.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
     fn select(&self) -> String {

@@ -6,9 +6,11 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use shard_map::Server;
 
 use super::super::driver::{Move, Verify};
 use super::super::ranges::{Range, cut_one};
+use super::super::reader::Reader;
 use super::super::throttle::Throttle;
 use super::super::window;
 use super::range::{Summary, aggregate};
@@ -25,6 +27,9 @@ const TOOK_TOO_LONG: &str = "the comparison took too long";
 const BLOCK_BYTES: u64 = 8192;
 /// Tables, differences and the like that are kept by name. The largest tables come first.
 const NAMED_MAX: usize = 100;
+
+/// What is said of a table whose owner has taken the right to read it from its own role.
+const NOT_ITS_OWNERS: &str = "its owner may not read it";
 
 /// The target's state at the switch: an open transaction that sees it, and which file each table had.
 pub(crate) struct TargetSnapshot {
@@ -66,15 +71,6 @@ impl TargetSnapshot {
         Ok(Self { connection, files })
     }
 
-    /// What a piece of a table holds in it. The table is not kept locked: an application's TRUNCATE, or a change of its
-    /// replica identity, must not wait for the whole comparison.
-    async fn summary(&self, sql: &str) -> Result<Summary> {
-        self.connection.run("SAVEPOINT one_piece").await?;
-        let summary = summary(&self.connection, sql).await;
-        self.connection.run("ROLLBACK TO SAVEPOINT one_piece; RELEASE SAVEPOINT one_piece").await?;
-        summary
-    }
-
     /// Whether a table has the file that it had at the switch. If it was truncated, rewritten or dropped since, a snapshot can't
     /// see past that.
     async fn has_its_file(&self, table: &Table) -> Result<bool> {
@@ -103,17 +99,29 @@ pub(crate) async fn compare_within_bounds(
 
 async fn compare(the_move: &Move<'_>, target: &TargetSnapshot) -> Result<Found> {
     let (work, began) = (the_move.work, Instant::now());
-    let connector = &work.context.connector;
-    let source = session(connector.database(&the_move.source, &the_move.id.sealed_database()).await?).await?;
-    super::pin_text(&target.connection).await?;
+    let [at_source, at_target] = the_move.readers();
+    at_source.put().await?;
+    at_target.put().await?;
+    const EXPORT: &str = "SELECT pg_catalog.pg_export_snapshot()";
+    let snapshot: String = target.connection.value(EXPORT, &[]).await?;
+    let (sealed, live) = (the_move.id.sealed_database(), the_move.id.live_database());
+    let source = Side::open(the_move, (&the_move.source, &sealed), &at_source, None).await?;
+    let there = Side::open(the_move, (&the_move.target, live), &at_target, Some(&snapshot)).await?;
     let mut found = Found::default();
     let (throttle, verify) = (&the_move.throttle, the_move.input.verify);
-    for table in &tables::list(&source).await? {
+    for table in &tables::list(&source.control).await? {
         if began.elapsed() > TIME_MAX {
             note(&mut found.not_compared, format!("{}: {TOOK_TOO_LONG}", table.name));
             continue;
         }
-        Reader { source: &source, target, throttle, verify, began }.compare(table, &mut found).await?;
+        let is_own = table.owner_of(&the_move.id).is_some();
+        let both = Both { source: &source, there: &there, target, throttle, verify, began, is_own };
+        match both.compare(table, &mut found).await {
+            Err(error) if error.sqlstate() == Some("42501") => {
+                note(&mut found.not_compared, format!("{}: {NOT_ITS_OWNERS}", table.name));
+            }
+            outcome => outcome?,
+        }
     }
     if !found.differences.is_empty() {
         tracing::error!(operation = work.operation.id, differences = ?found.differences, "source and target differ");
@@ -121,27 +129,76 @@ async fn compare(the_move: &Move<'_>, target: &TargetSnapshot) -> Result<Found> 
     Ok(found)
 }
 
-/// Reads both sides of a table.
-struct Reader<'c> {
-    source: &'c Connection,
+/// Sessions in one side's database.
+struct Side {
+    control: Connection,
+    reader: Connection,
+    /// Begins the transaction in which a piece is read.
+    begin: String,
+}
+
+impl Side {
+    /// `snapshot`: an exported one, in which everything is read.
+    async fn open(
+        the_move: &Move<'_>,
+        (server, database): (&Server, &str),
+        reader: &Reader,
+        snapshot: Option<&str>,
+    ) -> Result<Self> {
+        let control = the_move.work.context.connector.database(server, database).await?;
+        let mut sessions = reader.sessions(database, 1).await?;
+        let reader = sessions.pop().ok_or_else(|| Error::Failed("the reader has no session".into()))?;
+        let begin = match snapshot {
+            Some(snapshot) => format!(
+                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'"
+            ),
+            None => "BEGIN READ ONLY".to_owned(),
+        };
+        Ok(Self { control: session(control).await?, reader: session(reader).await?, begin })
+    }
+
+    /// What a piece of a table holds. In a transaction that is rolled back: the table is not kept locked, since an
+    /// application's TRUNCATE, or a change of its replica identity, must not wait for the whole comparison; and what a
+    /// function of the tenant's sets goes with it.
+    async fn summary(&self, sql: &str, is_own: bool) -> Result<Summary> {
+        // What belongs to none of the tenant's roles, its reader may not read.
+        let eyes = if is_own { &self.reader } else { &self.control };
+        eyes.run(&self.begin).await?;
+        let row = eyes.row(sql, &[]).await;
+        let ended = eyes.run("ROLLBACK").await;
+        // What went wrong first says why.
+        let row = row?.ok_or_else(|| Error::Failed("no answer to a count".into()))?;
+        ended?;
+        Ok(Summary { rows: row.get(0), hash: row.get(1) })
+    }
+}
+
+/// Both sides of a table.
+struct Both<'c> {
+    source: &'c Side,
+    there: &'c Side,
     target: &'c TargetSnapshot,
     throttle: &'c Throttle,
     verify: Verify,
     began: Instant,
+    /// Whether it belongs to one of the tenant's roles.
+    is_own: bool,
 }
 
-impl Reader<'_> {
+impl Both<'_> {
     async fn compare(&self, table: &Table, found: &mut Found) -> Result<()> {
         let name = &table.name;
         if !self.target.files.contains_key(name) {
             note(&mut found.differences, format!("{name}: no such table on the target"));
             return Ok(());
         }
-        let (_, blocks) = tables::file_of(self.source, table).await?;
+        let (_, blocks) = tables::file_of(&self.source.control, table).await?;
         // At the end of the transaction it is what is read; it only says how to cut.
         let target_blocks = self.target_blocks(table).await?;
+        // Both to their ends: the next table is read in the same sessions.
         let (expected, found_there) =
-            tokio::try_join!(self.read(table, blocks, false), self.read(table, target_blocks, true))?;
+            tokio::join!(self.read(table, blocks, self.source), self.read(table, target_blocks, self.there));
+        let (expected, found_there) = (expected?, found_there?);
         if !self.target.has_its_file(table).await? {
             note(&mut found.not_compared, format!("{name}: truncated or rewritten since the switch"));
             return Ok(());
@@ -173,7 +230,7 @@ impl Reader<'_> {
     }
 
     /// All of a table on one side, piece by piece; none when that takes too long.
-    async fn read(&self, table: &Table, blocks: i64, on_target: bool) -> Result<Option<Summary>> {
+    async fn read(&self, table: &Table, blocks: i64, side: &Side) -> Result<Option<Summary>> {
         let mut sum = Sum::default();
         for piece in cut_one(0, table.file, blocks) {
             if self.began.elapsed() > TIME_MAX {
@@ -182,8 +239,7 @@ impl Reader<'_> {
             let bytes = piece.to.unwrap_or(blocks).saturating_sub(piece.from);
             self.throttle.take(u64::try_from(bytes).unwrap_or(0) * BLOCK_BYTES).await;
             let sql = statement(table, &piece, self.verify);
-            let piece =
-                if on_target { self.target.summary(&sql).await? } else { summary(self.source, &sql).await? };
+            let piece = side.summary(&sql, self.is_own).await?;
             sum.add(&piece)?;
         }
         Ok(Some(sum.into_summary(self.verify)))
@@ -194,11 +250,6 @@ fn statement(table: &Table, piece: &Range, verify: Verify) -> String {
     let upper = piece.to.map(|to| format!(" AND ctid < '({to},0)'")).unwrap_or_default();
     let what = aggregate(table, verify);
     format!("SELECT {what} FROM ONLY {} WHERE ctid >= '({},0)'{upper}", table.name, piece.from)
-}
-
-async fn summary(side: &Connection, sql: &str) -> Result<Summary> {
-    let row = side.row(sql, &[]).await?.ok_or_else(|| Error::Failed("no answer to a count".into()))?;
-    Ok(Summary { rows: row.get(0), hash: row.get(1) })
 }
 
 /// The sum of pieces.

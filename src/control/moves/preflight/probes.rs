@@ -14,7 +14,7 @@ struct Probe {
     sql: &'static str,
 }
 
-const PROBES: [Probe; 12] = [
+const PROBES: [Probe; 13] = [
     Probe {
         level: Level::Error,
         code: "foreign_table",
@@ -79,6 +79,20 @@ const PROBES: [Probe; 12] = [
         remedy: "ALTER TABLE … ENABLE TRIGGER …, without ALWAYS or REPLICA",
         sql: "SELECT format('%s on %s', t.tgname, t.tgrelid::regclass) FROM pg_catalog.pg_trigger t
             WHERE NOT t.tgisinternal AND t.tgenabled IN ('A', 'R')",
+    },
+    Probe {
+        level: Level::Error,
+        code: "unreadable",
+        what: "none of the tenant's roles may read a table that one of them owns",
+        remedy: "GRANT SELECT on it to its owner, and USAGE on its schema",
+        sql: "SELECT c.oid::regclass::text FROM pg_catalog.pg_class c
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            CROSS JOIN LATERAL (
+                SELECT bool_or(has_table_privilege(r.oid, c.oid, 'SELECT')) AS reads,
+                    bool_or(has_schema_privilege(r.oid, n.oid, 'USAGE')) AS uses, bool_or(r.oid = c.relowner) AS owns
+                FROM unnest('{owner,app,readonly}'::text[]) access
+                JOIN pg_catalog.pg_roles r ON r.rolname = current_database() || '__' || access) roles
+            WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND {IS_TENANTS} AND owns AND NOT (reads AND uses)",
     },
     Probe {
         level: Level::Warning,

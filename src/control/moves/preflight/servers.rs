@@ -149,7 +149,7 @@ pub(super) async fn roles(found: &mut Preflight, sides: &Sides<'_>, id: &TenantI
             UNION ALL SELECT m.member FROM pg_catalog.pg_auth_members m WHERE m.roleid IN (SELECT oid FROM own)
         ) others (oid) JOIN pg_catalog.pg_roles r USING (oid)
         WHERE NOT r.rolname = ANY ($1) AND r.rolname NOT LIKE 'pg\\_%'
-            AND r.rolname !~ '^tenantry_(move|reverse)_[0-9]+$' ORDER BY 1";
+            AND r.rolname !~ '^tenantry_(move|reverse|read)_[0-9]+$' ORDER BY 1";
     let mut known = tenants.to_vec();
     known.push(CONTROL_ROLE.to_owned());
     for row in sides.on_source.rows(ROLES, &[&known, &tenants.as_slice()]).await? {

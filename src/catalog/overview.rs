@@ -1,0 +1,183 @@
+//! What an operator's page shows beside the resources themselves: all of it read-only, and bounded whatever the fleet's size.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use shard_map::{ServerName, TenantId};
+
+use crate::error::Result;
+use crate::load::Load;
+use crate::operations::{Operation, Step};
+use crate::query::Catalog;
+use crate::uses::ServerUse;
+
+/// Changes of the map that are looked through for one tenant's: a router further behind counts as without its last one.
+const CHANGES_SEARCHED_MAX: i64 = 10_000;
+
+/// A server's tenants, the largest first.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Crowd {
+    /// The server.
+    pub server: ServerName,
+    /// Tenants placed there.
+    pub tenants: u32,
+    /// The largest of them: id, bytes (none until measured), state.
+    pub largest: Vec<(TenantId, Option<i64>, String)>,
+}
+
+/// Something that was done to a tenant, or is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PastOperation {
+    /// Its number.
+    pub id: i64,
+    /// What was done: `create`, `move`, ….
+    pub kind: String,
+    /// How it stands, or ended.
+    pub state: String,
+    /// The step begun last.
+    pub step: String,
+    /// A move's server before.
+    pub from: Option<String>,
+    /// The server that a move was to, or a new tenant was placed on.
+    pub to: Option<String>,
+    /// Who asked, as they said themselves.
+    pub asked_by: Option<String>,
+    /// How long a move held the tenant's transactions, in milliseconds.
+    pub hold_ms: Option<f64>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// When it was asked for (RFC 3339).
+    pub created_at: String,
+    /// When its record changed last (RFC 3339).
+    pub updated_at: String,
+}
+
+/// How one live router stands to a tenant.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RouterView {
+    /// The router's name.
+    pub name: String,
+    /// Where clients reach it.
+    pub address: String,
+    /// Whether it has the tenant's last change.
+    pub has_epoch: bool,
+    /// Whether the tenant's server takes no logins from it.
+    pub server_down: bool,
+    /// Whether the tenant's server refuses its password.
+    pub locked_out: bool,
+    /// What its clients do there; none if it is not among the router's busiest.
+    pub load: Option<Load>,
+    /// Sessions of the tenant that keep their server connection, by reason.
+    pub pinned: BTreeMap<String, u32>,
+}
+
+/// What routers can do for a tenant just now.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Serving {
+    /// Live routers.
+    pub routers: Vec<RouterView>,
+    /// For how long new transactions may still be made to wait, in milliseconds; none when there is no hold in force.
+    pub held_ms: Option<i64>,
+}
+
+/// A move with its journal.
+#[derive(Debug, Clone, Deserialize)]
+pub struct MoveRecord {
+    /// The operation.
+    #[serde(flatten)]
+    pub operation: Operation,
+    /// Its steps.
+    pub steps: Vec<Step>,
+}
+
+impl Catalog {
+    /// Each server's largest tenants, by server.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn crowds(&self, per_server_max: i64) -> Result<Vec<Crowd>> {
+        const SQL: &str = "
+            SELECT jsonb_build_object('server', s.name,
+                'tenants', (SELECT count(*) FROM tenant t WHERE t.server = s.name),
+                'largest', (SELECT coalesce(jsonb_agg(jsonb_build_array(id, bytes, state)), '[]') FROM (
+                    SELECT t.id, u.bytes, t.state FROM tenant t LEFT JOIN tenant_use u ON u.tenant = t.id
+                    WHERE t.server = s.name ORDER BY u.bytes DESC NULLS LAST, t.id LIMIT $1) AS largest))
+            FROM server s ORDER BY s.name";
+        self.json("overview_crowds", SQL, &[&per_server_max]).await
+    }
+
+    /// What was done to a tenant, newest first.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn tenant_history(&self, id: &TenantId, count_max: i64) -> Result<Vec<PastOperation>> {
+        const SQL: &str = "
+            SELECT jsonb_build_object('id', id, 'kind', kind, 'state', state, 'step', step, 'from', input->>'from',
+                'to', coalesce(input->>'to', data->>'server', input->>'server'), 'asked_by', input->>'asked_by',
+                'hold_ms', (data->>'hold_ms')::float8, 'error', coalesce(data#>>'{failure,error}', error),
+                'created_at', created_at, 'updated_at', updated_at)
+            FROM operation WHERE tenant = $1 ORDER BY id DESC LIMIT $2";
+        self.json("overview_history", SQL, &[&id.as_str(), &count_max]).await
+    }
+
+    /// What routers that reported within this time can do for a tenant.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn serving(&self, id: &TenantId, router_timeout: Duration) -> Result<Option<Serving>> {
+        const SQL: &str = "
+            WITH tenant AS (SELECT id, server FROM tenant WHERE id = $1), live AS (
+                SELECT * FROM router WHERE seen_at > now() - $2 * interval '1 second'
+            ), changed AS (
+                SELECT max(version) AS version FROM change_log
+                WHERE version > (SELECT greatest(min(live.map_version), m.version - $3) FROM live, map_version m
+                    GROUP BY m.version)
+                AND coalesce(entry#>>'{tenant,id}', entry->>'no_tenant') = $1
+            )
+            SELECT jsonb_build_object(
+                'routers', (SELECT coalesce(jsonb_agg(jsonb_build_object('name', name, 'address', address,
+                    'has_epoch', map_version >= coalesce(changed.version, 0)
+                        AND map_version >= (SELECT version - $3 FROM map_version),
+                    'server_down', coalesce(report->'servers_down', '[]') ? tenant.server,
+                    'locked_out', coalesce(report->'locked_out', '[]') ? tenant.id,
+                    'load', (SELECT t FROM jsonb_array_elements(coalesce(load->'tenants', '[]')) t
+                        WHERE t->>'tenant' = tenant.id),
+                    'pinned', coalesce(report->'pinned'->tenant.id, '{}')) ORDER BY name, started_at), '[]')
+                    FROM live, changed),
+                'held_ms', (SELECT nullif(greatest(0, expires_at_ms - (extract(epoch FROM now()) * 1000)::bigint), 0)
+                    FROM hold WHERE hold.tenant = tenant.id))
+            FROM tenant";
+        let params: crate::query::Params<'_> =
+            &[&id.as_str(), &router_timeout.as_secs_f64(), &CHANGES_SEARCHED_MAX];
+        Ok(self.json("overview_serving", SQL, params).await?.into_iter().next())
+    }
+
+    /// What was measured of servers, by name.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn server_uses(&self) -> Result<BTreeMap<ServerName, ServerUse>> {
+        const SQL: &str = "SELECT jsonb_build_array(u.server, to_jsonb(u)) FROM server_use u";
+        Ok(self.json::<(ServerName, ServerUse)>("overview_uses", SQL, &[]).await?.into_iter().collect())
+    }
+
+    /// Moves that run, the newest of those that are switched, and these, each with its journal.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn moves_in_sight(&self, more: &[i64], switched_max: i64) -> Result<Vec<MoveRecord>> {
+        const SQL: &str = "
+            SELECT to_jsonb(o) || jsonb_build_object('steps', (
+                SELECT coalesce(jsonb_agg(to_jsonb(s) || jsonb_build_object('took_ms',
+                    round(extract(epoch FROM coalesce(ended_at, clock_timestamp()) - started_at) * 1000, 1))
+                    ORDER BY number), '[]')
+                FROM operation_step s WHERE operation = o.id))
+            FROM operation o WHERE id IN (
+                SELECT id FROM operation WHERE kind = 'move' AND state = 'running'
+                UNION (SELECT id FROM operation WHERE kind = 'move' AND state = 'switched' ORDER BY id DESC LIMIT $2)
+                UNION SELECT unnest($1::bigint[]))
+            ORDER BY id";
+        self.json("overview_moves", SQL, &[&more, &switched_max]).await
+    }
+}

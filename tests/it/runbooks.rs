@@ -69,7 +69,7 @@ async fn a_server_is_down(fleet: &Fleet) {
         client.simple_query("SELECT 1").await.ok()
     })
     .await;
-    page.run(OVER).await;
+    page.run_until_well(OVER).await;
     page.done();
 }
 
@@ -79,7 +79,7 @@ async fn the_catalog_is_down(fleet: &Fleet) {
     page.run(NOTICE).await;
     page.run(MEANING).await;
     fleet.freeze_catalog(Signal::CONT);
-    page.run(OVER).await;
+    page.run_until_well(OVER).await;
     page.done();
 }
 
@@ -90,7 +90,7 @@ async fn a_router_hangs(fleet: &Fleet) {
     page.run(NOTICE).await;
     page.run(MEANING).await;
     router.signal(Signal::CONT);
-    page.run(OVER).await;
+    page.run_until_well(OVER).await;
     page.done();
 }
 
@@ -98,11 +98,7 @@ async fn the_catalog_is_lost(fleet: &Fleet) {
     let url = fleet.variable("TENANTRY_CATALOG_URL");
     connect_url(url, "postgres").await.run("DROP DATABASE tenantry_catalog WITH (FORCE)").await;
     let variables = [("SNAPSHOT", fleet.variable("TENANTRY_MAP_SNAPSHOT")), ("TENANT", "acme")];
-    let page = Runbook::open(fleet, "catalog-lost", &variables).await;
-    for heading in [NOTICE, MEANING, DO, OVER] {
-        page.run(heading).await;
-    }
-    page.done();
+    whole(fleet, "catalog-lost", &variables).await;
 }
 
 async fn work_that_is_stuck_or_planned_is_done(fleet: &mut Fleet) {
@@ -120,9 +116,10 @@ async fn work_that_is_stuck_or_planned_is_done(fleet: &mut Fleet) {
 /// A page whose sections are all run in a row.
 async fn whole(fleet: &Fleet, name: &str, variables: &[(&str, &str)]) {
     let page = Runbook::open(fleet, name, variables).await;
-    for heading in [NOTICE, MEANING, DO, OVER] {
+    for heading in [NOTICE, MEANING, DO] {
         page.run(heading).await;
     }
+    page.run_until_well(OVER).await;
     page.done();
 }
 
@@ -216,7 +213,7 @@ async fn keys_are_rotated(fleet: &Fleet) {
     std::fs::write(&master_key, format!("{first}{}", &before[1..])).unwrap();
     fleet.start_again().await;
     page.run("The master key").await;
-    page.run(OVER).await;
+    page.run_until_well(OVER).await;
     page.done();
 }
 

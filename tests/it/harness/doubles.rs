@@ -94,7 +94,9 @@ impl Fleet {
 
     /// Stops the catalog's server with all its processes, as a machine that hangs; or lets it go on.
     pub(crate) fn freeze_catalog(&self, how: Signal) {
-        for pid in leftovers(&self.path().join("catalog")).into_keys() {
+        // First the one that starts the others: those it started while they are looked for would be missed.
+        let postmaster = self.try_postmaster("catalog");
+        for pid in postmaster.into_iter().chain(leftovers(&self.path().join("catalog")).into_keys()) {
             signal(pid, how);
         }
     }

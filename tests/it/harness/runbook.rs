@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::cli::{PROGRAM, command, finish};
-use super::{Fleet, programs};
+use super::cli::{Output, PROGRAM, command, finish};
+use super::{Fleet, programs, until};
 
 pub(crate) const RUNBOOKS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ops/runbooks");
 
@@ -44,21 +44,33 @@ impl Runbook {
 
     /// Runs the blocks below a heading, up to the next one. Each has to go well.
     pub(crate) async fn run(&self, heading: &str) {
+        for block in self.blocks(heading) {
+            let output = self.shell(block).await;
+            assert_eq!(output.status, 0, "{}, {heading}:\n{block}\n{}{}", self.name, output.stdout, output.stderr);
+        }
+    }
+
+    /// The same, each block again until it goes well: routers report once a second, so what they say may be that old.
+    pub(crate) async fn run_until_well(&self, heading: &str) {
+        for block in self.blocks(heading) {
+            let what = format!("{}, {heading}:\n{block}", self.name);
+            until(&what, async || (self.shell(block).await.status == 0).then_some(())).await;
+        }
+    }
+
+    fn blocks(&self, heading: &str) -> &[String] {
         let found = self.sections.iter().position(|(name, _)| name == heading);
         let section = found.unwrap_or_else(|| panic!("{} has no section {heading}", self.name));
         self.run.borrow_mut().insert(section);
-        for block in &self.sections[section].1 {
-            let script = format!("{BEFORE}{block}{AFTER}");
-            // A loop in it that waits in vain ends, too.
-            let mut shell = command("timeout", &self.variables);
-            shell.current_dir(&self.home).args(["120", "bash", "-c", &script]);
-            let output = finish(&mut shell, None).await;
-            assert_eq!(
-                output.status, 0,
-                "{}, {heading}:\n{block}\n{}{}",
-                self.name, output.stdout, output.stderr
-            );
-        }
+        &self.sections[section].1
+    }
+
+    async fn shell(&self, block: &str) -> Output {
+        let script = format!("{BEFORE}{block}{AFTER}");
+        // A loop in it that waits in vain ends, too.
+        let mut shell = command("timeout", &self.variables);
+        shell.current_dir(&self.home).args(["120", "bash", "-c", &script]);
+        finish(&mut shell, None).await
     }
 
     /// Fails if a block was left out.

@@ -365,4 +365,6 @@ fn typed<T: DeserializeOwned>(path: &[String], text: &str, more: &[&str]) -> Res
 }
 
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;

@@ -32,7 +32,7 @@ pub(super) struct Start {
     /// Longest time that new transactions may be held at the cutover, 50ms to 60s; beyond it, it is tried again later
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = values::duration)]
     max_hold: Duration,
-    /// How both sides are compared [default: the control plane's]
+    /// How both sides are compared [default: full]
     #[arg(long, value_enum)]
     verify: Option<Verify>,
     /// How long it can be turned round, and the sealed copy at the old server is kept [default: the control plane's]

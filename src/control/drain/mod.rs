@@ -165,7 +165,7 @@ async fn begin(
         from: from.clone(),
         to: to.clone(),
         max_hold_ms: u64::try_from(MAX_HOLD.as_millis()).unwrap_or(u64::MAX),
-        verify: Verify::Count,
+        verify: Verify::default(),
         keep_sealed_s: context.config.reverse_window.as_secs(),
         accepted: Vec::new(),
         asked_by: Some(format!("drain of server {from}")),

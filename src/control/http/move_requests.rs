@@ -144,7 +144,7 @@ async fn begin(context: &Context, start: Start, asked_by: Option<String>) -> Ans
         from: from.clone(),
         to,
         max_hold_ms: start.max_hold_ms,
-        verify: start.verify.unwrap_or(Verify::Count),
+        verify: start.verify.unwrap_or_default(),
         keep_sealed_s: start.reverse_window_s.unwrap_or(context.config.reverse_window.as_secs()),
         kill_stragglers: start.kill_stragglers,
         wait_sessions: start.wait_sessions,

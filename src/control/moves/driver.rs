@@ -36,10 +36,11 @@ const NO_LIMIT: i32 = -1;
 const ABORT_POLL: Duration = Duration::from_millis(300);
 
 /// How far both sides are compared, before the cutover and after it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Verify {
     /// The number of rows of each table, and a hash of their contents.
+    #[default]
     Full,
     /// The number of rows of each table.
     Count,

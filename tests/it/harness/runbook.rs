@@ -46,7 +46,11 @@ impl Runbook {
     pub(crate) async fn run(&self, heading: &str) {
         for block in self.blocks(heading) {
             let output = self.shell(block).await;
-            assert_eq!(output.status, 0, "{}, {heading}:\n{block}\n{}{}", self.name, output.stdout, output.stderr);
+            assert_eq!(
+                output.status, 0,
+                "{}, {heading}:\n{block}\n{}{}",
+                self.name, output.stdout, output.stderr
+            );
         }
     }
 

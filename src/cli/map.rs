@@ -96,7 +96,7 @@ struct Files {
     #[arg(long, value_name = "FILE", env = "TENANTRY_MAP_FILE")]
     file: Option<PathBuf>,
     /// A router's snapshot or an exported map: has users, labels and limits, which registries do not know
-    /// [default: what TENANTRY_MAP_SNAPSHOT names, if it is there; none when the control plane verifies]
+    /// [default: what TENANTRY_MAP_SNAPSHOT names, if it is there]
     #[arg(long, value_name = "FILE")]
     snapshot: Option<PathBuf>,
 }
@@ -107,11 +107,6 @@ impl Files {
         let usual =
             || std::env::var_os("TENANTRY_MAP_SNAPSHOT").map(PathBuf::from).filter(|path| path.exists());
         Texts::read(self.file.as_deref(), self.snapshot.clone().or_else(usual).as_deref())
-    }
-
-    /// Without the usual snapshot.
-    fn read_named(&self) -> anyhow::Result<Texts> {
-        Texts::read(self.file.as_deref(), self.snapshot.as_deref())
     }
 }
 
@@ -215,10 +210,10 @@ impl Texts {
 }
 
 async fn verify(worker: &Worker, files: &Files, format: Format) -> anyhow::Result<()> {
+    let texts = files.read()?;
     let findings = match worker {
-        Worker::Here(tools) => json!(tools.verify(&files.read()?.sources).await.map_err(failure)?),
-        // Only what it finds at its own servers does it keep for doctor, and tell anybody.
-        Worker::Control(api) => api.post(&["v1", "map", "verify"], &files.read_named()?.wish(true)).await?,
+        Worker::Here(tools) => json!(tools.verify(&texts.sources).await.map_err(failure)?),
+        Worker::Control(api) => api.post(&["v1", "map", "verify"], &texts.wish(true)).await?,
     };
     let count = findings.as_array().map_or(0, Vec::len);
     if count == 0 && format == Format::Table {

@@ -68,6 +68,10 @@ async fn each_role_may_what_it_is_for(fleet: &Fleet) {
     let plan = Some(json!({ "id": "roles-plan", "dry_run": true }));
     // Understood by those who read it, and not by the guard, which sides with caution.
     let sneaky = Some(json!(["roles-plan", null, null, {}, {}, true]));
+    let elsewhere =
+        Some(json!({ "declared": "[[servers]]\nname = 'elsewhere'\nhost = '127.0.0.1'\nport = 1" }));
+    let declared = std::fs::read_to_string(fleet.path().join("fleet.toml")).unwrap();
+    let declared = Some(json!({ "declared": declared }));
     // Of each kind: who may not is told 403, and who may is told something else, be it that there is no such thing.
     let kinds = [
         (Method::GET, "/v1/tenants", None, [200, 200, 200]),
@@ -94,8 +98,9 @@ async fn each_role_may_what_it_is_for(fleet: &Fleet) {
         // What names servers has the control plane log in there, also for a look.
         (Method::POST, "/v1/map/apply", Some(json!({ "dry_run": true })), [403, 403, 400]),
         (Method::POST, "/v1/map/import", Some(json!({ "dry_run": true })), [403, 403, 400]),
-        (Method::POST, "/v1/map/verify", Some(json!({ "declared": "][" })), [403, 403, 400]),
-        (Method::POST, "/v1/map/verify", Some(json!({ "file": "" })), [403, 403, 400]),
+        (Method::POST, "/v1/map/verify", elsewhere, [403, 403, 200]),
+        (Method::POST, "/v1/map/verify", declared, [200, 200, 200]),
+        (Method::POST, "/v1/map/verify", Some(json!({ "declared": "][" })), [400, 400, 400]),
     ];
     for (method, path, body, expected) in kinds {
         for (caller, status) in [&viewer, &operator, &admin].into_iter().zip(expected) {

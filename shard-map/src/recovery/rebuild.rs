@@ -42,6 +42,12 @@ impl Sources {
         self.declared.is_some() || self.file.is_some()
     }
 
+    /// Whether one of these is none of the catalog's: then they have an address that it did not give.
+    #[must_use]
+    pub fn name_others(&self, catalog: &CatalogView) -> bool {
+        self.servers(catalog).iter().any(|server| !catalog.servers.contains_key(&server.name))
+    }
+
     /// The servers to look at: those of the catalog, and what the declaration and the file name beside them. What the
     /// catalog still has is not declared anew by this: `map apply` is for that.
     #[must_use]

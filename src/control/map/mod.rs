@@ -72,6 +72,13 @@ impl MapTools {
         Ok(findings)
     }
 
+    /// These files, if they name servers that the catalog does not have. Else none: verifying takes nothing but servers from
+    /// them.
+    pub(crate) async fn beyond_catalog(&self, sources: Sources) -> Result<Sources> {
+        let names_others = sources.name_others(&verify::view(self, &[]).await?);
+        Ok(if names_others { sources } else { Sources::default() })
+    }
+
     /// Each difference between the catalog, the registries and the servers' databases. `sources` may name servers that
     /// the catalog lost.
     ///

@@ -84,6 +84,7 @@ async fn a_copy_that_is_disturbed_in_its_middle_arrives_whole(fleet: &mut Fleet)
     rows_that_came_to_lie_elsewhere_are_copied_once(fleet).await;
     lost_sessions_cost_no_more_than_a_range(fleet).await;
     without_its_snapshot_a_copy_is_begun_anew(fleet).await;
+    an_index_that_takes_anothers_name_is_not_looked_at(fleet).await;
 }
 
 async fn rows_that_came_to_lie_elsewhere_are_copied_once(fleet: &Fleet) {
@@ -155,4 +156,48 @@ async fn without_its_snapshot_a_copy_is_begun_anew(fleet: &Fleet) {
     pauses.no_more();
     let shown = ended_well(fleet, &id, 2).await;
     assert_eq!(shown["rows_copied"], 10_000, "{shown}");
+}
+
+/// Before the guard against changes of the schema is up, its owner may do so. Whoever looks at the predicate of an index runs what
+/// is constant in it.
+async fn an_index_that_takes_anothers_name_is_not_looked_at(fleet: &Fleet) {
+    fleet.create("swapped", &["--server", "pg-1"]).await;
+    let owner = fleet.connect("swapped").await;
+    owner
+        .run(
+            "CREATE FUNCTION plain() RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+                 IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN
+                     RAISE EXCEPTION 'a superuser runs this';
+                 END IF;
+                 RETURN true;
+             END $$;
+             CREATE TABLE two (n int NOT NULL); CREATE UNIQUE INDEX looked_for ON two (n);
+             CREATE UNIQUE INDEX other ON two (n) WHERE public.plain();
+             COMMENT ON INDEX looked_for IS 'it''s \"kept\"';
+             CREATE TABLE one (n int NOT NULL); CREATE UNIQUE INDEX left_alone ON one (n)",
+        )
+        .await;
+    let wish = fleet.path().join("failpoint");
+    std::fs::write(&wish, "wait arm_noted").unwrap();
+    let id = start(fleet, "swapped").await;
+    until("the move to know which index it takes", async || {
+        std::fs::read_to_string(wish.with_extension("waiting")).ok().filter(|at| at == "arm_noted")
+    })
+    .await;
+    owner
+        .run(
+            "ALTER INDEX looked_for RENAME TO away; ALTER INDEX other RENAME TO looked_for;
+             COMMENT ON INDEX looked_for IS 'it''s \"kept\"'",
+        )
+        .await;
+    std::fs::remove_file(&wish).unwrap();
+    ended_well(fleet, &id, 1).await;
+    let identities = "SELECT relname || ' ' || relreplident::text FROM pg_class WHERE relname IN ('one', 'two') ORDER BY 1";
+    let source = fleet.direct("pg-1", "swapped__sealed").await;
+    assert_eq!(source.column(identities).await, ["one i", "two f"]);
+    let comments = "SELECT relname || ' ' || obj_description(oid, 'pg_class') FROM pg_class WHERE relname IN ('away', 'looked_for') ORDER BY 1";
+    let expected = ["away it's \"kept\"", "looked_for it's \"kept\""];
+    for (server, database) in [("pg-1", "swapped__sealed"), ("pg-3", "swapped")] {
+        assert_eq!(fleet.direct(server, database).await.column(comments).await, expected);
+    }
 }

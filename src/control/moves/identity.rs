@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::context::back_off;
 use crate::error::Result;
-use crate::server::{Connection, ident};
+use crate::server::{Connection, ident, literal};
 
 /// The condition for a table that a publication of all tables has: also an extension's, which a tenant may write to. The
 /// system's own have lower numbers.
@@ -13,6 +13,8 @@ const IS_PUBLISHED: &str = "c.oid >= 16384 AND n.nspname <> 'tenantry'";
 /// How long setting an identity may wait for a table's lock, in front of the application's queries.
 const LOCK_TIMEOUT: &str = "200ms";
 const LOCK_TRIES: u32 = 30;
+/// The identity of a table that has no index for it.
+const FULL: &str = "FULL";
 
 /// A table whose identity a move changed, to be put back as it was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +23,9 @@ pub(crate) struct Changed {
     pub(crate) table: String,
     /// The identity that the move gives it: the rest of `ALTER TABLE … REPLICA IDENTITY`.
     pub(crate) identity: String,
+    /// The index that it uses, quoted, with its schema.
+    #[serde(default)]
+    pub(crate) index: Option<String>,
     /// The one it had.
     pub(crate) before: String,
 }
@@ -46,13 +51,14 @@ pub(crate) async fn missing(source: &Connection) -> Result<Vec<Changed>> {
         ORDER BY 1, 2"
     );
     let rows = source.rows(&sql, &[]).await?;
-    let changed = |row: &tokio_postgres::Row| Changed {
-        table: format!("{}.{}", ident(row.get(0)), ident(row.get(1))),
-        identity: match row.get::<_, Option<&str>>(3) {
-            Some(index) => format!("USING INDEX {}", ident(index)),
-            None => "FULL".to_owned(),
-        },
-        before: if row.get(2) { "NOTHING".to_owned() } else { "DEFAULT".to_owned() },
+    let changed = |row: &tokio_postgres::Row| {
+        let (schema, index) = (ident(row.get(0)), row.get::<_, Option<&str>>(3).map(ident));
+        Changed {
+            table: format!("{schema}.{}", ident(row.get(1))),
+            identity: index.as_ref().map_or_else(|| FULL.to_owned(), |index| format!("USING INDEX {index}")),
+            index: index.map(|index| format!("{schema}.{index}")),
+            before: if row.get(2) { "NOTHING".to_owned() } else { "DEFAULT".to_owned() },
+        }
     };
     Ok(rows.iter().map(changed).collect())
 }
@@ -60,7 +66,10 @@ pub(crate) async fn missing(source: &Connection) -> Result<Vec<Changed>> {
 /// Gives each table its identity.
 pub(crate) async fn set(source: &Connection, tables: &[Changed]) -> Result<()> {
     for changed in tables {
-        alter(source, &changed.table, &changed.identity).await?;
+        match &changed.index {
+            Some(index) => tried(source, &use_index(&changed.table, index, &changed.identity)).await?,
+            None => alter(source, &changed.table, &changed.identity).await?,
+        }
     }
     Ok(())
 }
@@ -76,10 +85,37 @@ pub(crate) async fn put_back(connection: &Connection, tables: &[Changed]) -> Res
     Ok(())
 }
 
-async fn alter(connection: &Connection, table: &str, identity: &str) -> Result<()> {
-    let sql = format!(
-        "SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; ALTER TABLE ONLY {table} REPLICA IDENTITY {identity}"
+/// Gives a table the identity of an index, and none whose predicate or expressions Postgres would work out to refuse it: its owner
+/// may have given the names to others meanwhile. So both are locked first, and looked at then; no statement but a comment's
+/// locks an index by itself, and it says again what the comment is. A table whose index is another one gets the whole row.
+fn use_index(table: &str, index: &str, identity: &str) -> String {
+    let (name, index_name) = (literal(table), literal(index));
+    let block = format!(
+        "DECLARE
+             found CONSTANT regclass := to_regclass({index_name});
+         BEGIN
+             LOCK TABLE ONLY {table} IN ACCESS EXCLUSIVE MODE;
+             IF found IS NOT NULL THEN
+                 EXECUTE format('COMMENT ON INDEX %s IS %L', {index_name}, obj_description(found, 'pg_class'));
+             END IF;
+             IF EXISTS (SELECT FROM pg_index i WHERE i.indexrelid = to_regclass({index_name})
+                     AND i.indexrelid = found AND i.indrelid = to_regclass({name}) AND i.indpred IS NULL AND i.indexprs IS NULL) THEN
+                 ALTER TABLE ONLY {table} REPLICA IDENTITY {identity};
+             ELSE
+                 ALTER TABLE ONLY {table} REPLICA IDENTITY {FULL};
+             END IF;
+         END"
     );
+    format!("DO {}", literal(&block))
+}
+
+async fn alter(connection: &Connection, table: &str, identity: &str) -> Result<()> {
+    tried(connection, &format!("ALTER TABLE ONLY {table} REPLICA IDENTITY {identity}")).await
+}
+
+/// Tries again while a lock is not to be had.
+async fn tried(connection: &Connection, statement: &str) -> Result<()> {
+    let sql = format!("SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; {statement}");
     let mut tries = 0;
     loop {
         match connection.run(&sql).await {

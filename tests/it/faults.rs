@@ -51,8 +51,8 @@ enum Path {
 const POINTS: [(Path, &[&str]); 7] = [
     (Path::Start, &[
         "arm", "arm_terms", "arm_noted", "arm_guarded", "arm_published", "arm_role", "arm_slot",
-        "schema", "schema_recorded", "schema_roles", "schema_made", "schema_settings", "schema_dumped", "schema_restored",
-        "copy", "read_put", "copy_opened", "copy_loaded", "copy_committed", "copy_closed",
+        "schema", "schema_recorded", "schema_roles", "schema_made", "schema_settings", "schema_dumped", "read_put", "schema_restored",
+        "copy", "copy_opened", "copy_loaded", "copy_committed", "copy_closed",
         "build", "build_listed", "build_restored", "build_analyzed", "build_refreshed", "build_watched", "subscribed", "stream_lifted",
         "compare", "read_door", "catch_up", "catch_published", "catch_slot", "catch_close",
         "cutover", "cutover_prepared", "held", "drain", "limit", "limited", "fence", "flushed", "apply", "detach_disabled",
@@ -594,7 +594,8 @@ fn points_of_the_code() -> BTreeSet<String> {
     let mut points: BTreeSet<String> =
         Phase::ALL.into_iter().map(|phase| phase.as_str().to_owned()).collect();
     let control = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src/control"));
-    let mut left = vec![control.join("moves"), control.join("server/doom.rs")];
+    let mut left =
+        vec![control.join("moves"), control.join("server/doom.rs"), control.join("server/reader.rs")];
     while let Some(file) = left.pop() {
         if file.is_dir() {
             left.extend(std::fs::read_dir(file).unwrap().map(|entry| entry.unwrap().path()));

@@ -282,6 +282,34 @@ async fn a_clone_is_the_same_but_for_whose_it_is(fleet: &Fleet) {
     assert_eq!(fleet.connect("model").await.number("SELECT max(id) FROM people").await, 1000);
 }
 
+async fn a_suspended_tenant_is_cloned_and_lets_nobody_in(fleet: &Fleet) {
+    let large = "CREATE TABLE large (n serial, pad text);
+        INSERT INTO large (pad) SELECT repeat('x', 1000) FROM generate_series(1, 3000)";
+    fleet.connect("unique").await.run(large).await;
+    fleet.cli(&["tenant", "suspend", "unique", "--wait"]).await.ok();
+    let home = fleet.direct("pg-1", "postgres").await;
+    let over = std::cell::Cell::new(false);
+    let cloning = async {
+        fleet.cli(&["tenant", "clone", "unique", "alike", "--server", "pg-2", "--wait"]).await.ok();
+        over.set(true);
+    };
+    let watching = async {
+        let mut let_in = Vec::new();
+        while !over.get() {
+            let open = "SELECT 'all' FROM pg_database WHERE datname = 'unique' AND datconnlimit <> 0
+                UNION ALL SELECT member::regrole::text FROM pg_auth_members WHERE roleid = 'unique__owner'::regrole";
+            let_in.extend(home.column(open).await);
+        }
+        let_in
+    };
+    let ((), let_in) = tokio::join!(cloning, watching);
+    assert_eq!(let_in, Vec::<String>::new());
+    has_its_data(fleet, "alike").await;
+    let alike = fleet.connect("alike").await;
+    assert_eq!(alike.number("SELECT sum(length(pad)) FROM large").await, 3_000_000);
+    assert_eq!(alike.number("SELECT nextval('large_n_seq')").await, 3001);
+}
+
 async fn what_cannot_be_cloned_is_refused_and_leaves_nothing(fleet: &Fleet) {
     with_data(fleet, "unique").await;
     fleet.cli(&["tenant", "clone", "nobody-here", "new"]).await.error(3);
@@ -292,9 +320,7 @@ async fn what_cannot_be_cloned_is_refused_and_leaves_nothing(fleet: &Fleet) {
     assert!(error.contains("large objects"), "{error}");
     fleet.cli(&["tenant", "show", "unlike"]).await.error(3);
     fleet.connect("unique").await.run("SELECT lo_unlink(oid) FROM pg_largeobject_metadata").await;
-    fleet.cli(&["tenant", "suspend", "unique"]).await.ok();
-    fleet.cli(&["tenant", "clone", "unique", "alike", "--wait"]).await.ok();
-    has_its_data(fleet, "alike").await;
+    a_suspended_tenant_is_cloned_and_lets_nobody_in(fleet).await;
     fleet.cli(&["tenant", "delete", "unique", "--yes"]).await.ok();
     let error = fleet.cli(&["tenant", "clone", "unique", "alike-2"]).await.error(4);
     assert!(error.contains("deleted"), "{error}");

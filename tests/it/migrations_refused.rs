@@ -143,11 +143,21 @@ async fn what_an_owner_makes_of_the_history_never_runs_as_a_superuser(fleet: &Fl
              END $$;
              CREATE TRIGGER noted BEFORE INSERT ON refinery_schema_history FOR EACH ROW EXECUTE FUNCTION noted();
              CREATE FUNCTION sure() RETURNS bool LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN public.plain(); END';
-             CREATE INDEX ON refinery_schema_history (version) WHERE public.sure()",
+             CREATE INDEX ON refinery_schema_history (version) WHERE public.sure();
+             CREATE DOMAIN sane AS int CHECK (public.sure());
+             CREATE TABLE computed (n int, sane bool GENERATED ALWAYS AS (n > 0 AND public.sure()) STORED);
+             CREATE VIEW constants AS SELECT '{1}'::sane[] AS sane",
         )
         .await;
-    // It is tried on a copy that has the same history.
+    // It is tried on a copy that has the same history, and all else that may run while it is made.
     files.add("V2__more.sql", "ALTER TABLE t ADD more int");
+    let plan = ["migrate", "plan", "--dir", files.path(), "--selector", "group=forger"];
+    let plan = fleet.cli(&plan).await.ok();
+    assert!(plan["trial"].as_str().unwrap().starts_with("made on a copy of forger"), "{plan}");
+    let left = "SELECT rolname::text FROM pg_roles WHERE rolname ~ '^tenantry_trial_.*' AND pg_has_role(rolname, 'forger__owner', 'MEMBER')";
+    let server = fleet.tenant("forger").await["server"].as_str().unwrap().to_owned();
+    let server = fleet.direct(&server, "postgres").await;
+    assert_eq!(server.column(left).await, Vec::<String>::new());
     fleet.cli(&args).await.ok();
     client
         .run(

@@ -425,9 +425,28 @@ const SCHEMING: &str = "
     INSERT INTO kept SELECT n, n FROM generate_series(1, 50) n;
     CREATE INDEX ON kept (public.plain(n));
     CREATE MATERIALIZED VIEW seen AS SELECT public.plain(n) FROM kept;
-    CREATE TABLE parts (n int) PARTITION BY RANGE (public.plain(n));
-    CREATE TABLE part PARTITION OF parts FOR VALUES FROM (1) TO (100);
+    CREATE TABLE parts (n int) PARTITION BY RANGE ((public.plain(n) + public.plain(0)));
+    CREATE TABLE part PARTITION OF parts (CHECK (n > public.plain(0))) FOR VALUES FROM (1) TO (100);
+    CREATE INDEX ON parts (n) WHERE n > public.plain(0);
     INSERT INTO parts SELECT n FROM kept;
+    CREATE TABLE smalls (s small, n int) PARTITION BY LIST (s);
+    CREATE TABLE smalls_5 PARTITION OF smalls FOR VALUES IN (5);
+    INSERT INTO smalls VALUES (5, 1);
+    CREATE TABLE computed (n int PRIMARY KEY, also int GENERATED ALWAYS AS (n + public.plain(1)) STORED,
+        smalls small[] DEFAULT '{5}');
+    INSERT INTO computed SELECT generate_series(1, 20);
+    CREATE INDEX ON computed (n) WHERE public.plain(1) = 1;
+    CREATE TABLE referring (n int REFERENCES computed);
+    CREATE INDEX ON referring (n) WHERE public.plain(1) = 1;
+    INSERT INTO referring SELECT generate_series(1, 20);
+    CREATE VIEW constant AS SELECT '{5}'::small[] AS smalls;
+    CREATE FUNCTION added(small, int) RETURNS small LANGUAGE sql IMMUTABLE RETURN ($1 + $2)::small;
+    CREATE AGGREGATE total (int) (SFUNC = added, STYPE = small, INITCOND = '1');
+    CREATE TABLE looped (n int);
+    CREATE FUNCTION fits(looped) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN public.plain($1.n) > 0; END';
+    ALTER TABLE looped ADD CONSTRAINT whole CHECK (fits(looped));
+    COMMENT ON CONSTRAINT whole ON looped IS 'made after its table';
+    INSERT INTO looped SELECT generate_series(1, 20);
     CREATE TYPE mood AS ENUM ('sad', 'fine');
     CREATE FUNCTION told(mood) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
         RETURN CASE WHEN public.plain(1) = 1 THEN textin(enum_out($1)) END;

@@ -22,7 +22,7 @@ use shard_map::Server;
 
 use crate::config::{ControlConfig, Secrets};
 use crate::error::{Error, Result};
-use crate::server::{Connector, health};
+use crate::server::{Connector, health, names};
 use diagnosis::Part;
 pub use diagnosis::{Check, Diagnosis, Finding, Severity};
 use servers::{Expected, Seen};
@@ -145,7 +145,7 @@ impl Doctor {
         health: Option<&Health>,
     ) -> Vec<Part> {
         let slots = seen.iter().flatten().flat_map(|(health, _)| &health.slots);
-        let numbers: Vec<i64> = slots.filter_map(|slot| servers::move_of(&slot.name)).collect();
+        let numbers: Vec<i64> = slots.filter_map(|slot| names::move_of(&slot.name)).collect();
         let states = self.catalog.move_states(&numbers).await;
         let moves_known = states.is_ok();
         let away = matches!(states, Err(::catalog::Error::Unreachable(_)));

@@ -10,6 +10,7 @@ use super::diagnosis::{Part, age, count, size};
 use crate::error::{Error, Result};
 use crate::server::arm::{CONNECTIONS_RESERVED, POSTGRES_VERSION_MIN, SETTINGS_MIN};
 use crate::server::health::{Health, Prepared, RegistryHealth, Slot};
+use crate::server::names::move_of;
 use crate::server::{ident, literal, registry};
 
 /// Connections that must be free for ordinary roles.
@@ -231,11 +232,6 @@ fn judge_registry(
             add_again(row),
         );
     }
-}
-
-/// The move that a name was given by.
-pub(super) fn move_of(slot: &str) -> Option<i64> {
-    slot.strip_prefix("tenantry_move_").or_else(|| slot.strip_prefix("tenantry_reverse_"))?.parse().ok()
 }
 
 fn judge_slot(part: &mut Part, row: &ServerRow, slot: &Slot, expected: &Expected<'_>) {

@@ -14,12 +14,18 @@ use super::tenant;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::moves::{Programs, take_guard_down};
-use crate::server::{Connection, database, ident};
+use crate::restore::{self, Restore, Section, remove_archive};
+use crate::server::names::TRIAL;
+use crate::server::{Connection, database, ident, roles};
 
 /// A copy that is older was left by a controller that died.
 const COPY_AGE_MAX: Duration = Duration::from_secs(3600);
 /// Sessions of plain roles in it: one, and those that are just leaving.
 const SESSIONS_MAX: i32 = 5;
+/// What who makes it may, beside what the tenant's roles may.
+const MAKER: &str = "NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION";
+/// There is nothing in it that takes time to build.
+const ONE_JOB: &str = "--jobs=1";
 /// Limits of the statements in it: there are no rows, and nobody else.
 const LIMITS: Limits = Limits { lock_timeout_ms: 5_000, statement_timeout_ms: 30_000 };
 /// SQLSTATE classes of errors that are about the text and not about the data: feature not supported, transaction state,
@@ -47,9 +53,10 @@ pub(crate) async fn run(
     let registry = context.connector.registry(server).await?;
     sweep(&registry).await?;
     // Seconds since 1970, by which old ones are known, and a random number.
-    let copy = format!("{}_{:08x}{TRIAL_SUFFIX}", now_s(), rand::random::<u32>());
+    let name = format!("{}_{:08x}", now_s(), rand::random::<u32>());
+    let (copy, role) = (format!("{name}{TRIAL_SUFFIX}"), format!("{TRIAL}{name}"));
     let tried = async {
-        make(context, (server, tenant), &registry, &copy).await?;
+        make(context, (server, tenant), &registry, (&copy, &role)).await?;
         fill_history(context, (server, tenant), &copy, applied).await?;
         let mut connection = context.connector.as_role_in(server, (tenant, Access::Owner), &copy).await?;
         let begun = Instant::now();
@@ -61,6 +68,8 @@ pub(crate) async fn run(
     // What is left of it is found by the next trial.
     if let Err(error) = database::drop(&registry, &copy).await {
         tracing::warn!(copy, %error, "a copy of a schema could not be dropped");
+    } else if let Err(error) = registry.run(&format!("DROP ROLE IF EXISTS {}", ident(&role))).await {
+        tracing::warn!(role, %error, "who made a copy of a schema could not be dropped");
     }
     tried
 }
@@ -108,7 +117,7 @@ async fn make(
     context: &Context,
     (server, tenant): (&Server, &Tenant),
     registry: &Connection,
-    copy: &str,
+    (copy, role): (&str, &str),
 ) -> Result<()> {
     let owner = ident(&Access::Owner.role(&tenant.id));
     database::create(registry, copy, SESSIONS_MAX).await?;
@@ -123,14 +132,21 @@ async fn make(
     let programs = Programs::for_server(context, registry).await?;
     let dump = ["--format=custom", "--schema-only", "--no-publications", "--no-subscriptions"];
     let dump = [&dump[..], &["--no-tablespaces", "--lock-wait-timeout=10s", "--file", path]].concat();
-    let restore = ["--no-tablespaces", "--exit-on-error", "--single-transaction", path];
+    let maker = (role.to_owned(), format!("{:032x}", rand::random::<u128>()));
+    let tenants = Access::ALL.map(|access| ident(&access.role(&tenant.id))).join(", ");
     let copied = async {
         programs.run("pg_dump", server, tenant.id.live_database(), &dump).await?;
-        programs.run("pg_restore", server, copy, &restore).await
+        roles::put_login(registry, role, MAKER, &maker.1).await?;
+        registry.run(&format!("GRANT {tenants} TO {}", ident(role))).await?;
+        let source = context.connector.database(server, tenant.id.live_database()).await?;
+        let to = restore::Place { server, database: copy, tenant: &tenant.id, term: None };
+        let from = (&source, &tenant.id);
+        let restore = Restore::of(from, &file, (&context.connector, programs), (maker, to)).await?;
+        restore.section(Section::PreData).await?;
+        restore.section(Section::PostData(ONE_JOB)).await
     };
     let copied = copied.await;
-    // It may not be there; that is as good.
-    drop(tokio::fs::remove_file(&file).await);
+    remove_archive(&file).await;
     copied?;
     let connection = context.connector.database(server, copy).await?;
     // The copy of a tenant that is being moved has the move's guard.
@@ -156,7 +172,7 @@ async fn fill_history(
     Ok(())
 }
 
-/// Drops copies that were left.
+/// Drops copies that were left, and who made them.
 async fn sweep(registry: &Connection) -> Result<()> {
     const COPIES: &str = "
         SELECT datname FROM pg_catalog.pg_database WHERE datname ~ '^[0-9]{1,15}_[0-9a-f]{8}__trial$'
@@ -164,6 +180,13 @@ async fn sweep(registry: &Connection) -> Result<()> {
     let before = now_s().saturating_sub(COPY_AGE_MAX.as_secs());
     for row in registry.rows(COPIES, &[&i64::try_from(before).unwrap_or(i64::MAX)]).await? {
         database::drop(registry, row.get(0)).await?;
+    }
+    let roles = format!(
+        "SELECT rolname::text FROM pg_catalog.pg_roles WHERE rolname ~ '^{TRIAL}[0-9]{{1,15}}_[0-9a-f]{{8}}$'
+            AND substring(rolname FROM '^{TRIAL}([0-9]{{1,15}})_')::bigint < $1"
+    );
+    for row in registry.rows(&roles, &[&i64::try_from(before).unwrap_or(i64::MAX)]).await? {
+        registry.run(&format!("DROP ROLE IF EXISTS {}", ident(row.get(0)))).await?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use shard_map::{Epoch, Server, ServerName, TenantId};
 
 use crate::error::{Error, Result};
 use crate::server::arm::CONNECTIONS_RESERVED;
+use crate::server::names::{OF_MOVES, OF_OPERATIONS};
 use crate::server::{Connection, Connector, registry};
 
 /// How long one server may take.
@@ -117,13 +118,14 @@ fn one(row: Option<tokio_postgres::Row>) -> Result<tokio_postgres::Row> {
 
 async fn server_itself(connection: &Connection) -> Result<Registry> {
     // The last number in a name that a move gave to a role, a slot or a subscription.
-    const ITSELF: &str = "
-        SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system()), current_setting('max_connections')::int,
-            coalesce((SELECT max(substring(name FROM '^tenantry_(?:move|reverse|read)_(\\d{1,18})$')::bigint) FROM (
+    let sql = format!(
+        "SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system()), current_setting('max_connections')::int,
+            coalesce((SELECT max(substring(name FROM '{OF_OPERATIONS}')::bigint) FROM (
                 SELECT rolname::text FROM pg_catalog.pg_roles
                 UNION ALL SELECT slot_name::text FROM pg_catalog.pg_replication_slots
-                UNION ALL SELECT subname::text FROM pg_catalog.pg_subscription) AS names (name)), 0)";
-    let row = one(connection.row(ITSELF, &[]).await?)?;
+                UNION ALL SELECT subname::text FROM pg_catalog.pg_subscription) AS names (name)), 0)"
+    );
+    let row = one(connection.row(&sql, &[]).await?)?;
     let connections: i32 = row.get(1);
     Ok(Registry {
         system_identifier: row.get(0),
@@ -159,10 +161,11 @@ async fn records(connection: &Connection) -> Result<Vec<Record>> {
 
 /// Moves by the right that their role has on the database that they stream from.
 async fn moves(connection: &Connection) -> Result<BTreeMap<i64, String>> {
-    const MOVES: &str = "
-        SELECT substring(r.rolname FROM '\\d+$')::bigint, d.datname::text
+    let sql = format!(
+        "SELECT substring(r.rolname FROM '\\d+$')::bigint, d.datname::text
         FROM pg_catalog.pg_database d, pg_catalog.aclexplode(d.datacl) a
         JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
-        WHERE r.rolname ~ '^tenantry_move_\\d{1,18}$'";
-    Ok(connection.rows(MOVES, &[]).await?.iter().map(|row| (row.get(0), row.get(1))).collect())
+        WHERE r.rolname ~ '{OF_MOVES}'"
+    );
+    Ok(connection.rows(&sql, &[]).await?.iter().map(|row| (row.get(0), row.get(1))).collect())
 }

@@ -1,5 +1,5 @@
 //! The control plane's own look at the map: now and then, one server after the other, and never two looks at once. What it
-//! finds is in the metrics, and kept in the catalog for who asks.
+//! finds is in the metrics, and kept in the catalog for who asks. It sets nothing right but what readers left.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{survey, verify};
 use crate::context::Context;
 use crate::error::Result;
+use crate::readers;
 
 /// Findings that are kept; how many there are of each kind is, in any case.
 const FINDINGS_KEPT_MAX: usize = 1_000;
@@ -33,12 +34,18 @@ pub(crate) async fn watch(context: Arc<Context>, stop: CancellationToken) {
             () = tokio::time::sleep(wait.min(context.config.map_check_interval)) => {}
         }
         wait = context.config.map_check_interval;
-        if context.term.borrow().is_none() {
+        let leads_under = *context.term.borrow();
+        let Some(leads_under) = leads_under else {
             // Another instance's figures count.
             context.metrics.map_findings.reset();
             wait = FIRST_LOOK_AFTER;
-        } else if let Err(error) = look(&context, &Sources::default(), true).await {
+            continue;
+        };
+        if let Err(error) = look(&context, &Sources::default(), true).await {
             tracing::warn!(%error, "the map could not be verified");
+        }
+        if let Err(error) = readers::sweep(&context, leads_under).await {
+            tracing::warn!(%error, "what readers left could not be looked for");
         }
     }
 }

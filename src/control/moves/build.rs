@@ -3,11 +3,12 @@
 
 use super::driver::Move;
 use super::programs::Programs;
-use super::schema::dump_file;
+use super::schema::{dump_file, restore};
 use super::stream::{self, Publisher};
 use super::{identity, pause, watchdog};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::failpoint;
+use crate::restore::{Section, remove_archive};
 use crate::server::Connection;
 
 /// Jobs with which indexes are built; and where other tenants are at work.
@@ -20,29 +21,16 @@ const ANALYZE_CONSIDERATE: &str = "SET vacuum_cost_delay = '20ms'";
 pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let work = the_move.work;
     let programs = Programs::for_server(&work.context, &the_move.source_registry().await?).await?;
-    let file = dump_file(the_move);
-    let list_file = file.with_extension("list");
-    let (Some(path), Some(list_path)) = (file.to_str(), list_file.to_str()) else {
-        return Err(Error::Failed("work_dir: its path is not UTF-8".into()));
-    };
+    let (file, arriving) = (dump_file(the_move), the_move.id.arriving_database());
     pause::wait(&work.context.catalog, work.operation.id).await?;
-    let list = programs.run_local("pg_restore", &["--list", path]).await?;
-    let io = |source| Error::Io { what: list_path.to_owned(), source };
-    tokio::fs::write(&list_file, without_own(&list)).await.map_err(io)?;
+    let restore = restore(the_move, &file, (programs, &arriving)).await?;
     failpoint::reach("build_listed").await;
     let at_work = the_move.throttle.at_work();
     // A statement can't be slowed down once it runs: there are fewer at a time.
     let considerate = the_move.throttle.has_neighbours();
-    let restore = [
-        "--section=post-data",
-        "--no-tablespaces",
-        "--exit-on-error",
-        if considerate { BUILD_JOBS_CONSIDERATE } else { BUILD_JOBS },
-        "--use-list",
-        list_path,
-        path,
-    ];
-    programs.run("pg_restore", &the_move.target, &the_move.id.arriving_database(), &restore).await?;
+    let jobs = if considerate { BUILD_JOBS_CONSIDERATE } else { BUILD_JOBS };
+    restore.section(Section::PostData(jobs)).await?;
+    restore.end().await?;
     failpoint::reach("build_restored").await;
     // While the move is paused it does nothing.
     drop(at_work);
@@ -76,22 +64,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
 
 /// Removes what this phase and the schema's kept on disk.
 pub(crate) async fn remove_files(the_move: &Move<'_>) {
-    let file = dump_file(the_move);
-    for file in [file.with_extension("list"), file] {
-        // They may not be there; and a file left in work_dir does no harm.
-        drop(tokio::fs::remove_file(file).await);
-    }
-}
-
-/// The table of contents without what the move itself put into the source's schema: the target needs no guard.
-fn without_own(list: &str) -> String {
-    let own = |line: &&str| {
-        line.contains(" EVENT TRIGGER - tenantry_guard_")
-            || line.contains(" EVENT TRIGGER - tenantry_window_")
-            || line.contains(" PUBLICATION - tenantry_move_")
-            || line.contains(" PUBLICATION - tenantry_reverse_")
-    };
-    list.lines().filter(|line| !own(line)).map(|line| format!("{line}\n")).collect()
+    remove_archive(&dump_file(the_move)).await;
 }
 
 /// Fills the materialized views that are filled on the source. One may read another: passes until all are.
@@ -118,19 +91,4 @@ pub(crate) async fn refresh_views(source: &Connection, target: &Connection) -> R
         left = failed;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_tenants_own_entries_are_restored() {
-        let list = "; archive\n12; 0 0 INDEX public people_idx acme__owner\n\
-            13; 0 0 EVENT TRIGGER - tenantry_guard_end tenantry_control\n14; 0 0 PUBLICATION - tenantry_move_7 x\n\
-            15; 0 0 PUBLICATION - mine acme__owner\n";
-        let kept = without_own(list);
-        assert!(kept.contains("people_idx") && kept.contains("PUBLICATION - mine"));
-        assert!(!kept.contains("tenantry_"));
-    }
 }

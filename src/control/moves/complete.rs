@@ -6,12 +6,12 @@ use shard_map::{ServerName, TenantId};
 
 use super::driver::Move;
 use super::window::{self, Closing};
-use super::{driver, reader, undo};
+use super::{driver, undo};
 use crate::context::Work;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::server::doom::{self, Doomed};
-use crate::server::{registry, roles};
+use crate::server::{reader, registry, roles};
 
 /// Drops the sealed copy. The source's registry keeps its record: it tells a router that is behind where the tenant
 /// went.

@@ -14,11 +14,11 @@ use super::driver::Move;
 pub(crate) use super::journal::JOURNAL;
 use super::progress::Progress;
 use super::queue::Queue;
-use super::reader::Reader;
 use super::throttle::Throttle;
 use crate::context::{Work, back_off};
 use crate::error::{Error, Result};
 use crate::failpoint;
+use crate::server::reader::Reader;
 use crate::server::tables::{self, Table};
 use crate::server::{Connector, database, ident};
 
@@ -42,6 +42,9 @@ pub(crate) struct Sides {
     pub(crate) to: Tenant,
     /// The exported snapshot that is copied.
     pub(crate) snapshot: String,
+    /// Whether none but superusers are let into the source. Then each table is read at once, for which nothing is planned: a
+    /// reader would have to be let in, and Postgres lets in all roles or none.
+    pub(crate) is_closed: bool,
 }
 
 /// What all workers of a copy share.
@@ -82,6 +85,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         from: the_move.id.clone(),
         to: the_move.tenant().await?,
         snapshot: snapshot.clone(),
+        is_closed: false,
     };
     // A copy that is begun anew counts anew.
     the_move.progress = Arc::default();
@@ -102,7 +106,9 @@ pub(crate) async fn rows(
     let context = &work.context;
     let sessions = context.config.copy_workers * Access::ALL.len() + SESSIONS_LEAVING;
     let sessions = i32::try_from(sessions).unwrap_or(i32::MAX);
-    job.reader.put().await?;
+    if !job.sides.is_closed {
+        job.reader.put().await?;
+    }
     set_limit(work, &job.sides, sessions).await?;
     failpoint::reach("copy_opened").await;
     let mut workers = JoinSet::new();
@@ -155,7 +161,11 @@ async fn prepare(work: &Work, sides: Sides, throttle: Arc<Throttle>, progress: A
             "GRANT USAGE ON SCHEMA tenantry TO {roles}; GRANT INSERT ON tenantry.copied TO {roles}"
         ))
         .await?;
-    let tables = tables::list(&source).await?;
+    let mut tables = tables::list(&source).await?;
+    if sides.is_closed {
+        // Nobody is there to rewrite one meanwhile.
+        tables.iter_mut().for_each(|table| table.blocks = 0);
+    }
     work.remember(&json!({
         "tables_total": tables.len(), "tables_copied": 0,
         "rows_total": tables.iter().map(|table| table.rows_estimate).sum::<i64>(),

@@ -13,7 +13,6 @@ use shard_map::{Server, ServerName, Tenant, TenantId};
 use super::compare::sealed::TargetSnapshot;
 use super::names::Names;
 use super::progress::Progress;
-use super::reader::Reader;
 use super::throttle::Throttle;
 use super::{
     arm, build, catch_up, compare, complete, copy, cutover, given_up, release, schema, turn_back, turn_round,
@@ -21,15 +20,14 @@ use super::{
 };
 use crate::context::{Work, back_off};
 use crate::error::{Error, Result};
+use crate::server::reader::Reader;
 use crate::server::walsender::Walsender;
-use crate::server::{Connection, MOVE_SCHEMA, database, literal};
+use crate::server::{Connection, MOVE_SCHEMA, database, literal, registry};
 
 /// How often a copy is begun anew before the move gives up.
 const RESTARTS_MAX: u32 = 3;
 /// Tries of a phase after the copy that meets a server which does not answer, before the move gives up.
 const TRIES_MAX: u32 = 20;
-/// How long a transaction in a registry may stand still: its controller is dead or cut off then.
-pub(super) const REGISTRY_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Any number of sessions.
 const NO_LIMIT: i32 = -1;
 /// How often an operator's wish to abort is looked for.
@@ -145,7 +143,7 @@ impl<'w> Move<'w> {
     async fn registry(&self, server: &Server) -> Result<Connection> {
         let connection = self.work.context.connector.registry(server).await?;
         let session = literal(&self.names.session);
-        let limit = REGISTRY_IDLE_TIMEOUT.as_millis();
+        let limit = registry::IDLE_TIMEOUT.as_millis();
         let sql =
             format!("SET application_name = {session}; SET idle_in_transaction_session_timeout = {limit}");
         connection.run(&sql).await?;

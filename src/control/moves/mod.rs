@@ -28,7 +28,6 @@ pub(crate) mod programs;
 mod progress;
 mod queue;
 mod ranges;
-pub(crate) mod reader;
 mod receipt;
 mod release;
 mod schema;

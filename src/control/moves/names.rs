@@ -1,4 +1,6 @@
-//! What a move calls the things that it makes. Each carries an operation's number, so two moves never meet.
+//! What a move calls the things that it makes.
+
+use crate::server::names::{MOVE, REVERSE};
 
 /// Names of one move's things.
 #[derive(Debug, Clone)]
@@ -18,7 +20,7 @@ pub(crate) struct Names {
 impl Names {
     /// `reverse_of`: the move that this one turns round.
     pub(crate) fn of(operation: i64, reverse_of: Option<i64>) -> Self {
-        let mark = format!("tenantry_move_{operation}");
+        let mark = format!("{MOVE}{operation}");
         Self {
             forward: reverse_of.map_or_else(|| mark.clone(), back),
             reverse: back(operation),
@@ -29,7 +31,7 @@ impl Names {
 }
 
 fn back(operation: i64) -> String {
-    format!("tenantry_reverse_{operation}")
+    format!("{REVERSE}{operation}")
 }
 
 #[cfg(test)]

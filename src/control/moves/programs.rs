@@ -70,7 +70,18 @@ impl<'a> Programs<'a> {
         database: &str,
         args: &[&str],
     ) -> Result<String> {
-        let (path, command) = self.command(program, server, database, args);
+        self.run_as(None, (program, server, database), args).await
+    }
+
+    /// The same as a role of this name and password, if one is given.
+    pub(crate) async fn run_as(
+        &self,
+        login: Option<(String, String)>,
+        (program, server, database): (&str, &Server, &str),
+        args: &[&str],
+    ) -> Result<String> {
+        let login = login.unwrap_or_else(|| self.control(server));
+        let (path, command) = self.command(program, login, (server, database), args);
         self.finish(&path, command).await
     }
 
@@ -82,7 +93,7 @@ impl<'a> Programs<'a> {
         args: &[&str],
         (sink, throttle): (&mut impl Sink, &Throttle),
     ) -> Result<()> {
-        let (path, mut command) = self.command(program, server, database, args);
+        let (path, mut command) = self.command(program, self.control(server), (server, database), args);
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -108,14 +119,24 @@ impl<'a> Programs<'a> {
         outcome(&path, &output).map(drop)
     }
 
-    fn command(&self, program: &str, server: &Server, database: &str, args: &[&str]) -> (PathBuf, Command) {
+    fn control(&self, server: &Server) -> (String, String) {
+        (CONTROL_ROLE.to_owned(), self.key.control_password(&server.name))
+    }
+
+    fn command(
+        &self,
+        program: &str,
+        (role, password): (String, String),
+        (server, database): (&Server, &str),
+        args: &[&str],
+    ) -> (PathBuf, Command) {
         let path = self.find(program);
         let mut command = Command::new(&path);
         command
-            .args(["--host", &server.host, "--port", &server.port.to_string(), "--username", CONTROL_ROLE])
+            .args(["--host", &server.host, "--port", &server.port.to_string(), "--username", &role])
             .args(["--no-password", "--dbname", database])
             .args(args)
-            .env("PGPASSWORD", self.key.control_password(&server.name))
+            .env("PGPASSWORD", password)
             .env("PGAPPNAME", "tenantry control")
             .env(
                 "PGOPTIONS",

@@ -1,12 +1,13 @@
 //! The schema on the target, without indexes and constraints: those are built after the rows, which is faster.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::copy;
 use super::driver::Move;
 use super::programs::Programs;
 use crate::error::{Error, Result};
 use crate::failpoint;
+use crate::restore::{self, Restore, Section};
 use crate::server::doom::{self, Doomed};
 use crate::server::{Connection, attributes, database, registry, roles, settings};
 
@@ -68,12 +69,28 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     ];
     programs.run("pg_dump", &the_move.source, id.live_database(), &dump).await?;
     failpoint::reach("schema_dumped").await;
-    let restore = ["--section=pre-data", "--no-tablespaces", "--exit-on-error", "--single-transaction", path];
-    programs.run("pg_restore", &the_move.target, &arriving, &restore).await?;
+    restore(the_move, &file, (programs, &arriving)).await?.section(Section::PreData).await?;
     failpoint::reach("schema_restored").await;
 
     // The journal: each range is written down in the transaction that loads it.
     the_move.arriving_database().await?.run(copy::JOURNAL).await
+}
+
+/// The source's schema, on its way from the archive into the target.
+pub(super) async fn restore<'m>(
+    the_move: &'m Move<'_>,
+    archive: &'m Path,
+    (programs, arriving): (Programs<'m>, &'m str),
+) -> Result<Restore<'m>> {
+    let source = the_move.source_database().await?;
+    let [_, maker] = the_move.readers();
+    maker.put().await?;
+    let Move { work, id, target, .. } = the_move;
+    let to = restore::Place { server: target, database: arriving, tenant: id, term: Some(work.term) };
+    let restored =
+        Restore::of((&source, id), archive, (&work.context.connector, programs), (maker.login(), to)).await;
+    source.close().await;
+    restored
 }
 
 /// Brings roles and database of the target to what they are on the source now.

@@ -14,6 +14,7 @@ use tokio_postgres::Row;
 use super::driver::Move;
 use super::held;
 use crate::error::{Error, Result};
+use crate::server::names::OF_READERS;
 use crate::server::{CONTROL_ROLE, Connection};
 
 /// How long is waited for them, unless the move says otherwise.
@@ -182,7 +183,7 @@ pub(super) async fn end_sessions(
         "SELECT {SESSION}, backend_start < $3, is_waited_for,
             CASE WHEN NOT is_waited_for THEN pg_catalog.pg_terminate_backend(pid) END
         FROM (SELECT *, coalesce(NOT $4 AND backend_type = 'client backend' AND NOT usename::text = ANY ($5)
-                AND usename::text !~ '^tenantry_read_[0-9]+$' AND xact_start < $3, false) AS is_waited_for
+                AND usename::text !~ '{OF_READERS}' AND xact_start < $3, false) AS is_waited_for
             FROM pg_catalog.pg_stat_activity
             WHERE datname = $1 AND backend_type <> 'walsender' AND pid <> $2) sessions"
     );

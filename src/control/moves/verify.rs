@@ -8,10 +8,10 @@ use super::compare::sealed;
 use super::driver::Move;
 use super::receipt::{self, After};
 use super::window::{self, Closing, Window};
-use super::{cutover, reader, undo};
+use super::{cutover, undo};
 use crate::error::{Error, Result};
 use crate::failpoint;
-use crate::server::Connection;
+use crate::server::{Connection, reader};
 
 /// Ends the stream, which keeps log on the source; compares; says until when the sealed copy is kept; and lets that follow
 /// from then on, so that the move can be turned round.

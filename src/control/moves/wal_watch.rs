@@ -21,6 +21,7 @@ use super::undo;
 use crate::config::ControlConfig;
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::server::names::{OF_STREAMS, REVERSE};
 
 /// How often it looks.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -167,7 +168,7 @@ async fn pass(context: &Context, term: i64, cutovers: &mut HashMap<i64, Instant>
             .filter_map(|(server, name)| {
                 let (server, slots) = seen.get_key_value(server.as_ref()?)?;
                 let slot = slots.get(name)?;
-                let bound = Bound::of(&context.config, name.starts_with("tenantry_reverse_"), slot.keep);
+                let bound = Bound::of(&context.config, name.starts_with(REVERSE), slot.keep);
                 Some((Kept { server, slot, bound }, name.as_str()))
             })
             .collect();
@@ -191,14 +192,15 @@ async fn pass(context: &Context, term: i64, cutovers: &mut HashMap<i64, Instant>
 
 /// The slots of moves on a server; none when it does not answer.
 async fn look(context: &Context, server: &Server) -> Option<HashMap<String, Slot>> {
-    const SQL: &str = "
-        SELECT slot_name::text, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint,
+    let sql = format!(
+        "SELECT slot_name::text, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint,
             coalesce(wal_status IN ('unreserved', 'lost'), false),
             (SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size')
-        FROM pg_catalog.pg_replication_slots WHERE slot_name ~ '^tenantry_(move|reverse)_'";
+        FROM pg_catalog.pg_replication_slots WHERE slot_name ~ '{OF_STREAMS}'"
+    );
     let looked = async {
         let registry = context.connector.warm_registry(server).await?;
-        let rows = registry.rows(SQL, &[]).await?;
+        let rows = registry.rows(&sql, &[]).await?;
         context.connector.keep_warm(server, registry);
         Ok::<_, Error>(rows)
     };

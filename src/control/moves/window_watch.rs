@@ -17,6 +17,7 @@ use super::window::{self, Closing, Window};
 use super::{stream, undo, wal_watch, watchdog};
 use crate::context::{Context, Work};
 use crate::error::{Error, Result};
+use crate::server::names::REVERSE;
 use crate::server::{Connection, database, ident};
 
 /// How often it looks.
@@ -71,7 +72,7 @@ impl Slot {
 
     /// The move that it is of.
     fn number(&self) -> Option<i64> {
-        self.name.strip_prefix("tenantry_reverse_")?.parse().ok()
+        self.name.strip_prefix(REVERSE)?.parse().ok()
     }
 }
 

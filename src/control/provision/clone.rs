@@ -5,6 +5,7 @@
 //! nothing.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,20 +14,23 @@ use serde_json::json;
 use shard_map::{ServerName, TenantId, TenantState};
 
 use super::create::{claim, is_claimed};
-use super::{Place, Steps, if_known, open, script, tenant_of, unless_it_is_the_servers};
+use super::{Place, Steps, if_known, open, tenant_of, unless_it_is_the_servers};
 use crate::context::Work;
 use crate::error::{Error, Result};
 use crate::fleet;
 use crate::moves::copy::{self, Sides};
 use crate::moves::programs::Programs;
-use crate::moves::reader::{Reader, remove_all as remove_readers};
 use crate::moves::{fence, refresh_views};
+use crate::restore::{self, Restore, Section, remove_archive};
 use crate::server::doom::{self, Doomed};
+use crate::server::reader::{Reader, remove_all as remove_readers};
 use crate::server::{Connection, database, registry, roles, settings, tables};
 
 /// How long one try waits for a move of its source, and how often it looks.
 const MOVE_WAIT_MAX: Duration = Duration::from_hours(24);
 const MOVE_POLL: Duration = Duration::from_millis(500);
+/// Scripts are run one after the other.
+const ONE_JOB: &str = "--jobs=1";
 
 /// Makes a tenant that is a copy of another.
 pub(crate) async fn clone_tenant(work: &Work) -> Result<()> {
@@ -82,12 +86,18 @@ fn settings_of(place: &Place) -> settings::Of<'_> {
     settings::Of { registry, tenant: &tenant.id, database: tenant.id.live_database() }
 }
 
-/// Copies schema and rows. Nothing of who read them is left on the source, also not of an earlier try.
+/// Copies schema and rows. Nothing of who read and made them is left, also not of an earlier try.
 async fn copy_all(work: &Work, source: &Place, place: &Place) -> Result<()> {
     end_readers(work).await?;
     let server = source.server.name.as_str();
-    work.remember(&json!({ "read_at": server, "read_of": source.tenant.id.as_str() })).await?;
-    let copied = copy_in_one_snapshot(work, source, place).await;
+    work.remember(&json!({
+        "read_at": server, "read_of": source.tenant.id.as_str(), "made_at": place.server.name.as_str(),
+    }))
+    .await?;
+    let archive =
+        work.context.config.work_dir.join(format!("tenantry_clone_{}.schema.dump", work.operation.id));
+    let copied = copy_in_one_snapshot(work, (source, place), &archive).await;
+    remove_archive(&archive).await;
     match copied {
         Err(error) if error.must_stop() => Err(error),
         // Whatever comes of the copy: who tries it again, or undoes it, does this, too.
@@ -96,18 +106,21 @@ async fn copy_all(work: &Work, source: &Place, place: &Place) -> Result<()> {
     }
 }
 
-/// Removes the role with which this operation read its source.
+/// Removes the role with which this operation read its source, and made the copy's schema.
 pub(super) async fn end_readers(work: &Work) -> Result<()> {
     let data = work.context.catalog.operation(work.operation.id).await?.data;
     let recorded = |key: &str| data.get(key).and_then(|name| name.as_str());
-    let server = recorded("read_at").and_then(|name| name.parse::<ServerName>().ok());
     let source = recorded("read_of").and_then(|id| id.parse::<TenantId>().ok());
-    let (Some(server), Some(source)) = (server, source) else { return Ok(()) };
-    let Some(server) = if_known(work.context.catalog.server(&server).await)? else { return Ok(()) };
-    remove_readers([Reader::of(work, &server.server, &source)]).await
+    for (at, tenant) in [("made_at", Some(tenant_of(work)?.clone())), ("read_at", source)] {
+        let server = recorded(at).and_then(|name| name.parse::<ServerName>().ok());
+        let (Some(server), Some(tenant)) = (server, tenant) else { continue };
+        let Some(server) = if_known(work.context.catalog.server(&server).await)? else { continue };
+        remove_readers([Reader::of(work, &server.server, &tenant)]).await?;
+    }
+    Ok(())
 }
 
-async fn copy_in_one_snapshot(work: &Work, source: &Place, place: &Place) -> Result<()> {
+async fn copy_in_one_snapshot(work: &Work, (source, place): (&Place, &Place), archive: &Path) -> Result<()> {
     let connector = &work.context.connector;
     let (from_id, id) = (&source.tenant.id, &place.tenant.id);
     let from = connector.database(&source.server, from_id.live_database()).await?;
@@ -125,7 +138,9 @@ async fn copy_in_one_snapshot(work: &Work, source: &Place, place: &Place) -> Res
     let into = connector.database(&place.server, id.live_database()).await?;
     let into = into.without_statement_limit().await?;
     into.run(&format!("CREATE SCHEMA tenantry; {}", copy::JOURNAL)).await?;
-    schema(work, (source, place), "pre-data", &snapshot).await?;
+    dump(work, source, &snapshot, archive).await?;
+    let restore = restored((&from, source), work, place, archive).await?;
+    restore.section(Section::PreData).await?;
     let sides = Sides {
         source: source.server.clone(),
         source_database: from_id.live_database().to_owned(),
@@ -134,25 +149,33 @@ async fn copy_in_one_snapshot(work: &Work, source: &Place, place: &Place) -> Res
         from: from_id.clone(),
         to: place.tenant.clone(),
         snapshot: snapshot.clone(),
+        is_closed: source.tenant.state == TenantState::Suspended,
     };
     let throttle = Arc::new(work.context.budgets.throttle([&sides.source, &sides.target]));
     copy::rows(work, sides, throttle, Arc::default()).await?;
     have_stayed(work, source, &files).await?;
     set_sequences(work, source, (&from, &into)).await?;
     into.run("DROP SCHEMA tenantry CASCADE").await?;
-    schema(work, (source, place), "post-data", &snapshot).await?;
+    restore.section(Section::PostData(ONE_JOB)).await?;
+    restore.end().await?;
     refresh_views(&from, &into).await?;
     from.run("COMMIT").await
 }
 
 /// Sets the sequences as they are on the source. Nothing keeps a view from taking the name of one meanwhile: those that are the
-/// tenant's are read by the reader.
+/// tenant's are read by the reader, unless nobody is in there.
 async fn set_sequences(work: &Work, source: &Place, (from, into): (&Connection, &Connection)) -> Result<()> {
     let id = &source.tenant.id;
+    let state = work.context.catalog.tenant(id).await?.tenant.state;
+    if state == TenantState::Suspended {
+        return into.run(&fence::read_sequences(from, &tables::sequences(from).await?).await?).await;
+    }
     let (own, others) = tables::sequences_by_owner(from, id).await?;
     if !own.is_empty() {
-        for reader in Reader::of(work, &source.server, id).sessions(id.live_database(), 1).await? {
-            into.run(&fence::read_sequences(&reader, &own).await?).await?;
+        let reader = Reader::of(work, &source.server, id);
+        reader.put().await?;
+        for session in reader.sessions(id.live_database(), 1).await? {
+            into.run(&fence::read_sequences(&session, &own).await?).await?;
         }
     }
     into.run(&fence::read_sequences(from, &others).await?).await
@@ -211,13 +234,14 @@ async fn refuse_what_is_not_copied(from: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// Makes one section of the source's schema, for the new tenant's roles.
-async fn schema(work: &Work, (source, place): (&Place, &Place), section: &str, snapshot: &str) -> Result<()> {
+/// Writes the source's schema down.
+async fn dump(work: &Work, source: &Place, snapshot: &str, archive: &Path) -> Result<()> {
     let programs = Programs::for_server(&work.context, &source.registry).await?;
-    let (section, snapshot) = (format!("--section={section}"), format!("--snapshot={snapshot}"));
+    let snapshot = format!("--snapshot={snapshot}");
+    let file = archive.to_str().ok_or_else(|| Error::Failed("work_dir: its path is not UTF-8".into()))?;
     let dump = [
+        "--format=custom",
         "--schema-only",
-        &section,
         &snapshot,
         // A move works in it, and this copy.
         "--exclude-schema=tenantry",
@@ -225,15 +249,27 @@ async fn schema(work: &Work, (source, place): (&Place, &Place), section: &str, s
         "--no-publications",
         "--no-subscriptions",
         "--lock-wait-timeout=10s",
+        "--file",
+        file,
     ];
-    let (from, to) = (&source.tenant.id, &place.tenant.id);
-    let sql = programs.run("pg_dump", &source.server, from.live_database(), &dump).await?;
-    // In a session of its own: the script changes settings.
-    let into = work.context.connector.database(&place.server, to.live_database()).await?;
-    let into = into.without_statement_limit().await?;
-    into.run(&script::for_tenant(&sql, from, to)).await?;
-    into.close().await;
-    Ok(())
+    programs.run("pg_dump", &source.server, source.tenant.id.live_database(), &dump).await.map(drop)
+}
+
+/// The source's schema, on its way to the new tenant's roles.
+async fn restored<'r>(
+    (from, source): (&Connection, &'r Place),
+    work: &'r Work,
+    place: &'r Place,
+    archive: &'r Path,
+) -> Result<Restore<'r>> {
+    let programs = Programs::for_server(&work.context, &source.registry).await?;
+    let Place { tenant, server, .. } = place;
+    let maker = Reader::of(work, server, &tenant.id);
+    maker.put().await?;
+    let (database, term) = (tenant.id.live_database(), Some(work.term));
+    let to = restore::Place { server, database, tenant: &tenant.id, term };
+    let connector = &work.context.connector;
+    Restore::of((from, &source.tenant.id), archive, (connector, programs), (maker.login(), to)).await
 }
 
 /// Gives the planner its statistics, and the catalog the schema's version, which the copy brought with it.

@@ -10,7 +10,6 @@ mod delete;
 mod dump;
 mod rename;
 mod resume;
-mod script;
 mod steps;
 mod suspend;
 mod unclaimed;

@@ -4,12 +4,11 @@
 
 use shard_map::Access;
 
+use super::names::OWN_ROLES;
 use super::settings::{self, Of};
 use super::{ident, literal};
 use crate::error::Result;
 
-/// Roles of moves and of the machinery itself, which have rights on a server for as long as they are needed there.
-const NOT_OWN: &str = r"!~ '^tenantry_(control|router|(move|reverse|read)_[0-9]+)$'";
 /// The first version whose memberships say whether they are inherited, and may be taken on.
 const MEMBERSHIP_OPTIONS_VERSION: i32 = 160_000;
 
@@ -126,7 +125,7 @@ async fn memberships_of(of: &Of<'_>) -> Result<Vec<Membership>> {
             bool_or((to_jsonb(a) ->> 'inherit_option')::boolean), bool_or((to_jsonb(a) ->> 'set_option')::boolean)
         FROM pg_catalog.pg_auth_members a
         JOIN pg_catalog.pg_roles r ON r.oid = a.roleid JOIN pg_catalog.pg_roles m ON m.oid = a.member
-        WHERE (r.rolname = ANY ($1) OR m.rolname = ANY ($1)) AND r.rolname {NOT_OWN} AND m.rolname {NOT_OWN}
+        WHERE (r.rolname = ANY ($1) OR m.rolname = ANY ($1)) AND r.rolname !~ '{OWN_ROLES}' AND m.rolname !~ '{OWN_ROLES}'
         GROUP BY 1, 2 ORDER BY 1, 2"
     );
     let rows = of.registry.rows(&sql, &[&roles_of(of)]).await?;
@@ -162,7 +161,7 @@ async fn rights_of(of: &Of<'_>) -> Result<Vec<(Option<String>, String, bool)>> {
         "SELECT r.rolname::text, a.privilege_type, bool_or(a.is_grantable) FROM pg_catalog.pg_database d,
             pg_catalog.aclexplode(coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) a
         LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
-        WHERE d.datname = $1 AND a.grantee <> d.datdba AND (a.grantee = 0 OR r.rolname {NOT_OWN})
+        WHERE d.datname = $1 AND a.grantee <> d.datdba AND (a.grantee = 0 OR r.rolname !~ '{OWN_ROLES}')
         GROUP BY 1, 2 ORDER BY 1, 2"
     );
     let rows = of.registry.rows(&sql, &[&of.database]).await?;

@@ -1,10 +1,15 @@
 //! A server's registry: what is open there. Writes carry the controller's term; SQL refuses a lower one.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use shard_map::{Epoch, ServerName, TenantId};
 
 use super::{Connection, MIGRATION_LOCK};
 use crate::error::{Error, Result};
+
+/// How long a transaction in a registry may stand still: its controller is dead or cut off then.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 mod embedded {
     refinery::embed_migrations!("../../migrations/server");

@@ -5,11 +5,10 @@ use std::collections::HashMap;
 use tokio_postgres::types::ToSql;
 
 use super::super::driver::Verify;
-use super::super::reader;
 use super::key::Key;
 use crate::error::{Error, Result};
-use crate::server::Connection;
 use crate::server::tables::Table;
+use crate::server::{Connection, reader};
 
 /// A row's key, each column as text. Where a table has none, the hash of the row.
 pub(super) type RowKey = Vec<String>;

@@ -10,13 +10,13 @@ use shard_map::Server;
 
 use super::super::driver::{Move, Verify};
 use super::super::ranges::{Range, cut_one};
-use super::super::reader::Reader;
 use super::super::throttle::Throttle;
 use super::super::window;
 use super::range::{Summary, aggregate};
 use super::session;
 use crate::error::{Error, Result};
 use crate::server::Connection;
+use crate::server::reader::Reader;
 use crate::server::tables::{self, Table};
 
 /// How long a comparison may last: its snapshot keeps vacuum on the target from its work.

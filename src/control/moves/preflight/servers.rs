@@ -6,6 +6,7 @@ use super::{Level, Preflight, Sides};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::server::CONTROL_ROLE;
+use crate::server::names::OWN_ROLES;
 
 /// Connections that a move takes on a server beside its workers'.
 const CONNECTIONS_BESIDE_WORKERS: usize = 6;
@@ -138,8 +139,8 @@ pub(super) async fn roles(found: &mut Preflight, sides: &Sides<'_>, id: &TenantI
         found.add(Level::Error, "powerful_role", what, remedy);
     }
     powerful_there(found, sides, &tenants).await?;
-    const ROLES: &str = "
-        WITH here AS (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()),
+    let sql = format!(
+        "WITH here AS (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()),
         own AS (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = ANY ($2))
         SELECT DISTINCT r.rolname::text FROM (
             SELECT d.refobjid FROM pg_catalog.pg_shdepend d, here
@@ -149,10 +150,11 @@ pub(super) async fn roles(found: &mut Preflight, sides: &Sides<'_>, id: &TenantI
             UNION ALL SELECT m.member FROM pg_catalog.pg_auth_members m WHERE m.roleid IN (SELECT oid FROM own)
         ) others (oid) JOIN pg_catalog.pg_roles r USING (oid)
         WHERE NOT r.rolname = ANY ($1) AND r.rolname NOT LIKE 'pg\\_%'
-            AND r.rolname !~ '^tenantry_(move|reverse|read)_[0-9]+$' ORDER BY 1";
+            AND r.rolname !~ '{OWN_ROLES}' ORDER BY 1"
+    );
     let mut known = tenants.to_vec();
     known.push(CONTROL_ROLE.to_owned());
-    for row in sides.on_source.rows(ROLES, &[&known, &tenants.as_slice()]).await? {
+    for row in sides.on_source.rows(&sql, &[&known, &tenants.as_slice()]).await? {
         let role: String = row.get(0);
         let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)";
         if !sides.on_target.value::<bool>(there, &[&role]).await? {

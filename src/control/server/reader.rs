@@ -1,6 +1,6 @@
-//! Who reads a tenant's rows for a move or a clone: a role of that operation, which is no superuser. Whoever plans a statement
-//! runs what the planner works out beforehand, such as functions in the predicates of indexes and in statistics, and those
-//! are the tenant's.
+//! Who reads a tenant's rows for a move or a clone, and makes its schema elsewhere: a role of that operation, which is no
+//! superuser. Whoever plans a statement runs what the planner works out beforehand, such as functions in the predicates of
+//! indexes and in statistics, and those are the tenant's.
 //!
 //! It may read what the tenant's roles own, as a member of them, and passes row security. More would be too much: a
 //! member of `pg_read_all_data` reads the password verifiers of all tenants.
@@ -11,13 +11,14 @@ use futures_util::future::BoxFuture;
 use shard_map::{Access, Server, TenantId};
 use tokio_postgres::Row;
 
-use super::driver::REGISTRY_IDLE_TIMEOUT;
+use super::connect::Params;
+use super::database::TERMINATE_TIMEOUT;
+use super::names::READ;
+use super::registry::IDLE_TIMEOUT;
+use super::{Connection, Connector, MOVE_SCHEMA, ident, roles};
 use crate::context::{Work, back_off};
 use crate::error::{Error, Result};
 use crate::failpoint::reach;
-use crate::server::connect::Params;
-use crate::server::database::TERMINATE_TIMEOUT;
-use crate::server::{Connection, Connector, MOVE_SCHEMA, ident, roles};
 
 /// What it may, beside reading.
 const ATTRIBUTES: &str = "NOSUPERUSER BYPASSRLS NOCREATEDB NOCREATEROLE NOREPLICATION";
@@ -49,18 +50,19 @@ impl Reader {
         }
     }
 
-    fn role(&self) -> String {
-        format!("tenantry_read_{}", self.operation)
+    pub(crate) fn role(&self) -> String {
+        format!("{READ}{}", self.operation)
     }
 
-    fn password(&self) -> String {
-        self.connector.key().read_password(self.operation)
+    /// Its name and its password.
+    pub(crate) fn login(&self) -> (String, String) {
+        (self.role(), self.connector.key().read_password(self.operation))
     }
 
     /// A session in the registry that keeps no lock when this process stands still.
     async fn registry(&self) -> Result<Connection> {
         let registry = self.connector.registry(&self.server).await?;
-        let limit = REGISTRY_IDLE_TIMEOUT.as_millis();
+        let limit = IDLE_TIMEOUT.as_millis();
         registry.run(&format!("SET idle_in_transaction_session_timeout = {limit}")).await?;
         Ok(registry)
     }
@@ -72,8 +74,8 @@ impl Reader {
 
     async fn put_role(&self) -> Result<()> {
         let registry = self.registry().await?;
-        let role = self.role();
-        let login = roles::login(&registry, &role, ATTRIBUTES, &self.password()).await?;
+        let (role, password) = self.login();
+        let login = roles::login(&registry, &role, ATTRIBUTES, &password).await?;
         let tenants = Access::ALL.map(|access| ident(&access.role(&self.tenant))).join(", ");
         let (term, role) = (self.term, ident(&role));
         registry
@@ -99,8 +101,7 @@ impl Reader {
         let mut tries = 0;
         while opened.len() < count {
             self.set_door(&registry, SESSIONS_MAX).await?;
-            let login = (self.role(), self.password());
-            match self.connector.as_reader(&self.server, &login, database).await {
+            match self.connector.as_reader(&self.server, &self.login(), database).await {
                 Ok(session) => opened.push(session),
                 Err(error) if error.sqlstate() == Some("53300") && began.elapsed() < PLACE_TIMEOUT => {
                     tries += 1;
@@ -116,32 +117,20 @@ impl Reader {
         Ok(opened)
     }
 
-    /// Sets the connection limit of the tenant's database, if that is one which nobody is let into. What lets them in says so
-    /// on record first, under the same lock.
     async fn set_door(&self, registry: &Connection, limit: i32) -> Result<()> {
-        const CLOSED: &str = "
-            SELECT t.database FROM public.tenant t JOIN pg_catalog.pg_database d ON d.datname = t.database
-            WHERE t.id = $1 AND t.state IN ('arriving', 'sealed', 'suspended') AND d.datconnlimit NOT IN ($2, -2)";
-        registry.run(&format!("BEGIN; SELECT public.check_term({})", self.term)).await?;
-        let closed = registry.row(CLOSED, &[&self.tenant.as_str(), &limit]).await?;
-        let is_closed = closed.is_some();
-        if let Some(row) = closed {
-            let database = ident(row.get(0));
-            registry.run(&format!("ALTER DATABASE {database} CONNECTION LIMIT {limit}")).await?;
-        }
-        registry.run("COMMIT").await?;
-        if limit > 0 && is_closed {
+        if set_door(registry, self.term, &self.tenant, limit).await? && limit > 0 {
             reach("read_door").await;
         }
         Ok(())
     }
 
     /// Drops the role, if it is there, with whatever code that ran as it has made; and closes what one that died has left open.
+    /// One that has something in a database which can't be connected to stays until that is dropped.
     pub(crate) fn remove(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.drop_role())
+        Box::pin(self.drop_it())
     }
 
-    async fn drop_role(&self) -> Result<()> {
+    async fn drop_it(&self) -> Result<()> {
         const THERE: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)";
         let registry = self.registry().await?;
         self.set_door(&registry, 0).await?;
@@ -149,37 +138,76 @@ impl Reader {
         if !registry.value::<bool>(THERE, &[&name]).await? {
             return Ok(());
         }
-        let (term, role) = (self.term, ident(&name));
-        registry.run(&format!("SELECT public.check_term({term}); ALTER ROLE {role} NOLOGIN")).await?;
-        self.end_sessions(&registry).await?;
-        const WHERE_IT_HAS_SOMETHING: &str = "
-            SELECT DISTINCT d.datname::text FROM pg_catalog.pg_shdepend s
-            JOIN pg_catalog.pg_database d ON d.oid = s.dbid JOIN pg_catalog.pg_roles r ON r.oid = s.refobjid
-            WHERE s.refclassid = 'pg_catalog.pg_authid'::regclass AND r.rolname = $1 AND d.datconnlimit <> -2";
-        for row in registry.rows(WHERE_IT_HAS_SOMETHING, &[&name]).await? {
-            let database = self.connector.database(&self.server, row.get(0)).await?;
-            database.run(&format!("SET {MOVE_SCHEMA}.move = 'on'; DROP OWNED BY {role} CASCADE")).await?;
-            database.close().await;
-        }
-        registry
-            .run(&format!("SELECT public.check_term({term}); DROP OWNED BY {role}; DROP ROLE {role}"))
-            .await?;
+        drop_role(&self.connector, &self.server, (&registry, self.term), &name).await?;
         reach("read_dropped").await;
         Ok(())
     }
+}
 
-    async fn end_sessions(&self, registry: &Connection) -> Result<()> {
-        const END: &str = "
-            SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE usename = $1";
-        let deadline = Instant::now() + TERMINATE_TIMEOUT;
-        while !registry.rows(END, &[&self.role()]).await?.is_empty() {
-            if Instant::now() >= deadline {
-                return Err(Error::Timeout(format!("sessions of role {} did not end in time", self.role())));
-            }
-            tokio::time::sleep(POLL).await;
-        }
-        Ok(())
+/// Sets the connection limit of a tenant's database, if that is one which nobody is let into, and says whether it did. What lets
+/// them in says so on record first, under the same lock. It lets in all roles or none: a suspended tenant's is never opened.
+pub(crate) async fn set_door(
+    registry: &Connection,
+    term: i64,
+    tenant: &TenantId,
+    limit: i32,
+) -> Result<bool> {
+    const CLOSED: &str = "
+        SELECT t.database FROM public.tenant t JOIN pg_catalog.pg_database d ON d.datname = t.database
+        WHERE t.id = $1 AND (t.state IN ('arriving', 'sealed') OR t.state = 'suspended' AND $2 = 0)
+            AND d.datconnlimit NOT IN ($2, -2)";
+    registry.run(&format!("BEGIN; SELECT public.check_term({term})")).await?;
+    let closed = registry.row(CLOSED, &[&tenant.as_str(), &limit]).await?;
+    if let Some(row) = &closed {
+        let database = ident(row.get(0));
+        registry.run(&format!("ALTER DATABASE {database} CONNECTION LIMIT {limit}")).await?;
     }
+    registry.run("COMMIT").await?;
+    Ok(closed.is_some())
+}
+
+/// Drops a reader's role, with its sessions and what it has.
+pub(crate) async fn drop_role(
+    connector: &Connector,
+    server: &Server,
+    (registry, term): (&Connection, i64),
+    name: &str,
+) -> Result<()> {
+    let role = ident(name);
+    registry.run(&format!("SELECT public.check_term({term}); ALTER ROLE {role} NOLOGIN")).await?;
+    end_sessions(registry, name).await?;
+    const WHERE_IT_HAS_SOMETHING: &str = "
+        SELECT DISTINCT d.datname::text, d.datconnlimit <> -2 FROM pg_catalog.pg_shdepend s
+        JOIN pg_catalog.pg_database d ON d.oid = s.dbid JOIN pg_catalog.pg_roles r ON r.oid = s.refobjid
+        WHERE s.refclassid = 'pg_catalog.pg_authid'::regclass AND r.rolname = $1 ORDER BY 2 DESC";
+    for row in registry.rows(WHERE_IT_HAS_SOMETHING, &[&name]).await? {
+        let (database, is_valid): (&str, bool) = (row.get(0), row.get(1));
+        if !is_valid {
+            tracing::warn!(
+                role = name,
+                database,
+                "the database is invalid: the role stays until it is dropped"
+            );
+            return Ok(());
+        }
+        let database = connector.database(server, database).await?;
+        database.run(&format!("SET {MOVE_SCHEMA}.move = 'on'; DROP OWNED BY {role} CASCADE")).await?;
+        database.close().await;
+    }
+    registry.run(&format!("SELECT public.check_term({term}); DROP OWNED BY {role}; DROP ROLE {role}")).await
+}
+
+async fn end_sessions(registry: &Connection, role: &str) -> Result<()> {
+    const END: &str =
+        "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE usename = $1";
+    let deadline = Instant::now() + TERMINATE_TIMEOUT;
+    while !registry.rows(END, &[&role]).await?.is_empty() {
+        if Instant::now() >= deadline {
+            return Err(Error::Timeout(format!("sessions of role {role} did not end in time")));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
 }
 
 /// Removes readers. What a server that does not answer has of them is left for later.
@@ -196,7 +224,7 @@ pub(crate) async fn remove_all(readers: impl IntoIterator<Item = Reader>) -> Res
 }
 
 /// Reads in a transaction that is rolled back: no function that runs in it can write, and what it sets goes with it.
-pub(super) async fn rows(session: &Connection, sql: &str, params: Params<'_>) -> Result<Vec<Row>> {
+pub(crate) async fn rows(session: &Connection, sql: &str, params: Params<'_>) -> Result<Vec<Row>> {
     let client = session.client();
     // Each pair goes out at once.
     let (begun, statement) = tokio::join!(session.run("BEGIN READ ONLY"), client.prepare(sql));

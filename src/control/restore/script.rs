@@ -1,6 +1,6 @@
 //! A schema as SQL, made another tenant's: the names of one tenant's roles become those of another's.
 //!
-//! The script is `pg_dump`'s. Only names are replaced, whole ones and outside of strings, function bodies and comments: what a
+//! The script is `pg_restore`'s. Only names are replaced, whole ones and outside of strings, function bodies and comments: what a
 //! tenant wrote into a string is its own.
 
 use shard_map::{Access, TenantId};
@@ -9,9 +9,6 @@ use crate::server::ident;
 
 /// The beginning of a line that not every managed version of Postgres knows, and a copy does not need.
 const FOREIGN_SETTING: &str = "SET transaction_timeout ";
-/// Beginnings of statements about what a move keeps in the source, which is none of the copy's.
-const OF_A_MOVE: [&str; 2] =
-    ["CREATE EVENT TRIGGER tenantry_window_", "ALTER EVENT TRIGGER tenantry_window_"];
 
 /// The script for another tenant. Comments and psql's own commands, which only psql understands, are left out.
 pub(super) fn for_tenant(sql: &str, from: &TenantId, to: &TenantId) -> String {
@@ -23,10 +20,6 @@ pub(super) fn for_tenant(sql: &str, from: &TenantId, to: &TenantId) -> String {
         let begins_line = script.is_empty() || script.ends_with('\n');
         if begins_line && (rest.starts_with('\\') || rest.starts_with(FOREIGN_SETTING)) {
             rest = &rest[rest.find('\n').map_or(rest.len(), |end| end + 1)..];
-            continue;
-        }
-        if begins_line && OF_A_MOVE.iter().any(|begin| rest.starts_with(begin)) {
-            rest = &rest[rest.find(";\n").map_or(rest.len(), |end| end + 2)..];
             continue;
         }
         let (token, what) = first_token(rest);
@@ -168,14 +161,6 @@ mod tests {
             assert_eq!(renamed(sql), sql);
         }
         assert_eq!(renamed("$$a$$ acme__app"), "$$a$$ \"copy-2__app\"");
-    }
-
-    #[test]
-    fn what_a_move_keeps_in_the_source_is_left_out() {
-        let sql = "CREATE EVENT TRIGGER tenantry_window_end ON ddl_command_end\n   EXECUTE FUNCTION tenantry.changed();\n\
-            ALTER EVENT TRIGGER tenantry_window_end OWNER TO tenantry_control;\n\
-            CREATE EVENT TRIGGER mine ON sql_drop\n   EXECUTE FUNCTION f();\n";
-        assert_eq!(renamed(sql), "CREATE EVENT TRIGGER mine ON sql_drop\n   EXECUTE FUNCTION f();\n");
     }
 
     #[test]

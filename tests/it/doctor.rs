@@ -38,6 +38,17 @@ fn assert_named(found: &[String], expected: &[[&str; 3]]) {
     }
 }
 
+async fn leave_things_at_servers(fleet: &Fleet) {
+    let one = fleet.direct("pg-1", "tenantry").await;
+    one.run("SELECT pg_create_logical_replication_slot('tenantry_move_999', 'pgoutput')").await;
+    one.run("SELECT pg_create_physical_replication_slot('gone_standby', true)").await;
+    one.run("SELECT check_term(1000)").await;
+    let three = fleet.direct("pg-3", "postgres").await;
+    three.run("CREATE DATABASE stray").await;
+    three.run("CREATE DATABASE half").await;
+    three.run("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'half'").await;
+}
+
 async fn each_thing_that_is_wrong_is_named_with_its_remedy(fleet: &mut Fleet) {
     fleet.create("first", &["--server", "pg-1"]).await;
     fleet.create("second", &["--server", "pg-2"]).await;
@@ -55,14 +66,7 @@ async fn each_thing_that_is_wrong_is_named_with_its_remedy(fleet: &mut Fleet) {
     assert!(seen.iter().any(|(part, ok)| part.starts_with("router ") && *ok), "{seen:?}");
 
     let catalog = catalog(fleet).await;
-    let one = fleet.direct("pg-1", "tenantry").await;
-    one.run("SELECT pg_create_logical_replication_slot('tenantry_move_999', 'pgoutput')").await;
-    one.run("SELECT pg_create_physical_replication_slot('gone_standby', true)").await;
-    one.run("SELECT check_term(1000)").await;
-    let three = fleet.direct("pg-3", "postgres").await;
-    three.run("CREATE DATABASE stray").await;
-    three.run("CREATE DATABASE half").await;
-    three.run("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'half'").await;
+    leave_things_at_servers(fleet).await;
     // What only a tenant's own data shows.
     let bad = "SELECT 1 / (CASE current_database() WHEN 'first' THEN 0 ELSE 1 END)";
     let files = Files::new(&[("V1__bad.sql", bad)]);

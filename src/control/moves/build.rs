@@ -43,7 +43,10 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     if the_move.throttle.has_neighbours() {
         target.run(ANALYZE_CONSIDERATE).await?;
     }
+    // Each table is a commit. What comes after it in this session is on disk with all of them.
+    target.run("SET synchronous_commit = off").await?;
     target.run("ANALYZE").await?;
+    target.run("SET synchronous_commit = on").await?;
     failpoint::reach("build_analyzed").await;
     refresh_views(&source, &target).await?;
     failpoint::reach("build_refreshed").await;

@@ -140,7 +140,9 @@ impl<'a> Programs<'a> {
             .env("PGAPPNAME", "tenantry control")
             .env(
                 "PGOPTIONS",
-                "-c statement_timeout=0 -c lock_timeout=10s -c idle_in_transaction_session_timeout=0",
+                // Hundreds of indexes are as many commits: who restores sees to it that the last is on disk.
+                "-c statement_timeout=0 -c lock_timeout=10s -c idle_in_transaction_session_timeout=0 \
+                 -c synchronous_commit=off",
             )
             .env("PGCONNECT_TIMEOUT", "5")
             .envs(self.tls_variables())

@@ -20,6 +20,9 @@ use crate::server::{Connection, Connector, database, ident};
 use rules::Schemas;
 use toc::{Part, Rules};
 
+/// A commit that is on disk when it is answered, and all before it with it.
+const FLUSH: &str = "SELECT pg_catalog.pg_logical_emit_message(true, 'tenantry', 'restored')";
+
 /// Sessions of plain roles that the database takes meanwhile: two jobs, the one that leads them, and those just leaving.
 const SESSIONS_MAX: i32 = 8;
 
@@ -142,6 +145,8 @@ impl<'r> Restore<'r> {
             let (maker, owner) = (ident(&self.maker.0), ident(&access.role(self.to.tenant)));
             control.run(&format!("REASSIGN OWNED BY {maker} TO {owner}")).await?;
         }
+        // By the session that was there before: had the server gone down meanwhile, with what was only committed, it would be lost.
+        control.run(FLUSH).await?;
         control.close().await;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Times as people write them in configurations and on the command line: a whole number and its unit.
+//! Times as people write them in configurations and on the command line, a whole number and its unit; and as they read them.
 
 use std::time::Duration;
 
@@ -45,6 +45,19 @@ pub fn deserialize_some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Op
     deserialize(deserializer).map(Some)
 }
 
+/// A time for people, by its largest unit.
+#[must_use]
+pub fn rough(time: Duration) -> String {
+    let (unit, name) = match time.as_millis() {
+        ms if ms < 10_000 && ms % 1_000 > 0 => return format!("{:.1} s", time.as_secs_f64()),
+        ms if ms < 120_000 => (1, "s"),
+        ms if ms < 2 * 3_600_000 => (60, "min"),
+        ms if ms < 48 * 3_600_000 => (3_600, "h"),
+        _ => (86_400, "days"),
+    };
+    format!("{} {name}", time.as_secs() / unit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,5 +71,12 @@ mod tests {
         {
             assert!(parse(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn people_read_the_largest_unit() {
+        let told = [0, 900, 5_000, 45_000, 600_000, 7_200_000, 200_000_000]
+            .map(|ms| rough(Duration::from_millis(ms)));
+        assert_eq!(told, ["0 s", "0.9 s", "5 s", "45 s", "10 min", "2 h", "2 days"]);
     }
 }

@@ -14,6 +14,9 @@ use crate::labels::Labels;
 #[serde(try_from = "String", into = "String")]
 pub struct Selector(Vec<(String, String)>);
 
+/// The key that means a tenant's id.
+const ID: &str = "id";
+
 /// A selector or label that is not `key=value`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not allowed: write key=value (several joined by commas), or * for all")]
@@ -30,7 +33,7 @@ impl Selector {
     #[must_use]
     pub fn matches(&self, id: &TenantId, labels: &Labels) -> bool {
         self.0.iter().all(|(key, value)| {
-            if key == "id" { id.as_str() == value } else { labels.get(key) == Some(value.as_str()) }
+            if key == ID { id.as_str() == value } else { labels.get(key) == Some(value.as_str()) }
         })
     }
 }
@@ -48,6 +51,25 @@ pub fn parse_label(text: &str) -> Result<(String, String), InvalidSelector> {
         return Err(invalid());
     }
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Checks a tenant's labels, so that they can be selected by.
+///
+/// # Errors
+/// A sentence that says what is allowed.
+pub fn check_labels(labels: &Labels) -> Result<(), String> {
+    for (name, value) in labels.iter() {
+        if name == ID {
+            return Err(format!(
+                "label {ID} is not allowed: in selectors, {ID}=acme means the tenant acme itself"
+            ));
+        }
+        if parse_label(&format!("{name}={value}")).is_err() {
+            let allowed = "names and values are made of A-Z, a-z, 0-9, _, ., / and -";
+            return Err(format!("label {name:?} is not allowed with the value {value:?}: {allowed}"));
+        }
+    }
+    Ok(())
 }
 
 impl FromStr for Selector {
@@ -101,6 +123,16 @@ mod tests {
         assert!(matches("plan=gold, region=eu"));
         assert!(!matches("plan=gold,region=us"));
         assert!(!matches("id=other"));
+    }
+
+    #[test]
+    fn a_tenant_has_labels_that_select_it() {
+        let check = |name: &str, value: &str| check_labels(&Labels::from([(name.into(), value.into())]));
+        assert_eq!(check("plan", "gold"), Ok(()));
+        assert!(check("id", "acme").unwrap_err().contains("the tenant acme itself"));
+        for (name, value) in [("a b", "c"), ("a", ""), ("a=b", "c"), ("", "x"), ("a", "b,c=d")] {
+            assert!(check(name, value).is_err(), "{name}={value}");
+        }
     }
 
     #[test]

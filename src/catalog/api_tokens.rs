@@ -1,11 +1,12 @@
 //! Tokens of the API in the catalog: by their hash, which is all that is kept of them.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::query::{Catalog, Params};
+use crate::query::{Catalog, Params, from_json};
 
 /// Tokens that there may be: each is somebody's, or some program's.
 const TOKENS_MAX: i64 = 1_000;
@@ -23,6 +24,9 @@ pub enum Role {
 }
 
 impl Role {
+    /// All of them, the least first.
+    pub const ALL: [Self; 3] = [Self::Viewer, Self::Operator, Self::Admin];
+
     /// The word for it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -31,6 +35,25 @@ impl Role {
             Self::Operator => "operator",
             Self::Admin => "admin",
         }
+    }
+
+    /// What who has it may do, in a few words.
+    #[must_use]
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Viewer => "Sees all, changes nothing",
+            Self::Operator => "Makes, moves and migrates tenants, and empties servers",
+            Self::Admin => "Decides which servers, users and tokens there are, and sets the map right",
+        }
+    }
+}
+
+impl FromStr for Role {
+    type Err = String;
+
+    fn from_str(word: &str) -> std::result::Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|role| role.as_str() == word);
+        found.ok_or_else(|| format!("role {word:?} is not allowed: use viewer, operator or admin"))
     }
 }
 
@@ -51,7 +74,7 @@ pub struct ApiToken {
     pub last_used_at: Option<String>,
 }
 
-/// Who has a token that was shown.
+/// Who has a token.
 #[derive(Debug, Clone)]
 pub struct TokenHolder {
     /// Whose it is.
@@ -62,6 +85,8 @@ pub struct TokenHolder {
     pub expires_at: Option<String>,
     /// How long that is from now; zero when it is over.
     pub expires_in: Option<Duration>,
+    /// Whether it was used within the last minute, as far as that is on record.
+    pub was_used_lately: bool,
 }
 
 impl Catalog {
@@ -104,26 +129,35 @@ impl Catalog {
         }))
     }
 
-    /// Who has the token of this hash; that it was used is noted.
+    /// All tokens by their hashes, with who has them.
     ///
     /// # Errors
     /// When the catalog can't be reached or read.
-    pub async fn token_holder(&self, hash: &[u8]) -> Result<Option<TokenHolder>> {
+    pub async fn token_holders(&self) -> Result<Vec<(Vec<u8>, TokenHolder)>> {
+        const NAME: &str = "token_holders";
         const SQL: &str = "
-            WITH used AS (
-                UPDATE api_token SET last_used_at = now()
-                WHERE hash = $1 AND coalesce(expires_at > now(), true)
-                    AND coalesce(last_used_at < now() - interval '1 minute', true))
-            SELECT jsonb_build_array(name, role, expires_at, greatest(0, extract(epoch FROM expires_at - now())))
-            FROM api_token WHERE hash = $1";
-        let found = self.json("token_holder", SQL, &[&hash]).await?;
-        let found: Option<(String, Role, Option<String>, Option<f64>)> = found.into_iter().next();
-        Ok(found.map(|(name, role, expires_at, left)| TokenHolder {
-            name,
-            role,
-            expires_in: left.filter(|_| expires_at.is_some()).map(Duration::from_secs_f64),
-            expires_at,
-        }))
+            SELECT jsonb_build_array(name, role, expires_at, greatest(0, extract(epoch FROM expires_at - now())),
+                coalesce(last_used_at > now() - interval '1 minute', false)), hash
+            FROM api_token";
+        let rows = self.rows(NAME, SQL, &[]).await?;
+        let holder = |row| {
+            type Found = (String, Role, Option<String>, Option<f64>, bool);
+            let (name, role, expires_at, left, was_used_lately): Found = from_json(NAME, row)?;
+            let expires_in = left.filter(|_| expires_at.is_some()).map(Duration::from_secs_f64);
+            Ok((row.get(1), TokenHolder { name, role, expires_at, expires_in, was_used_lately }))
+        };
+        rows.iter().map(holder).collect()
+    }
+
+    /// Notes that the token of this hash was used.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn note_token_use(&self, hash: &[u8]) -> Result<()> {
+        const SQL: &str = "
+            UPDATE api_token SET last_used_at = now()
+            WHERE hash = $1 AND coalesce(last_used_at < now() - interval '1 minute', true)";
+        self.execute("token_use", SQL, &[&hash]).await.map(drop)
     }
 
     /// Removes a token.

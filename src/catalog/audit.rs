@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::query::{Catalog, Params};
 
-/// Records that are kept at most, however young.
+/// Records that are kept at most, however young, but for those of refused requests.
 const RECORDS_MAX: i64 = 1_000_000;
+/// The same for requests that were refused for lack of rights: whoever sends them pushes out no others.
+const REFUSED_MAX: i64 = 100_000;
 
 /// A request, as it is put on record.
 #[derive(Debug, Clone)]
@@ -117,9 +119,18 @@ impl Catalog {
 
     /// Removes records that are older, and those that are too many.
     pub(crate) async fn forget_audit(&self, kept: Duration) -> Result<()> {
-        const SQL: &str = "
-            DELETE FROM audit
-            WHERE at < now() - $1 * interval '1 second' OR id <= (SELECT max(id) FROM audit) - $2";
-        self.execute("forget_audit", SQL, &[&kept.as_secs_f64(), &RECORDS_MAX]).await.map(drop)
+        const OLD: &str = "DELETE FROM audit WHERE at < now() - $1 * interval '1 second'";
+        const REFUSED: &str = "
+            DELETE FROM audit WHERE status = 403
+                AND id <= (SELECT id FROM audit WHERE status = 403 ORDER BY id DESC OFFSET $1 LIMIT 1)";
+        // They are counted only where their numbers say that they may be too many.
+        const OTHERS: &str = "
+            DELETE FROM audit WHERE status IS DISTINCT FROM 403 AND id <= (
+                SELECT id FROM audit
+                WHERE status IS DISTINCT FROM 403 AND (SELECT max(id) - min(id) >= $1 FROM audit)
+                ORDER BY id DESC OFFSET $1 LIMIT 1)";
+        self.execute("forget_audit", OLD, &[&kept.as_secs_f64()]).await?;
+        self.execute("forget_audit_refused", REFUSED, &[&REFUSED_MAX]).await?;
+        self.execute("forget_audit_others", OTHERS, &[&RECORDS_MAX]).await.map(drop)
     }
 }

@@ -9,6 +9,10 @@ use crate::query::{Catalog, Params};
 const KEPT: Duration = Duration::from_hours(24);
 /// Keys that are kept at most, by age; each with an answer of at most [`ANSWER_BYTES_MAX`].
 const KEYS_MAX: i64 = 50_000;
+/// While a request is served, its instance says so often that it still is.
+pub const KEY_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// An instance that has not said so for this long is at it no more.
+const KEY_ALIVE_FOR: Duration = Duration::from_secs(20);
 /// Longest answer that is kept.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
@@ -19,6 +23,8 @@ pub enum Keyed {
     New,
     /// The first one has no answer yet.
     UnderWay,
+    /// The first one never will have an answer: its instance ended in the middle.
+    CutShort,
     /// The first one was about something else.
     Other,
     /// The first one was answered. Without a text: that was long, or had a secret.
@@ -38,24 +44,36 @@ impl Catalog {
     pub async fn begin_keyed(&self, (who, key): (&str, &str), request: &[u8]) -> Result<Keyed> {
         const BEGIN: &str = "
             INSERT INTO idempotency_key (who, key, request) VALUES ($1, $2, $3)
-            ON CONFLICT (who, key) DO UPDATE SET request = $3, at = now(), status = NULL, answer = NULL
+            ON CONFLICT (who, key) DO UPDATE SET request = $3, at = now(), alive_at = now(), status = NULL, answer = NULL
                 WHERE idempotency_key.at < now() - $4 * interval '1 second'";
         let params: Params<'_> = &[&who, &key, &request, &KEPT.as_secs_f64()];
         if self.execute("key_begin", BEGIN, params).await? > 0 {
             return Ok(Keyed::New);
         }
-        const FIRST: &str =
-            "SELECT request = $3, status, answer FROM idempotency_key WHERE who = $1 AND key = $2";
-        let Some(first) = self.row("key_show", FIRST, &[&who, &key, &request]).await? else {
+        const FIRST: &str = "
+            SELECT request = $3, status, answer, alive_at > now() - $4 * interval '1 second'
+            FROM idempotency_key WHERE who = $1 AND key = $2";
+        let params: Params<'_> = &[&who, &key, &request, &KEY_ALIVE_FOR.as_secs_f64()];
+        let Some(first) = self.row("key_show", FIRST, params).await? else {
             // It was taken back this moment.
             return Ok(Keyed::UnderWay);
         };
         let status: Option<i32> = first.get(1);
         Ok(match status.and_then(|status| u16::try_from(status).ok()) {
             _ if !first.get::<_, bool>(0) => Keyed::Other,
-            None => Keyed::UnderWay,
+            None if first.get(3) => Keyed::UnderWay,
+            None => Keyed::CutShort,
             Some(status) => Keyed::Answered { status, answer: first.get(2) },
         })
+    }
+
+    /// Notes that a request with a key is still being served.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn keep_key_alive(&self, (who, key): (&str, &str)) -> Result<()> {
+        const SQL: &str = "UPDATE idempotency_key SET alive_at = now() WHERE who = $1 AND key = $2";
+        self.execute("key_alive", SQL, &[&who, &key]).await.map(drop)
     }
 
     /// Keeps the answer of a request with a key.

@@ -46,7 +46,7 @@ pub use health::{
     UnfinishedTenant,
 };
 pub use holds::HoldAck;
-pub use idempotency::Keyed;
+pub use idempotency::{KEY_ALIVE_INTERVAL, Keyed};
 pub use latency::{BUCKETS as LATENCY_BUCKETS, Latency, bucket as latency_bucket};
 pub use lease::Lease;
 pub use lifecycle::Expired;

@@ -243,7 +243,10 @@ impl Catalog {
     /// # Errors
     /// When the catalog can't be reached.
     pub async fn count_operations(&self) -> Result<Vec<(String, String, i64)>> {
-        const SQL: &str = "SELECT kind, state, count(*) FROM operation GROUP BY kind, state";
+        const SQL: &str = "
+            SELECT kind, CASE WHEN state = 'running' AND data ? 'paused' AND NOT abort_requested THEN 'paused'
+                ELSE state END, count(*)
+            FROM operation GROUP BY 1, 2";
         let rows = self.rows("operation_count", SQL, &[]).await?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
     }

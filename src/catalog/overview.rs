@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use shard_map::{ServerName, TenantId};
+use shard_map::{ServerName, TenantId, TenantState};
 
 use crate::error::Result;
 use crate::load::Load;
@@ -79,6 +79,40 @@ pub struct Serving {
     pub routers: Vec<RouterView>,
     /// For how long new transactions may still be made to wait, in milliseconds; none when there is no hold in force.
     pub held_ms: Option<i64>,
+}
+
+impl Serving {
+    /// The worst that there is to say of how a tenant in this state is served, and why: `off` is as an operator wants it,
+    /// `down` is not.
+    #[must_use]
+    pub fn judge(&self, state: TenantState, read_only: bool) -> (&'static str, String) {
+        let routers = &self.routers;
+        let count = |is: fn(&RouterView) -> bool| routers.iter().filter(|router| is(router)).count();
+        let (down, locked_out) = (count(|r| r.server_down), count(|r| r.locked_out));
+        let (all, without) = (routers.len(), count(|r| !r.has_epoch));
+        match state {
+            TenantState::Creating => ("off", "its database is being made".to_owned()),
+            TenantState::Suspended => ("off", "it is suspended: its connections are refused".to_owned()),
+            TenantState::Deleted => ("off", "it is deleted".to_owned()),
+            TenantState::Open if all == 0 => ("down", "no router reports".to_owned()),
+            TenantState::Open if down > 0 => {
+                ("down", format!("its server takes no logins from {down} of {all} routers"))
+            }
+            TenantState::Open if locked_out > 0 => {
+                ("down", format!("its server refuses the password of {locked_out} of {all} routers"))
+            }
+            TenantState::Open if self.held_ms.is_some() => {
+                ("held", "its new transactions wait at the routers while it moves".to_owned())
+            }
+            TenantState::Open if without > 0 => {
+                ("behind", format!("{without} of {all} routers do not have its last change yet"))
+            }
+            TenantState::Open if read_only => {
+                ("limited", "it is over the size that its quota allows: it can only be read".to_owned())
+            }
+            TenantState::Open => ("served", "every router has its last change".to_owned()),
+        }
+    }
 }
 
 /// A move with its journal.
@@ -179,5 +213,41 @@ impl Catalog {
                 UNION SELECT unnest($1::bigint[]))
             ORDER BY id";
         self.json("overview_moves", SQL, &[&more, &switched_max]).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn router() -> RouterView {
+        RouterView {
+            name: "r1".to_owned(),
+            address: "r1:5432".to_owned(),
+            has_epoch: true,
+            server_down: false,
+            locked_out: false,
+            load: None,
+            pinned: BTreeMap::new(),
+        }
+    }
+
+    fn state_of(state: TenantState, routers: Vec<RouterView>, held_ms: Option<i64>) -> &'static str {
+        Serving { routers, held_ms }.judge(state, false).0
+    }
+
+    #[test]
+    fn the_worst_is_told() {
+        let open = TenantState::Open;
+        assert_eq!(state_of(open, vec![router()], None), "served");
+        assert_eq!(state_of(open, vec![router()], Some(900)), "held");
+        assert_eq!(state_of(open, vec![], None), "down");
+        let behind = RouterView { has_epoch: false, ..router() };
+        assert_eq!(state_of(open, vec![router(), behind.clone()], None), "behind");
+        let down = RouterView { server_down: true, ..router() };
+        assert_eq!(state_of(open, vec![behind, down.clone()], Some(900)), "down");
+        assert_eq!(state_of(TenantState::Suspended, vec![down], None), "off");
+        let serving = Serving { routers: vec![router()], held_ms: None };
+        assert_eq!(serving.judge(open, true).0, "limited");
     }
 }

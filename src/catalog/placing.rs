@@ -87,7 +87,7 @@ impl Catalog {
         if limited("tenant_create", transaction.execute(SQL, params)).await? == 0 {
             return Err(exists(id));
         }
-        let mut input = serde_json::json!({ "why": decision.why });
+        let mut input = serde_json::json!({ "why": decision.why, "server": decision.server });
         let mut kind = Kind::Create;
         if let Some(source) = source {
             kind = Kind::Clone;

@@ -66,7 +66,7 @@ enum MapCommand {
     /// Write the map to a file, or to standard output. It holds users' SCRAM verifiers: keep it to yourself
     #[command(after_help = "Example:\n  tenantry map export map-2026-11-21")]
     Export {
-        /// The file; its mode is 0600
+        /// The file; its mode is 0600. Without it, or as -, standard output
         file: Option<PathBuf>,
     },
     /// Make the catalog what an exported file says; refused as a whole where the servers' registries do not agree
@@ -132,7 +132,10 @@ pub(crate) async fn run(args: MapArgs) -> anyhow::Result<()> {
             texts.sources.without_users = without_users;
             change(&worker, "rebuild", &texts, (apply, format)).await
         }
-        MapCommand::Export { file } => export(&worker, file.as_deref(), format).await,
+        MapCommand::Export { file } => {
+            let file = file.filter(|file| file.as_os_str() != "-");
+            export(&worker, file.as_deref(), format).await
+        }
         MapCommand::Import { file, dry_run } => {
             change(&worker, "import", &Texts::read(None, Some(&file))?, (!dry_run, format)).await
         }

@@ -13,7 +13,7 @@ use crate::config::ControlConfig;
 use crate::doctor::Doctor;
 use crate::drain::Asides;
 use crate::error::{Error, Result};
-use crate::http::SignIn;
+use crate::http::{Requests, SignIn, Tls};
 use crate::live::Live;
 use crate::map::MapTools;
 use crate::metrics::Metrics;
@@ -61,8 +61,12 @@ pub(crate) struct Context {
     /// Who watches what goes on.
     pub(crate) live: Live,
     pub(crate) doctor: Doctor,
+    /// What the API speaks TLS with, if it does.
+    pub(crate) api_tls: Option<Arc<Tls>>,
     /// Who may use the API.
     pub(crate) sign_in: SignIn,
+    /// What requests to the API have in common.
+    pub(crate) requests: Requests,
 }
 
 impl Context {

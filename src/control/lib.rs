@@ -39,6 +39,7 @@ use prometheus::Registry;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use catalog::Role;
 pub use config::{ControlConfig, Secrets};
 use context::Context;
 pub use doctor::{Check, Diagnosis, Doctor, Finding, Severity};
@@ -46,6 +47,7 @@ pub use dump_place::DumpPlace;
 pub use error::{Error, Result};
 pub use map::{MapTools, Outcome};
 use metrics::Metrics;
+pub use moves::programs::major_of;
 
 /// How long a start waits for the catalog before it gives up.
 const CATALOG_START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -70,7 +72,7 @@ pub fn run(
 
 async fn serve(config: ControlConfig, secrets: Secrets, shutdown: Shutdown) -> Result<()> {
     config.validate().map_err(Error::Usage)?;
-    let tls = config.api_tls()?.map(Arc::new);
+    let api_tls = config.api_tls()?.map(Arc::new);
     let dumps = config.deleted_dump_dir.as_ref().map(provision::Dumps::at).transpose()?;
     let registry = Registry::new();
     let catalog = Catalog::new(&secrets.catalog_url, &registry)?;
@@ -108,7 +110,9 @@ async fn serve(config: ControlConfig, secrets: Secrets, shutdown: Shutdown) -> R
         live: live::Live::default(),
         term: watch::Sender::new(None),
         turns: turns::Turns::default(),
+        api_tls,
         sign_in: http::SignIn::new(secrets.token),
+        requests: http::Requests::default(),
     });
     let stop = CancellationToken::new();
     let leader = tokio::spawn(leader::lead(context.clone(), holder, stop.clone()));
@@ -123,7 +127,7 @@ async fn serve(config: ControlConfig, secrets: Secrets, shutdown: Shutdown) -> R
     let pace = tokio::spawn(moves::throttle::watch(context.clone(), stop.clone()));
     let drain = tokio::spawn(drain::keep(context.clone(), stop.clone()));
     let live = tokio::spawn(live::watch(context.clone(), stop.clone()));
-    let api = tokio::spawn(http::serve(listener, tls, context, stop.clone()));
+    let api = tokio::spawn(http::serve(listener, context.clone(), stop.clone()));
     tracing::info!("control plane serves");
     shutdown.await;
     stop.cancel();
@@ -133,6 +137,7 @@ async fn serve(config: ControlConfig, secrets: Secrets, shutdown: Shutdown) -> R
     {
         drop(tokio::time::timeout(Duration::from_secs(5), task).await);
     }
+    context.requests.settle().await;
     Ok(())
 }
 

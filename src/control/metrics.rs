@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use catalog::tls::CertificateEnds;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
@@ -37,6 +38,7 @@ pub(crate) struct Metrics {
     schema_skew: IntGauge,
     lanes: IntGaugeVec,
     targets: IntGaugeVec,
+    certificate_ends: CertificateEnds,
 }
 
 impl Metrics {
@@ -74,11 +76,7 @@ impl Metrics {
                 "Tenants near and over the size that their quota allows, at the last look.",
                 &["state"],
             )?,
-            stock: gauges(
-                "tenantry_control_stock",
-                "Prepared databases that wait for a tenant, by server.",
-                &["server"],
-            )?,
+            stock: stock()?,
             draining: draining()?,
             wal_retained: wal_retained()?,
             copy_rate: copy_rate()?,
@@ -111,6 +109,7 @@ impl Metrics {
                 "Tenants of the newest migration run, by how far they are.",
                 &["state"],
             )?,
+            certificate_ends: certificate_ends(&registry)?,
             registry,
         };
         metrics.register()?;
@@ -171,6 +170,15 @@ impl Metrics {
     }
 }
 
+fn certificate_ends(registry: &Registry) -> prometheus::Result<CertificateEnds> {
+    CertificateEnds::register("tenantry_control_certificate_expiry_timestamp_seconds", registry)
+}
+
+fn stock() -> prometheus::Result<IntGaugeVec> {
+    let help = "Prepared databases that wait for a tenant, by server.";
+    IntGaugeVec::new(Opts::new("tenantry_control_stock", help), &["server"])
+}
+
 fn draining() -> prometheus::Result<IntGaugeVec> {
     let help = "Tenants left on servers that drain, by server and by how they stand to that.";
     IntGaugeVec::new(Opts::new("tenantry_draining_tenants", help), &["server", "standing"])
@@ -186,12 +194,15 @@ fn copy_rate() -> prometheus::Result<IntGaugeVec> {
     IntGaugeVec::new(Opts::new("tenantry_copy_bytes_per_second_max", help), &["server"])
 }
 
-/// Keeps the figures that stand in the catalog up to date, until `stop`.
+/// Keeps the figures up to date that stand in the catalog or in certificates, until `stop`.
 pub(crate) async fn refresh(context: Arc<Context>, stop: CancellationToken) {
     loop {
         let refreshed = read(&context).await;
         context.metrics.catalog_up.set(i64::from(refreshed.is_ok()));
         context.metrics.leading.set(i64::from(context.term.borrow().is_some()));
+        let ends = &context.metrics.certificate_ends;
+        ends.set("clients", context.api_tls.as_ref().and_then(|tls| tls.end()));
+        ends.set("servers", context.config.server_tls().certificate_end());
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(REFRESH_INTERVAL) => {}

@@ -2,6 +2,7 @@
 
 pub(crate) mod local;
 
+use catalog::tls::CertificateEnds;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
@@ -38,6 +39,7 @@ pub(crate) struct Metrics {
     pub(crate) bytes_in: IntCounter,
     pub(crate) bytes_out: IntCounter,
     pub(crate) cancels: CancelMetrics,
+    pub(crate) certificate_ends: CertificateEnds,
 }
 
 /// Cancel requests.
@@ -189,6 +191,10 @@ impl Metrics {
             bytes_in: bytes.with_label_values(&["in"]),
             bytes_out: bytes.with_label_values(&["out"]),
             cancels: CancelMetrics::new(&make)?,
+            certificate_ends: CertificateEnds::register(
+                "tenantry_router_certificate_expiry_timestamp_seconds",
+                registry,
+            )?,
         })
     }
 

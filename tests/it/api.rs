@@ -1,12 +1,13 @@
 //! The API: who may do what, what is on record of it, and how long answers are.
 
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::tls::{Authority, Files};
-use crate::harness::{Fleet, Output, Sql as _, connect_url, trials, until};
+use crate::harness::{Fleet, Output, Sql as _, connect_url, signal, trials, until};
 
 trials! {
     shared each_role_may_what_it_is_for,
@@ -18,6 +19,7 @@ trials! {
     own the_api_speaks_tls_and_another_instance_says_who_leads,
     shared lists_come_in_pages,
     shared a_token_ends_when_it_is_revoked_or_expires,
+    shared tokens_that_are_tried_out_keep_nobody_waiting,
 }
 
 /// A client with a token.
@@ -168,6 +170,30 @@ async fn a_token_ends_when_it_is_revoked_or_expires(fleet: &Fleet) {
     assert_eq!(used.await, 1);
 }
 
+async fn tokens_that_are_tried_out_keep_nobody_waiting(fleet: &Fleet) {
+    const GUESSES: usize = 400;
+    let reads = async || {
+        let query = "tenantry_catalog_query_duration_seconds_count{query=\"token_holders\"}";
+        fleet.control_metrics().await.get(query)
+    };
+    let made = fleet.cli(&["token", "create", "token-first", "--role", "viewer"]).await.ok();
+    let first = Caller { fleet, token: made["token"].as_str().unwrap().to_owned() };
+    let before = reads().await;
+    let guesses = (0..GUESSES).map(|number| async move {
+        let guess = Caller { fleet, token: format!("tnt_{number:043}") };
+        guess.status(Method::GET, "/v1/tenants", None).await
+    });
+    let guesses = futures_util::future::join_all(guesses);
+    let (guesses, first) = tokio::join!(guesses, first.status(Method::GET, "/v1/tenants", None));
+    assert_eq!(first, 200);
+    assert!(guesses.iter().all(|status| *status == 401), "{guesses:?}");
+    let read = reads().await - before;
+    assert!(
+        read > 0.0 && read < GUESSES as f64 / 2.0,
+        "one read of the tokens is for all who wait for it: {read}"
+    );
+}
+
 async fn who_changed_what_is_on_record(fleet: &Fleet) {
     let operator = Caller::new(fleet, "audit-operator", "operator").await;
     let viewer = Caller::new(fleet, "audit-viewer", "viewer").await;
@@ -205,6 +231,23 @@ async fn who_changed_what_is_on_record(fleet: &Fleet) {
     assert!(!log.stdout.contains("a-secret"), "{}", log.stdout);
     assert_eq!(log.ok().as_array().unwrap().len(), 1);
     assert_eq!(fleet.cli(&["audit", "-n", "1"]).await.ok().as_array().unwrap().len(), 1);
+
+    // Who gets all verifiers of passwords is on record, too.
+    let admin = Caller::new(fleet, "audit-admin", "admin").await;
+    let away = [("TENANTRY_TOKEN", &*admin.token), ("TENANTRY_MAP_CONFIG", "")];
+    let exported = fleet.cli_in(&away, &["map", "export", "-"]).await.exits(0);
+    assert!(exported.stdout.contains("audited-user"), "by way of the API, and to standard output");
+    let log = fleet.cli(&["audit", "--who", "audit-admin"]).await.ok();
+    let seen: Vec<_> = log.as_array().unwrap().iter().map(seen).collect();
+    assert_eq!(seen, [("audit-admin".into(), "GET".into(), "/v1/map".into(), 200)]);
+
+    // Who is refused again and again fills neither a minute of the log, nor all of it.
+    for _ in 0..30 {
+        assert_eq!(viewer.status(Method::POST, "/v1/tenants/audited/resume", None).await, 403);
+    }
+    let log = fleet.cli(&["audit", "--who", "audit-viewer", "-n", "100"]).await.ok();
+    // They may be of two minutes.
+    assert!(log.as_array().unwrap().len() <= 20, "{log}");
 }
 
 async fn a_change_that_cannot_be_recorded_is_not_made(fleet: &Fleet) {
@@ -299,9 +342,15 @@ async fn a_change_with_a_key_is_made_once(fleet: &Fleet) {
     assert_eq!(made.as_array().unwrap().len(), 1, "{made}");
 
     let catalog = connect_url(fleet.variable("TENANTRY_CATALOG_URL"), "tenantry_catalog").await;
-    catalog.run("UPDATE idempotency_key SET status = NULL WHERE key = 'once-only'").await;
+    let taken_back = "UPDATE idempotency_key SET status = NULL, alive_at = now() WHERE key = 'once-only'";
+    catalog.run(taken_back).await;
     let under_way = ask("/v1/tenants", tenant.clone()).await;
     assert_eq!((under_way.0, &under_way.2["type"]), (409, &json!("urn:tenantry:problem:under-way")));
+    catalog
+        .run("UPDATE idempotency_key SET alive_at = now() - interval '1 minute' WHERE key = 'once-only'")
+        .await;
+    let ended = ask("/v1/tenants", tenant.clone()).await;
+    assert_eq!((ended.0, &ended.2["type"]), (409, &json!("urn:tenantry:problem:cut-short")));
     // Keys count for the token that they came with, and for a day.
     let other = Caller::new(fleet, "key-other", "operator").await;
     let theirs = other.request(Method::POST, "/v1/tenants", Some(tenant.clone()));
@@ -373,6 +422,16 @@ async fn the_api_speaks_tls_and_another_instance_says_who_leads(fleet: &mut Flee
     assert!(error.contains("certificate"), "nobody here knows the authority: {error}");
     ask(&format!("http://{}", second.address()), "", &["token", "whoami"]).await.error(5);
     ask(&secure, "/nowhere/ca.crt", &["token", "whoami"]).await.error(2);
+    let ends = metrics(&secure).await;
+    assert!(ends.contains(&format!("{{shown_to=\"clients\"}} {}\n", Authority::END_S)), "{ends}");
+
+    // Who connects and says nothing keeps nobody waiting: neither is there a queue, nor does it have to end first.
+    let connect = (0..70).map(|_| TcpStream::connect(second.address()));
+    let silent = futures_util::future::try_join_all(connect).await.unwrap();
+    ask(&secure, &ca, &["token", "whoami"]).await.ok();
+    let newest = silent.last().unwrap().try_read(&mut [0]).map_err(|error| error.kind());
+    assert_eq!(newest, Err(std::io::ErrorKind::WouldBlock), "it is still there");
+    drop(silent);
 
     // It does not lead: it reads, and says who has to be asked for the rest.
     ask(&secure, &ca, &["server", "list"]).await.ok();
@@ -388,4 +447,50 @@ async fn the_api_speaks_tls_and_another_instance_says_who_leads(fleet: &mut Flee
     })
     .await;
     ask(&secure, &ca, &["token", "whoami"]).await.error(5);
+    drop(second);
+    a_change_whose_client_left_is_awaited_at_the_end(fleet).await;
+}
+
+/// The metrics of an instance that speaks TLS.
+async fn metrics(secure: &str) -> String {
+    let client = Client::builder().no_proxy().danger_accept_invalid_certs(true).build().unwrap();
+    let answer = client.get(format!("{secure}/metrics")).send().await.unwrap();
+    let name = "tenantry_control_certificate_expiry_timestamp_seconds";
+    answer
+        .text()
+        .await
+        .unwrap()
+        .lines()
+        .filter(|line| line.contains(name))
+        .fold(String::new(), |all, line| all + line + "\n")
+}
+
+async fn a_change_whose_client_left_is_awaited_at_the_end(fleet: &Fleet) {
+    let url = fleet.variable("TENANTRY_CATALOG_URL");
+    let (catalog, other) =
+        (connect_url(url, "tenantry_catalog").await, connect_url(url, "tenantry_catalog").await);
+    other.run("BEGIN; LOCK TABLE router_user IN EXCLUSIVE MODE").await;
+    let admin = Caller { fleet, token: fleet.variable("TENANTRY_TOKEN").to_owned() };
+    let change = admin.request(Method::POST, "/v1/users", Some(json!({ "name": "left-behind" })));
+    let waits = async {
+        until("the change to wait", async || {
+            let waiting = "SELECT count(*) FROM pg_stat_activity
+                WHERE wait_event_type = 'Lock' AND query LIKE '%router_user%'";
+            (catalog.number(waiting).await > 0).then_some(())
+        })
+        .await;
+    };
+    tokio::select! {
+        answer = change.send() => panic!("it does not wait: {answer:?}"),
+        () = waits => {}
+    }
+    let control = fleet.process("control").unwrap();
+    signal(control, Signal::TERM);
+    let address = fleet.variable("TENANTRY_API").trim_start_matches("http://");
+    until("its port to be closed", async || TcpStream::connect(address).await.is_err().then_some(())).await;
+    other.run("COMMIT").await;
+    until("it to end", async || fleet.process("control").is_none_or(|new| new != control).then_some(()))
+        .await;
+    let status = "SELECT status::text FROM audit WHERE about = '{user left-behind}'";
+    assert_eq!(catalog.column(status).await, ["200"], "it was done, and noted");
 }

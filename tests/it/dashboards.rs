@@ -6,8 +6,9 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::harness::prometheus::{Prometheus, SETTINGS, promtool};
+use crate::harness::tls::{Authority, Files};
 use crate::harness::{Fleet, Router, Sql as _, connect, trials, until};
-use crate::migrations::Files;
+use crate::migrations;
 use crate::moves_reverse::with_config;
 
 trials! {
@@ -27,8 +28,17 @@ async fn rules_are_silent_and_fire_when_they_should() {
 
 async fn every_dashboard_and_every_alert_has_data(fleet: &mut Fleet) {
     let fleet = &*fleet;
-    with_config(fleet, SLOW_COPY).await;
-    let router = fleet.router(&["clients_per_tenant_max=1"]).await;
+    let (files, authority) = (Files::of(fleet, "dashboards"), Authority::new());
+    let shown = files.shown(&authority.issue("the-fleet", &["127.0.0.1"]));
+    let as_keys = shown.iter().filter_map(|setting| setting.split_once('='));
+    let as_keys = as_keys.map(|(key, file)| format!("server_{key} = \"{file}\"\n"));
+    // Servers here do no TLS, and are spoken to without.
+    with_config(
+        fleet,
+        &format!("{SLOW_COPY}\nserver_tls_mode = \"prefer\"\n{}", as_keys.collect::<String>()),
+    )
+    .await;
+    let router = fleet.router(&["clients_per_tenant_max=1", "tls_mode=prefer", &shown[0], &shown[1]]).await;
     let prometheus = Prometheus::start(fleet, &router);
     nothing_alarms_in_a_fleet_that_is_well(&prometheus).await;
     clients_come(fleet, &router).await;
@@ -52,7 +62,7 @@ async fn nothing_alarms_in_a_fleet_that_is_well(prometheus: &Prometheus) {
         let page = alert["annotations"]["runbook"].as_str().unwrap();
         assert!(Path::new(PROJECT).join(page).is_file(), "{name}: there is no {page}");
         assert!(["critical", "warning"].contains(&alert["labels"]["severity"].as_str().unwrap()), "{name}");
-        assert_eq!(tests.matches(&format!("alertname: {name}\n")).count(), 2, "{name}: silent, and fires");
+        assert!(tests.matches(&format!("alertname: {name}\n")).count() >= 2, "{name}: silent, and fires");
     }
     assert!(alerts.len() >= 15, "{alerts:?}");
 }
@@ -79,7 +89,7 @@ async fn a_migration_runs(fleet: &Fleet, prometheus: &Prometheus) {
     let mut client = fleet.connect("seen").await;
     let reading = client.transaction().await.unwrap();
     reading.batch_execute("SELECT FROM bulk LIMIT 1").await.unwrap();
-    let files = Files::new(&[("V1__mark.sql", "ALTER TABLE IF EXISTS bulk ADD mark int")]);
+    let files = migrations::Files::new(&[("V1__mark.sql", "ALTER TABLE IF EXISTS bulk ADD mark int")]);
     let run = async { fleet.cli(&["migrate", "run", "--dir", files.path()]).await.ok() };
     let seen = async {
         prometheus.sees("tenantry_migration_slots").await;

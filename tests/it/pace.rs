@@ -125,6 +125,13 @@ async fn nobody_is_cut_over_while_it_is_paused(fleet: &Fleet, ledger: &Ledger) {
         shown["waiting_for"].as_str().is_some_and(|what| what.contains("move resume")).then_some(())
     })
     .await;
+    until("it to be counted as paused, and not as running", async || {
+        let metrics = fleet.control_metrics().await;
+        let count =
+            |state: &str| metrics.get(&format!("tenantry_operations{{kind=\"move\",state=\"{state}\"}}"));
+        (count("paused") == 1.0 && count("running") == 0.0).then_some(())
+    })
+    .await;
     // What follows goes on following.
     let probe =
         client.query_one("INSERT INTO bulk SELECT max(n) + 1 FROM bulk RETURNING n", &[]).await.unwrap();

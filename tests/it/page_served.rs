@@ -46,14 +46,20 @@ async fn the_page_comes_with_strict_headers_and_needs_no_token(fleet: &Fleet) {
 }
 
 /// Server-sent events, one after the other.
-struct Events {
+pub(crate) struct Events {
     response: Response,
     text: String,
 }
 
 impl Events {
     async fn listen(fleet: &Fleet) -> Self {
-        let response = get(fleet, "/v1/events").await;
+        Self::listen_at(fleet, fleet.variable("TENANTRY_API")).await
+    }
+
+    /// At this instance of the fleet's.
+    pub(crate) async fn listen_at(fleet: &Fleet, api: &str) -> Self {
+        let asked = client().get(format!("{api}/v1/events")).bearer_auth(fleet.variable("TENANTRY_TOKEN"));
+        let response = asked.send().await.unwrap();
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         Self { response, text: String::new() }
     }
@@ -77,7 +83,7 @@ impl Events {
         }
     }
 
-    async fn find(&mut self, topic: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn find(&mut self, topic: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         loop {
             let (found, told) = self.next().await;
             if found == topic && is_it(&told) {
@@ -129,6 +135,7 @@ async fn a_tenants_history_and_whether_it_is_served_are_told(fleet: &Fleet) {
     let kinds: Vec<&str> =
         history.as_array().unwrap().iter().map(|one| one["kind"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["suspend", "create"]);
+    assert_eq!(history[1]["to"], "pg-1", "where it was made: {history}");
     assert_eq!(get(fleet, "/v1/tenants/page-nobody/history").await.status(), StatusCode::NOT_FOUND);
     let crowds = get(fleet, "/v1/crowds").await.json::<Value>().await.unwrap();
     let of_server = crowds.as_array().unwrap().iter().find(|crowd| crowd["server"] == "pg-1").unwrap();

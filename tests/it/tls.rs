@@ -262,6 +262,8 @@ async fn a_certificate_is_replaced_while_sessions_go_on(fleet: &Fleet) {
     until("the new one to be shown", async || Tls::new(&new, None).connect(&config).await.ok()).await;
     assert!(Tls::new(&old, None).connect(&config).await.is_err());
     client.run("SELECT 1").await;
+    let end = "tenantry_router_certificate_expiry_timestamp_seconds{shown_to=\"clients\"}";
+    assert_eq!(router.metrics().await.get(end), Authority::END_S as f64);
 }
 
 async fn the_host_that_a_client_asks_for_names_its_tenant(fleet: &Fleet) {

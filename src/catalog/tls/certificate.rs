@@ -67,6 +67,13 @@ pub fn is_valid_now(certificate: &[u8]) -> bool {
     })
 }
 
+/// When the first of a chain's certificates ends: from then on nobody believes any of it.
+#[must_use]
+pub fn first_end(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
+    let parsed = chain.iter().filter_map(|certificate| Certificate::from_der(certificate).ok());
+    parsed.map(|parsed| parsed.tbs_certificate().validity().not_after.to_system_time()).min()
+}
+
 /// Reads a file of certificates.
 ///
 /// # Errors

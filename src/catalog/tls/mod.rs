@@ -4,6 +4,7 @@
 //! [`TlsMode::Prefer`] a server that does TLS, and whose handshake fails, is not spoken to in the clear instead.
 
 pub mod certificate;
+mod ends;
 mod mode;
 mod url;
 mod verifier;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::SystemTime;
 
 use rustls::ClientConfig;
 use rustls::client::Resumption;
@@ -21,6 +23,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect};
 
+pub use ends::CertificateEnds;
 pub use mode::TlsMode;
 pub use url::without_tls;
 use verifier::Verifier;
@@ -87,6 +90,13 @@ impl TlsOptions {
             (None, Some(_)) => Err(format!("{cert}: is missing; certificate and key go together")),
             _ => Ok(()),
         }
+    }
+
+    /// When the certificate of one's own ends, by what is in its file now; none without one.
+    #[must_use]
+    pub fn certificate_end(&self) -> Option<SystemTime> {
+        let file = self.cert_file.as_ref().filter(|_| self.mode != TlsMode::Disable)?;
+        certificate::first_end(&certificate::read_certificates(self.keys[2], file).ok()?)
     }
 
     /// What makes connections secure.

@@ -143,7 +143,7 @@ mod tests {
         let wrong = judge(&seen, -2_000).wrong();
         assert_eq!(wrong.len(), 5, "{wrong:?}");
         assert!(
-            wrong.contains(&"Warning: its clock is 2.0 s behind this control plane's".to_owned()),
+            wrong.contains(&"Warning: its clock is 2 s behind this control plane's".to_owned()),
             "{wrong:?}"
         );
     }

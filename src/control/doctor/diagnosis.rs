@@ -1,6 +1,9 @@
 //! What was looked at, what is wrong, and what to do about it.
 
+use std::time::Duration;
+
 use serde::Serialize;
+use shard_map::duration::rough;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -123,16 +126,9 @@ impl Diagnosis {
     }
 }
 
-/// A time for people, by its largest unit.
+/// How long ago something was, for people.
 pub(super) fn age(ms: i64) -> String {
-    let (unit, name) = match ms.max(0) {
-        ms if ms < 10_000 => return format!("{:.1} s", f64::from(i32::try_from(ms).unwrap_or(0)) / 1_000.0),
-        ms if ms < 120_000 => (1_000, "s"),
-        ms if ms < 2 * 3_600_000 => (60_000, "min"),
-        ms if ms < 48 * 3_600_000 => (3_600_000, "h"),
-        _ => (86_400_000, "days"),
-    };
-    format!("{} {name}", ms / unit)
+    rough(Duration::from_millis(u64::try_from(ms).unwrap_or(0)))
 }
 
 /// A size for people.
@@ -166,10 +162,7 @@ mod tests {
 
     #[test]
     fn people_read_units() {
-        assert_eq!(
-            [900, 45_000, 600_000, 7_200_000, 200_000_000].map(age),
-            ["0.9 s", "45 s", "10 min", "2 h", "2 days"]
-        );
+        assert_eq!([-1, 900, 7_200_000].map(age), ["0 s", "0.9 s", "2 h"]);
         assert_eq!([5 << 10, 300 << 20, 40 << 30].map(size), ["5 kB", "300 MB", "40 GB"]);
         assert_eq!([1, 2].map(|n| count(n, "slot")), ["1 slot", "2 slots"]);
     }

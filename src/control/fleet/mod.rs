@@ -9,6 +9,7 @@ mod lanes;
 mod plan;
 pub(crate) mod run;
 mod script;
+mod shown;
 pub(crate) mod survey;
 pub(crate) mod tenant;
 mod throttle;
@@ -22,6 +23,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::server::Connection;
 use files::{Input, Migrations};
+pub(crate) use shown::shown;
 
 /// The newest migration that ran in a database.
 pub(crate) async fn newest_version(connection: &Connection) -> Result<Option<i32>> {

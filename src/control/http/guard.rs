@@ -31,8 +31,11 @@ pub(super) struct Gate {
 
 pub(super) async fn guard(State(gate): State<Gate>, request: Request, next: Next) -> Response {
     match gate.admit(request).await {
-        Ok(Admitted::Look(request)) => {
+        Ok(Admitted::Look(request, record)) => {
             let answer = next.run(request).await;
+            if let Some(record) = record {
+                record.end(&gate.context.catalog, answer.status(), &Value::Null, &gate.rule).await;
+            }
             with_leader(&gate.context, answer).await
         }
         Ok(Admitted::Change(request, notes)) => {
@@ -62,7 +65,8 @@ async fn with_leader(context: &Context, answer: Response) -> Response {
 
 /// What becomes of a request.
 enum Admitted {
-    Look(Request),
+    /// A look. Some are on record, too.
+    Look(Request, Option<Record>),
     Change(Request, Notes),
     /// It was served before.
     Known(Response),
@@ -78,11 +82,12 @@ impl Gate {
     /// Lets a request in, as its handler gets it.
     async fn admit(&self, mut request: Request) -> Result<Admitted, Refusal> {
         let Context { sign_in, catalog, .. } = &*self.context;
-        let Rule { reads, dry_run, needs, .. } = self.rule;
+        let Rule { reads, dry_run, needs, on_record, .. } = self.rule;
         let who = sign_in.who(catalog, request.headers(), reads).await?;
         if reads && who.role >= needs {
-            request.extensions_mut().insert(who);
-            return Ok(Admitted::Look(request));
+            request.extensions_mut().insert(who.clone());
+            let record = if on_record { Some(self.record_look(&mut request, &who).await?) } else { None };
+            return Ok(Admitted::Look(request, record));
         }
         let (mut head, body) = request.into_parts();
         let body = read(body).await?;
@@ -90,13 +95,15 @@ impl Gate {
         let said: Value = serde_json::from_slice(&body).unwrap_or_default();
         if dry_run && said.get("dry_run") == Some(&Value::Bool(true)) {
             head.extensions.insert(who);
-            return Ok(Admitted::Look(Request::from_parts(head, Body::from(body))));
+            return Ok(Admitted::Look(Request::from_parts(head, Body::from(body)), None));
         }
         let path = RawPathParams::from_request_parts(&mut head, &()).await.ok();
         let name = path.as_ref().and_then(|path| path.iter().next()).map(|(_, name)| name);
         let asked = record::Request { head: &head, name, body: &said, rule: &self.rule };
         if let Err(refusal) = may(&who, needs) {
-            if let Err(error) = Record::begin(catalog, &who, &asked, Some(refusal.status)).await {
+            if self.context.requests.has_room_for_refusal(&who.name)
+                && let Err(error) = Record::begin(catalog, &who, &asked, Some(refusal.status)).await
+            {
                 tracing::warn!(who = who.name, why = error.error, "a refusal is not on record");
             }
             return Err(refusal);
@@ -118,10 +125,25 @@ impl Gate {
         Ok(Admitted::Change(Request::from_parts(head, Body::from(body)), Notes { record, key }))
     }
 
+    /// Puts a look on record that shows what has to be accounted for.
+    async fn record_look(&self, request: &mut Request, who: &Who) -> Result<Record, Refusal> {
+        let (head, body) = std::mem::take(request).into_parts();
+        let asked = record::Request { head: &head, name: None, body: &Value::Null, rule: &self.rule };
+        let record = Record::begin(&self.context.catalog, who, &asked, None).await?;
+        *request = Request::from_parts(head, body);
+        Ok(record)
+    }
+
     /// Has a change made. It goes on to its end, and to its notes, if the client goes away.
     async fn run(self, request: Request, notes: Notes, next: Next) -> Response {
-        let work = tokio::spawn(async move {
-            let (head, body) = next.run(request).await.into_parts();
+        let changes = self.context.requests.changes.clone();
+        let work = changes.spawn(async move {
+            let served = next.run(request);
+            let (head, body) = match &notes.key {
+                Some(key) => key.alive_beside(&self.context.catalog, served).await,
+                None => served.await,
+            }
+            .into_parts();
             // It is in memory already: no handler of a change streams.
             let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
             let answer = serde_json::from_slice(&body).unwrap_or_default();

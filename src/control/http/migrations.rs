@@ -4,7 +4,6 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
-use catalog::{Operation, RunProgress, Target, TargetState};
 use serde_json::{Value, json};
 
 use super::Shared;
@@ -14,6 +13,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::fleet::examine::examine;
 use crate::fleet::files::Input;
+use crate::fleet::shown;
 use crate::fleet::survey::Look;
 use crate::fleet::waves;
 
@@ -82,31 +82,4 @@ async fn find(context: &Context, run: i64) -> Answer<Value> {
     };
     let progress = context.catalog.run_progress(run).await?;
     Ok(Json(shown(&operation, &progress, &context.catalog.run_troubles(run).await?)))
-}
-
-pub(crate) fn shown(operation: &Operation, progress: &RunProgress, troubles: &[Target]) -> Value {
-    let of = |state, key: &str| {
-        let there = troubles.iter().filter(|target| target.state == state);
-        there.map(|t| json!({ "tenant": t.tenant, key: t.error })).collect::<Vec<_>>()
-    };
-    let running = operation.state == "running";
-    let rate = progress.rate.filter(|rate| running && *rate > 0.0);
-    json!({
-        "id": operation.id, "state": operation.state, "step": operation.step,
-        "version": operation.data.get("version"), "trial": operation.data.get("trial"), "wave": progress.wave, "last_wave": progress.last_wave,
-        "total": progress.total, "done": progress.done, "failed": progress.failed, "pending": progress.pending,
-        "gone": progress.gone, "error": operation.error,
-        "rate": rate.map(|rate| (rate * 10.0).round() / 10.0),
-        "eta_s": rate.map(|rate| (progress.pending as f64 / rate).ceil()),
-        "servers": if running { servers(&operation.data) } else { json!({}) },
-        "failures": of(TargetState::Failed, "error"), "waiting": of(TargetState::Pending, "reason"),
-        "created_at": operation.created_at, "updated_at": operation.updated_at,
-    })
-}
-
-/// How fast the run goes at each server, and why not faster.
-fn servers(data: &Value) -> Value {
-    let lanes = data.as_object().into_iter().flatten();
-    let lanes = lanes.filter_map(|(key, lane)| Some((key.strip_prefix("lane:")?.to_owned(), lane.clone())));
-    Value::Object(lanes.collect())
 }

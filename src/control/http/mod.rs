@@ -17,6 +17,7 @@ mod page;
 mod paging;
 mod record;
 mod repeat;
+mod requests;
 mod routes;
 mod servers;
 mod sign_in;
@@ -39,8 +40,7 @@ use crate::context::Context;
 use answer::Refusal;
 pub(crate) use listener::Tls;
 use listener::TlsListener;
-pub(crate) use migrations::shown as shown_run;
-pub(crate) use move_requests::shown as shown_move;
+pub(crate) use requests::Requests;
 pub(crate) use sign_in::SignIn;
 
 /// Largest request: a directory of migrations.
@@ -50,12 +50,8 @@ const BODY_BYTES_MAX: usize = 16 << 20;
 pub(crate) type Shared = State<Arc<Context>>;
 
 /// Serves until `stop`.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    tls: Option<Arc<Tls>>,
-    context: Arc<Context>,
-    stop: CancellationToken,
-) {
+pub(crate) async fn serve(listener: TcpListener, context: Arc<Context>, stop: CancellationToken) {
+    let tls = context.api_tls.clone();
     let app = app(context).into_make_service_with_connect_info::<record::Peer>();
     let stopped = stop.clone().cancelled_owned();
     let outcome = match tls {

@@ -1,10 +1,12 @@
 //! Requests that come again: with `Idempotency-Key`, a change is made once, and who asks again gets the first answer.
 
+use std::pin::pin;
+
 use axum::body::Bytes;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use catalog::{Catalog, Keyed};
+use catalog::{Catalog, KEY_ALIVE_INTERVAL, Keyed};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
@@ -63,10 +65,33 @@ impl Key {
                 Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, error, "use a new key for each request"))
             }
             Keyed::UnderWay => {
-                let error =
-                    "a request with this Idempotency-Key is under way, or was when its instance ended";
-                let hint = "ask again; if it stays so, look what became of it: tenantry audit";
+                let error = "a request with this Idempotency-Key is under way";
+                let hint = "ask again in a moment, to be told what came of it";
                 Err(Refusal { kind: UNDER_WAY, ..Refusal::new(StatusCode::CONFLICT, error, hint) })
+            }
+            Keyed::CutShort => {
+                let error =
+                    "the instance that served a request with this Idempotency-Key ended in the middle";
+                let hint = "look what became of it: tenantry audit; then ask with another key, if need be";
+                Err(Refusal { kind: CUT_SHORT, ..Refusal::new(StatusCode::CONFLICT, error, hint) })
+            }
+        }
+    }
+
+    /// Says now and then that the request is still being served, until it has been.
+    pub(super) async fn alive_beside<T>(&self, catalog: &Catalog, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            let pulse = async {
+                tokio::time::sleep(KEY_ALIVE_INTERVAL).await;
+                catalog.keep_key_alive(self.parts()).await
+            };
+            let said = tokio::select! {
+                done = &mut work => return done,
+                said = pulse => said,
+            };
+            if let Err(error) = said {
+                tracing::warn!(%error, "who asks again can't be told that the request is still under way");
             }
         }
     }
@@ -90,7 +115,9 @@ impl Key {
 }
 
 /// The type of the problem that a request with the same key is under way.
-pub(super) const UNDER_WAY: &str = "urn:tenantry:problem:under-way";
+const UNDER_WAY: &str = "urn:tenantry:problem:under-way";
+/// The type of the problem that a request with the same key was never finished.
+const CUT_SHORT: &str = "urn:tenantry:problem:cut-short";
 
 /// The first answer once more.
 fn again(status: u16, answer: Option<String>) -> Response {

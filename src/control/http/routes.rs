@@ -35,6 +35,8 @@ pub(super) struct Rule {
     pub(super) dry_run: bool,
     /// Whether it changes nothing.
     pub(super) reads: bool,
+    /// Whether it is on record although it changes nothing.
+    pub(super) on_record: bool,
     /// Whether its answer may have a secret.
     pub(super) tells_secret: bool,
     /// What it is about: one of these.
@@ -69,8 +71,15 @@ impl Route {
         handler: Methods,
     ) -> Self {
         let kind = path.split('/').nth(1).unwrap_or_default().trim_end_matches('s');
-        let rule =
-            Rule { needs, dry_run: false, reads: needs == Viewer, tells_secret: false, kind, names: &[] };
+        let rule = Rule {
+            needs,
+            dry_run: false,
+            reads: needs == Viewer,
+            on_record: false,
+            tells_secret: false,
+            kind,
+            names: &[],
+        };
         let doc = Doc {
             method,
             summary,
@@ -124,6 +133,12 @@ impl Route {
     /// It changes nothing, whatever its method.
     fn reads(mut self) -> Self {
         self.rule.reads = true;
+        self
+    }
+
+    /// Who looked is on record.
+    fn on_record(mut self) -> Self {
+        self.rule.on_record = true;
         self
     }
 
@@ -343,7 +358,7 @@ fn of_the_map() -> Vec<Route> {
     vec![
         Route::get("/doctor", "What is wrong, and what to do about it", doctor::examine).gives("Diagnosis"),
         // It has the verifiers of users' passwords.
-        Route::get("/map", "The map as a file", map::export).of(Admin).gives("MapFile"),
+        Route::get("/map", "The map as a file", map::export).of(Admin).on_record().gives("MapFile"),
         Route::get("/map/check", "What the last look at the map found", map::check).gives("MapCheck"),
         Route::post("/map/verify", "Compare the map with all servers", map::verify)
             .of(Viewer)

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use shard_map::labels::Labels;
 use shard_map::placement::Wish;
 use shard_map::policy::Quota;
+use shard_map::selector::check_labels;
 use shard_map::{Selector, ServerClass, ServerName, TenantId, TenantState};
 
 use super::Shared;
@@ -23,6 +24,8 @@ use crate::{provision, quotas};
 
 /// Longest time for which a request waits for what it asked for.
 const WAIT_MAX: Duration = Duration::from_secs(30);
+/// Longest time for which a tenant may write although it is over its size: what stays longer is a quota.
+const WRITABLE_FOR_MAX: Duration = Duration::from_hours(7 * 24);
 /// How often it looks when nobody tells.
 const WAIT_POLL: Duration = Duration::from_millis(100);
 
@@ -101,13 +104,18 @@ pub(super) async fn set_quota(
     Body(set): Body<SetQuota>,
 ) -> Answer<Value> {
     let id: TenantId = parse(&id)?;
+    let writable_for = set.writable_for_ms.map(Duration::from_millis);
+    if writable_for.is_some_and(|time| time > WRITABLE_FOR_MAX) {
+        let most = WRITABLE_FOR_MAX.as_millis();
+        return Err(Refusal::usage(&format!("writable_for_ms: use {most} (7 days) or less")));
+    }
     if set.quota.is_empty() {
         context.catalog.tenant(&id).await?;
     } else {
         context.catalog.set_quota(&id, |before| merged(before, set.quota)).await?;
     }
-    if let Some(time) = set.writable_for_ms {
-        context.catalog.let_write(&id, Duration::from_millis(time)).await?;
+    if let Some(time) = writable_for {
+        context.catalog.let_write(&id, time).await?;
     }
     context.measure_nudge.notify_one();
     show(State(context), Path(id.to_string())).await
@@ -149,6 +157,7 @@ pub(super) async fn create(
     State(context): Shared,
     Body(create): Body<Create>,
 ) -> Result<(StatusCode, Json<Value>), Refusal> {
+    check_labels(&create.labels).map_err(|why| Refusal::usage(&why))?;
     make(&context, create, None).await
 }
 
@@ -159,6 +168,7 @@ pub(super) async fn clone(
     Body(mut create): Body<Create>,
 ) -> Result<(StatusCode, Json<Value>), Refusal> {
     let source: TenantId = parse(&source)?;
+    check_labels(&create.labels).map_err(|why| Refusal::usage(&why))?;
     if create.labels.is_empty() {
         create.labels = context.catalog.tenant(&source).await?.tenant.labels;
     }

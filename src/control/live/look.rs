@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::fleet::{self, Sights};
 use crate::context::Context;
 use crate::error::Result;
-use crate::http::{shown_move, shown_run};
+use crate::fleet::shown as shown_run;
+use crate::moves::shown as shown_move;
 
 /// How often the records are read.
 const RECORDS_INTERVAL: Duration = Duration::from_secs(1);

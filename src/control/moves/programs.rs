@@ -248,8 +248,10 @@ fn best_for(major: i32, mut versions: Vec<(i32, PathBuf)>) -> Option<PathBuf> {
     Some(versions.swap_remove(best).1)
 }
 
-/// `pg_dump (PostgreSQL) 15.14 (Debian …)` is 15; so is `18beta1` 18.
-fn major_of(version: &str) -> Option<i32> {
+/// The major version of a program of Postgres, by what it says itself: `pg_dump (PostgreSQL) 15.14 (Debian …)` is of 15, and
+/// `postgres (PostgreSQL) 18beta1` of 18.
+#[must_use]
+pub fn major_of(version: &str) -> Option<i32> {
     let number = version.split_once(") ")?.1;
     let digits = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
     number[..digits].parse().ok()
@@ -276,6 +278,8 @@ mod tests {
     fn their_versions_are_read() {
         assert_eq!(major_of("pg_dump (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)\n"), Some(15));
         assert_eq!(major_of("pg_restore (PostgreSQL) 18beta1\n"), Some(18));
-        assert_eq!(major_of("something else"), None);
+        for text in ["something else", "postgres (EnterpriseDB) x", ""] {
+            assert_eq!(major_of(text), None, "{text}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls::ServerConfig;
 use rustls::crypto::ring;
@@ -15,6 +16,8 @@ pub(crate) struct Clients {
     config: Arc<ServerConfig>,
     /// For channel binding, when the certificate allows it.
     pub(crate) end_point: Option<Box<[u8]>>,
+    /// When the certificate ends.
+    pub(super) end: Option<SystemTime>,
 }
 
 impl Clients {
@@ -28,7 +31,7 @@ impl Clients {
         }
         let chain = certificate::read_certificates("tls_cert_file", cert_file)?;
         let private = certificate::read_key("tls_key_file", key_file)?;
-        let end_point = certificate::end_point(&chain[0]);
+        let (end_point, end) = (certificate::end_point(&chain[0]), certificate::first_end(&chain));
         let failed = |key, file: &std::path::Path, why: String| TlsError { key, file: file.to_owned(), why };
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -55,7 +58,7 @@ impl Clients {
         // No driver resumes sessions with a server of Postgres, which does not offer it: nothing to keep or to send.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Some(Self { config: Arc::new(config), end_point }))
+        Ok(Some(Self { config: Arc::new(config), end_point, end }))
     }
 
     /// A session for one client.

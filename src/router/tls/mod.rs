@@ -132,14 +132,19 @@ impl Tls {
     }
 }
 
-/// Follows changes of the files.
+/// Follows changes of the files, and tells when the certificates in use end.
 pub(crate) async fn watch(shared: Arc<Shared>) {
     let mut look = tokio::time::interval(LOOK_INTERVAL);
     loop {
         look.tick().await;
         let shared = shared.clone();
         // A file may be on a file system that takes its time.
-        let renewed = tokio::task::spawn_blocking(move || shared.tls.renew(&shared.config));
+        let renewed = tokio::task::spawn_blocking(move || {
+            shared.tls.renew(&shared.config);
+            let ends = &shared.metrics.certificate_ends;
+            ends.set("clients", shared.tls.clients().and_then(|clients| clients.end));
+            ends.set("servers", shared.tls.servers().end);
+        });
         drop(renewed.await);
     }
 }

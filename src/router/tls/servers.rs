@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::BytesMut;
 use catalog::tls::TlsOptions;
@@ -22,6 +23,8 @@ const NO: u8 = b'N';
 pub(crate) struct Servers {
     mode: TlsMode,
     config: Option<Arc<ClientConfig>>,
+    /// When the certificate ends that servers are shown.
+    pub(super) end: Option<SystemTime>,
 }
 
 impl Servers {
@@ -34,7 +37,7 @@ impl Servers {
             key_file: config.server_tls_key_file.clone(),
             keys: TlsOptions::CONFIG_KEYS,
         };
-        Ok(Self { mode: options.mode, config: options.client_config()? })
+        Ok(Self { mode: options.mode, config: options.client_config()?, end: options.certificate_end() })
     }
 
     /// Whether a connection is tried with TLS, in the order of the attempts.

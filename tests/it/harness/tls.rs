@@ -22,6 +22,9 @@ pub(crate) struct Certificate {
 }
 
 impl Authority {
+    /// When all that it issues ends, in seconds since 1970: when the year 4096 begins, as rcgen has it.
+    pub(crate) const END_S: u64 = 67_090_118_400;
+
     pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -11,8 +11,15 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    // clap prints usage errors itself, and exits with 2.
-    match cli::run(cli::Cli::parse()) {
+    let outcome = match cli::Cli::try_parse() {
+        Ok(cli) => cli::run(cli),
+        Err(error) => match cli::usage::failure(&error) {
+            Some(failure) => Err(failure.into()),
+            // Help that was asked for.
+            None => error.exit(),
+        },
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let (status, text) = cli::failure::describe(&error);

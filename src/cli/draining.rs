@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use shard_map::duration::rough;
 
 use crate::cli::api::Api;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::moves::show::size;
 use crate::cli::output::{self, Columns, Format};
-use crate::cli::values;
 use crate::cli::wait::{self, Awaited, number, text};
 
 /// How often progress is asked for: of a large server, the answer is some work.
@@ -151,7 +151,9 @@ fn progress(drain: &Value) -> String {
         line.push_str(&format!(", {an_hour:.0} an hour ({bytes}/s)"));
     }
     match drain["eta_s"].as_u64() {
-        Some(seconds @ 1..) => line.push_str(&format!(", about {} to go", values::span(seconds))),
+        Some(seconds @ 1..) => {
+            line.push_str(&format!(", about {} to go", rough(Duration::from_secs(seconds))));
+        }
         _ if left == 0 && moving == 0 => line = "no tenant is left".to_owned(),
         _ => {}
     }

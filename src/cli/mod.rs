@@ -24,6 +24,7 @@ mod tenant;
 mod token;
 mod top;
 mod upgrade_plan;
+pub(crate) mod usage;
 mod user;
 mod values;
 mod wait;

@@ -148,7 +148,7 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
                 body["class"] = class.as_str().into();
             }
             if !add.labels.is_empty() {
-                body["labels"] = values::labels(&add.labels);
+                body["labels"] = values::labels(&add.labels)?;
             }
             if let Some(max_connections) = add.max_connections {
                 body["max_connections"] = max_connections.into();

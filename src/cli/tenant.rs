@@ -63,8 +63,8 @@ enum TenantCommand {
         /// connections, statement-timeout or size; without a value, its class's counts again
         #[arg(long = "quota", value_name = "KEY=VALUE", value_parser = values::quota)]
         quotas: Vec<(String, Value)>,
-        /// Let it write for so long although it is over its size: to delete what is not needed
-        #[arg(long, value_name = "TIME", value_parser = values::duration)]
+        /// Let it write for so long, up to 7d, although it is over its size: to delete what is not needed
+        #[arg(long, value_name = "TIME", value_parser = values::writable_for)]
         writable_for: Option<Duration>,
     },
     /// Refuse its clients until it is resumed; its data stays
@@ -126,7 +126,7 @@ struct Create {
     #[arg(long, value_enum)]
     class: Option<Class>,
     /// A label; may be given more than once. It goes to a server with the same label, if servers have one of its key
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = values::label)]
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = values::tenant_label)]
     labels: Vec<(String, String)>,
     /// A quota of its own: connections=50, statement-timeout=30s or size=10GB; may be given more than once
     #[arg(long = "quota", value_name = "KEY=VALUE", value_parser = values::quota)]
@@ -198,7 +198,7 @@ pub(crate) async fn run(args: TenantArgs) -> anyhow::Result<()> {
             Ok(output::object(format, &api.get(&["v1", "tenants", id.as_str()]).await?)?)
         }
         TenantCommand::Set { id, quotas, writable_for } => {
-            let mut body = json!({ "quota": values::object(&quotas) });
+            let mut body = json!({ "quota": values::object("--quota", quotas)? });
             if let Some(time) = writable_for {
                 body["writable_for_ms"] = values::milliseconds(time).into();
             }
@@ -229,7 +229,7 @@ pub(crate) async fn run(args: TenantArgs) -> anyhow::Result<()> {
 
 /// Makes a tenant by way of this resource.
 async fn run_create(api: &Api, format: Format, path: &[&str], create: &Create) -> anyhow::Result<()> {
-    let mut body = json!({ "id": create.id, "labels": values::labels(&create.labels) });
+    let mut body = json!({ "id": create.id, "labels": values::labels(&create.labels)? });
     if let Some(server) = &create.server {
         body["server"] = server.as_str().into();
     }
@@ -237,7 +237,7 @@ async fn run_create(api: &Api, format: Format, path: &[&str], create: &Create) -
         body["class"] = class.as_str().into();
     }
     if !create.quotas.is_empty() {
-        body["quota"] = values::object(&create.quotas);
+        body["quota"] = values::object("--quota", create.quotas.iter().cloned())?;
     }
     if create.dry_run {
         body["dry_run"] = true.into();

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{Args, Subcommand};
+use control::Role;
 use serde_json::json;
 
 use crate::cli::api::{Api, Connection};
@@ -27,7 +29,7 @@ enum TokenCommand {
         /// Whose it is: a person, or a program
         name: String,
         /// What it is good for
-        #[arg(long, value_enum)]
+        #[arg(long, value_parser = roles())]
         role: Role,
         /// For how long; without, until it is revoked
         #[arg(long, value_name = "DURATION", value_parser = values::duration)]
@@ -50,24 +52,10 @@ enum TokenCommand {
     Whoami,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Role {
-    /// Sees all, changes nothing
-    Viewer,
-    /// Makes, moves and migrates tenants, and empties servers
-    Operator,
-    /// Decides which servers, users and tokens there are, and sets the map right
-    Admin,
-}
-
-impl Role {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Viewer => "viewer",
-            Self::Operator => "operator",
-            Self::Admin => "admin",
-        }
-    }
+/// Roles with what they mean, as `--help` tells them.
+fn roles() -> impl TypedValueParser<Value = Role> {
+    let words = Role::ALL.map(|role| PossibleValue::new(role.as_str()).help(role.meaning()));
+    PossibleValuesParser::new(words).try_map(|word| word.parse::<Role>())
 }
 
 pub(crate) async fn run(args: TokenArgs) -> anyhow::Result<()> {

@@ -4,18 +4,11 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use crate::cli::failure::Failure;
+
 /// Reads `250ms`, `2s`, `5m`, `24h` or `7d`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     shard_map::duration::parse(text).map_err(|error| error.to_string())
-}
-
-/// A time for people.
-pub(crate) fn span(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        _ => format!("{} h", seconds / 3600),
-    }
 }
 
 /// Reads one `key=value`.
@@ -23,14 +16,39 @@ pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     shard_map::selector::parse_label(text).map_err(|error| error.to_string())
 }
 
-/// Labels as a JSON object.
-pub(crate) fn labels(pairs: &[(String, String)]) -> Value {
-    Value::Object(pairs.iter().map(|(k, v)| (k.clone(), Value::String(v.clone()))).collect::<Map<_, _>>())
+/// The same for a tenant.
+pub(crate) fn tenant_label(text: &str) -> Result<(String, String), String> {
+    let label = label(text)?;
+    shard_map::selector::check_labels(&[label.clone()].into())?;
+    Ok(label)
 }
 
-/// Keys and values as a JSON object.
-pub(crate) fn object(pairs: &[(String, Value)]) -> Value {
-    Value::Object(pairs.iter().cloned().collect())
+/// Labels as a JSON object.
+pub(crate) fn labels(pairs: &[(String, String)]) -> Result<Value, Failure> {
+    object("--label", pairs.iter().map(|(key, value)| (key.clone(), Value::String(value.clone()))))
+}
+
+/// Keys and values as a JSON object; each key once.
+pub(crate) fn object(flag: &str, pairs: impl IntoIterator<Item = (String, Value)>) -> Result<Value, Failure> {
+    let mut object = Map::new();
+    for (key, value) in pairs {
+        if object.contains_key(&key) {
+            return Err(Failure::usage(format!("{flag} {key} is given twice: which one is meant?")));
+        }
+        object.insert(key, value);
+    }
+    Ok(Value::Object(object))
+}
+
+/// Longest time for which a tenant may write although it is over its size.
+const WRITABLE_FOR_MAX: Duration = Duration::from_hours(7 * 24);
+
+/// Reads such a time.
+pub(crate) fn writable_for(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        time if time > WRITABLE_FOR_MAX => Err("use 7d or less; what stays longer is a quota".to_owned()),
+        time => Ok(time),
+    }
 }
 
 /// Reads one quota: `connections=50`, `statement-timeout=30s`, `size=10GB`. Without a value, the class's counts again.
@@ -81,6 +99,14 @@ pub(crate) fn waves(text: &str) -> Result<Waves, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_label_is_given_once_and_is_not_the_id() {
+        let pair = |key: &str| (key.to_owned(), "x".to_owned());
+        assert!(labels(&[pair("a"), pair("b")]).is_ok());
+        assert!(labels(&[pair("a"), pair("b"), pair("a")]).unwrap_err().message.contains("--label a"));
+        assert!(tenant_label("id=acme").is_err() && tenant_label("plan=gold").is_ok());
+    }
 
     #[test]
     fn waves_grow_to_all() {

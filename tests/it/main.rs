@@ -31,6 +31,7 @@ mod frameworks;
 #[cfg(feature = "failpoints")]
 mod frozen;
 mod hostile;
+mod instances;
 mod last_dumps;
 mod lifecycle;
 #[cfg(feature = "failpoints")]
@@ -117,6 +118,7 @@ fn main() -> std::process::ExitCode {
         corners::trials(),
         frameworks::trials(),
         hostile::trials(),
+        instances::trials(),
         cancels::trials(),
         copying::trials(),
         pooling::trials(),

@@ -1,10 +1,12 @@
 //! Two control planes that both believe they lead: the one with the lower term can change nothing, anywhere.
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
+use serde_json::json;
 
 use crate::harness::ledger::Ledger;
-use crate::harness::{Fleet, Sql as _, signal, trials, until};
+use crate::harness::{Fleet, SecondControl, Sql as _, signal, trials, until};
 use crate::map_damage::{catalog, found};
+use crate::page_served::Events;
 use crate::recovery::{ends_in_one_place, has_come_to, has_its_bulk, with_bulk};
 
 trials! {
@@ -54,6 +56,7 @@ async fn a_controller_that_wakes_up_in_the_middle_of_a_move_changes_nothing(flee
     let first = fleet.process("control").unwrap();
     let second = fleet.second_control();
     let catalog = catalog(fleet).await;
+    a_follower_tells_what_goes_on(fleet, &second).await;
     for (phase, to) in [("copy", "pg-3"), ("catch_up", "pg-1"), ("cutover", "pg-3")] {
         let led = catalog.number("SELECT term FROM lease").await;
         let id = fleet.cli(&["move", "start", "wanted", "--to", to]).await.ok()["id"].as_i64().unwrap();
@@ -91,8 +94,47 @@ async fn a_controller_that_wakes_up_in_the_middle_of_a_move_changes_nothing(flee
         );
         assert_eq!(before, after, "{phase}");
     }
+    the_command_line_finds_who_leads(fleet, first, &second).await;
     assert_eq!(found(fleet).await, Vec::<String>::new());
     assert!(ledger.errors().is_empty(), "a client saw {:?}", ledger.errors());
     ledger.reckon(fleet).await;
     has_its_bulk(fleet, "wanted").await;
+}
+
+/// Watchers of an instance that does not lead are told of the fleet, and of each move to its end.
+async fn a_follower_tells_what_goes_on(fleet: &Fleet, second: &SecondControl) {
+    let api = format!("http://{}", second.address());
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    until("the second one to serve", async || {
+        client.get(format!("{api}/healthz")).send().await.ok().filter(|answer| answer.status().is_success())
+    })
+    .await;
+    fleet.create("watched", &["--server", "pg-1"]).await;
+    let mut events = Events::listen_at(fleet, &api).await;
+    let seen = events.find("fleet", |fleet| fleet["servers"][0]["seen"]["version"].is_string()).await;
+    assert_eq!((&seen["leads"], &seen["instance"]), (&json!(false), &json!("control-2")), "{seen}");
+    assert!(seen["leader"].as_str().unwrap().starts_with("control-1/"), "{seen}");
+    let started = fleet.cli(&["move", "start", "watched", "--to", "pg-2"]).await.ok();
+    events.find("move", |told| told["id"] == started["id"] && told["state"] == "running").await;
+    events.find("move", |told| told["id"] == started["id"] && told["state"] == "switched").await;
+}
+
+/// Who knows both addresses does not have to know which of them leads, also when that one dies.
+async fn the_command_line_finds_who_leads(fleet: &Fleet, first: Pid, second: &SecondControl) {
+    let catalog = catalog(fleet).await;
+    let (one, other) = (fleet.variable("TENANTRY_API").to_owned(), format!("http://{}", second.address()));
+    let ask = async |api: &str, args: &[&str]| fleet.cli_in(&[("TENANTRY_API", api)], args).await;
+    let orders = ["server", "drain", "pg-2"];
+    for api in [format!("{one},{other}"), format!("{other},{one}")] {
+        ask(&api, &orders).await.ok();
+        ask(&api, &["server", "drain", "pg-2", "--undo"]).await.ok();
+    }
+    let does_second_lead =
+        catalog.column("SELECT holder FROM lease").await.remove(0).starts_with("control-2/");
+    let (leader, follower) = if does_second_lead { (&other, &one) } else { (&one, &other) };
+    ask(follower, &orders).await.error(5);
+    let _down = fleet.keep_parts_down();
+    signal(if does_second_lead { second.pid() } else { first }, Signal::KILL);
+    ask(&format!("{leader},{follower}"), &orders).await.ok();
+    ask(&format!("{leader},{follower}"), &["server", "drain", "pg-2", "--undo"]).await.ok();
 }

@@ -255,28 +255,14 @@ fn complete(bin: &Path, programs: &[&str]) -> Result<u32, String> {
     let output = Command::new(bin.join("postgres")).arg("--version").stdin(Stdio::null()).output();
     let output = output.map_err(|error| format!("postgres: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let major = major_of(&text).ok_or_else(|| "postgres --version is not understood".to_owned())?;
+    let major = control::major_of(&text).and_then(|major| u32::try_from(major).ok());
+    let major = major.ok_or_else(|| "postgres --version is not understood".to_owned())?;
     if major < MAJOR_MIN { Err(format!("Postgres {major} is too old")) } else { Ok(major) }
-}
-
-/// `postgres (PostgreSQL) 15.14 (Debian …)` is 15; so are `15beta1` and `15devel`.
-fn major_of(version: &str) -> Option<u32> {
-    let number = version.split_once(") ")?.1;
-    let digits = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
-    number[..digits].parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_are_read() {
-        assert_eq!(major_of("postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)\n"), Some(15));
-        assert_eq!(major_of("postgres (PostgreSQL) 18beta1\n"), Some(18));
-        assert_eq!(major_of("postgres (EnterpriseDB) x"), None);
-        assert_eq!(major_of(""), None);
-    }
 
     #[test]
     fn an_account_is_read_and_root_is_none() {

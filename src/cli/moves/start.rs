@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
+use shard_map::duration::rough;
 use shard_map::{ServerName, TenantId};
 
 use super::{judge, number_of, show, wait_until};
@@ -114,7 +115,7 @@ fn estimate(answer: &Value) -> String {
         show::size(number(answer, "bytes")),
         number(answer, "tables"),
         show::size(number(answer, "database_bytes")),
-        values::span(figure("seconds")),
+        rough(Duration::from_secs(figure("seconds"))),
     );
     let rate = show::size(figure("bytes_per_second"));
     line.push_str(&match figure("from_copies") {

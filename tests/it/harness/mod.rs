@@ -30,7 +30,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 pub(crate) use browser::Browser;
 pub(crate) use cli::{Output, PROGRAM, command, tenantry};
-pub(crate) use doubles::HandControl;
+pub(crate) use doubles::{HandControl, SecondControl};
 pub(crate) use fleet::{Fleet, NEWER, signal};
 pub(crate) use metrics::Metrics;
 pub(crate) use place::{Place, leftovers};

@@ -38,6 +38,12 @@ impl Place {
             && self.server.host == other.server.host
             && self.server.port == other.server.port
     }
+
+    /// Whether this is the same server at another address: the other one is not used any more.
+    pub(crate) fn has_left(&self, other: &Self) -> bool {
+        let at = |place: &Self| (place.server.host.clone(), place.server.port);
+        self.server.name == other.server.name && at(self) != at(other)
+    }
 }
 
 /// What it takes to cancel what a connection is running.

@@ -75,11 +75,18 @@ impl Session {
     }
 
     fn poll_server(&mut self, cx: &mut Context<'_>) -> bool {
+        let is_left_behind =
+            self.connection.as_ref().is_some_and(|connection| self.is_left_behind(connection));
         let Some(connection) = &mut self.connection else {
             return false;
         };
         let Worker { buffers, clock, .. } = &*self.tenant.worker;
         let mut progress = false;
+        if is_left_behind && !self.server_gone {
+            connection.side.output.clear();
+            self.server_gone = true;
+            return true;
+        }
         if !connection.side.output.is_empty() {
             self.stretch.leaves();
             match connection.side.poll_write(buffers, cx) {

@@ -33,7 +33,9 @@ impl Session {
             self.count_transaction(&connection);
             // A goodbye would be taken for the rest of a message that the client has not sent whole.
             connection.side.is_open_ended = self.side.pass > 0;
-            if matches!(over, Over::Goodbye) && (!self.expected.is_empty() || self.unsynced) {
+            if self.is_left_behind(&connection) {
+                self.tenant.discard(connection);
+            } else if matches!(over, Over::Goodbye) && (!self.expected.is_empty() || self.unsynced) {
                 // Whatever is complete is to be done, and nothing else: the goodbye goes on, behind it.
                 let flushed = connection.side.flush(&worker.buffers);
                 drop(limited(LAST_WORD_TIMEOUT, "the last requests", flushed).await);

@@ -91,6 +91,13 @@ impl Session {
             || connection.access != self.tenant.granted(self.access)
     }
 
+    /// Whether the server is at another address than the connection is to: a standby of it was promoted, and what is done at
+    /// the old one would be lost.
+    pub(super) fn is_left_behind(&self, connection: &ServerConnection) -> bool {
+        connection.generation != self.tenant.generation.get()
+            && self.tenant.place().is_some_and(|place| place.has_left(&connection.place))
+    }
+
     /// Whether nothing is under way on the connection, if there is one.
     pub(super) fn is_at_rest(&self) -> bool {
         let connection_at_rest = self.connection.as_ref().is_none_or(|connection| {

@@ -99,7 +99,8 @@ async fn connect(config: &Config, tls: &TlsOptions) -> std::result::Result<Conne
 }
 
 /// The same configuration for each of its hosts alone.
-fn each_host(config: &Config) -> Vec<Config> {
+#[must_use]
+pub fn each_host(config: &Config) -> Vec<Config> {
     let count = config.get_hosts().len().max(config.get_hostaddrs().len());
     let alone = |index| {
         let mut alone = Config::new();

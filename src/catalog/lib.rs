@@ -3,11 +3,13 @@
 //! It is an index, not the truth (each server's registry is): losing it stops changes, never traffic. Every query has
 //! a name and is timed under it. This package decides nothing; it reads and writes.
 
+mod addresses;
 mod api_tokens;
 mod audit;
 mod connect;
 mod draining;
 mod error;
+mod failovers;
 mod feed;
 mod health;
 mod holds;
@@ -36,10 +38,13 @@ pub mod tls;
 mod users;
 mod uses;
 
+pub use addresses::{AddressState, SeenAddress, ServerAddress};
 pub use api_tokens::{ApiToken, Role, TokenHolder};
 pub use audit::{Asked, AuditFilter, AuditRecord};
+pub use connect::each_host;
 pub use draining::{FailedMove, Leaving, MadeMove, SealedCopy, UnderWay};
 pub use error::{Error, Result};
+pub use failovers::Pointing;
 pub use feed::Feed;
 pub use health::{
     Health, HoldHealth, LeaseHealth, MoveState, OperationHealth, RouterHealth, RunHealth, Standby, Trying,

@@ -31,6 +31,8 @@ pub enum Kind {
     Migrate,
     /// Moves a tenant to another server.
     Move,
+    /// Points a server to its promoted standby.
+    Failover,
 }
 
 impl Kind {
@@ -47,6 +49,7 @@ impl Kind {
             Self::Rename => "rename",
             Self::Migrate => "migrate",
             Self::Move => "move",
+            Self::Failover => "failover",
         }
     }
 }
@@ -106,12 +109,13 @@ pub(crate) async fn insert_operation(
     const SQL: &str = "
         INSERT INTO operation (kind, tenant, state, step, input) VALUES ($1, $2, 'running', 'begin', $3) RETURNING id";
     let tenant_id = tenant.map(TenantId::as_str);
-    let kind = kind.as_str();
-    match limited("operation_insert", transaction.query_one(SQL, &[&kind, &tenant_id, input])).await {
+    let word = kind.as_str();
+    match limited("operation_insert", transaction.query_one(SQL, &[&word, &tenant_id, input])).await {
         Ok(row) => Ok(row.get(0)),
-        Err(e) if e.is_unique_violation() => Err(Error::Conflict(match tenant {
-            Some(tenant) => format!("another operation on tenant {tenant} is running"),
-            None => "another migration run is under way".to_owned(),
+        Err(e) if e.is_unique_violation() => Err(Error::Conflict(match (tenant, kind) {
+            (Some(tenant), _) => format!("another operation on tenant {tenant} is running"),
+            (None, Kind::Failover) => "another failover of the server is under way".to_owned(),
+            (None, _) => "another migration run is under way".to_owned(),
         })),
         Err(e) => Err(e),
     }

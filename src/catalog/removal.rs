@@ -148,7 +148,8 @@ async fn open_operations(
     const SQL: &str = "
         SELECT to_jsonb(o) FROM operation o
         WHERE state IN ('running', 'switched') AND kind <> 'migrate'
-            AND (tenant = ANY ($2) OR kind = 'move' AND $1 IN (input->>'from', input->>'to'))
+            AND (tenant = ANY ($2) OR kind = 'move' AND $1 IN (input->>'from', input->>'to')
+                OR kind = 'failover' AND input->>'server' = $1)
         ORDER BY id FOR UPDATE";
     let tenants: Vec<&str> = tenants.iter().map(TenantId::as_str).collect();
     let rows = limited("server_operations", transaction.query(SQL, &[&name.as_str(), &tenants])).await?;
@@ -257,7 +258,11 @@ async fn forget(transaction: &Transaction<'_>, name: &ServerName, tenants: &[Ten
     ] {
         limited("server_forget", transaction.execute(sql, &[&ids])).await?;
     }
-    for sql in ["DELETE FROM server_use WHERE server = $1", "DELETE FROM server WHERE name = $1"] {
+    for sql in [
+        "DELETE FROM server_use WHERE server = $1",
+        "DELETE FROM server_address WHERE server = $1",
+        "DELETE FROM server WHERE name = $1",
+    ] {
         limited("server_forget", transaction.execute(sql, &[&name.as_str()])).await?;
     }
     Ok(())

@@ -93,26 +93,4 @@ impl Catalog {
         }
         Ok(())
     }
-
-    /// Gives a server, which must still be where `old` is, the address of `new`; nothing else of it changes.
-    ///
-    /// # Errors
-    /// [`Error::Conflict`] when it is elsewhere by now; [`Error::LeaseLost`] when `term` is not the leader's.
-    pub async fn point_server(&self, old: &Server, new: &Server, term: i64) -> Result<()> {
-        const QUERY: &str = "server_point";
-        const LEADS: &str = "SELECT FROM lease WHERE term = $1";
-        const SQL: &str = "
-            UPDATE server SET host = $4, port = $5 WHERE name = $1 AND host = $2 AND port = $3
-                AND EXISTS (SELECT FROM lease WHERE term = $6)";
-        let (name, old_port, new_port) = (old.name.as_str(), i32::from(old.port), i32::from(new.port));
-        let written =
-            self.execute(QUERY, SQL, &[&name, &old.host, &old_port, &new.host, &new_port, &term]).await?;
-        if written > 0 {
-            return Ok(());
-        }
-        match self.row(QUERY, LEADS, &[&term]).await? {
-            Some(_) => Err(Error::Conflict(format!("server {name} is not at {} any more", old.address()))),
-            None => Err(Error::LeaseLost),
-        }
-    }
 }

@@ -50,7 +50,7 @@ enum ServerCommand {
         name: ServerName,
     },
     /// Point it to its standby, which was promoted: all of its tenants are served there from then on. The old server, if it
-    /// still takes writes, is fenced
+    /// still takes writes, is fenced, and if it comes back later, too
     #[command(
         after_help = "Example:\n  tenantry server failover pg-1 --to postgres://db1-b:5432/postgres --dry-run"
     )]
@@ -106,7 +106,8 @@ struct Drain {
 struct Add {
     /// Its name in the shard map
     name: ServerName,
-    /// How the control plane reaches it as a superuser, once; better given in the environment, as it has a password
+    /// How the control plane reaches it as a superuser, once; better given in the environment, as it has a password. With several
+    /// hosts, it is where the one is that takes writes, and when another one is promoted, that is followed
     #[arg(long, env = "TENANTRY_SERVER_URL", hide_env_values = true)]
     url: String,
     /// What it is for [default: shared]

@@ -127,14 +127,16 @@ async fn serve(config: ControlConfig, secrets: Secrets, shutdown: Shutdown) -> R
     let pace = tokio::spawn(moves::throttle::watch(context.clone(), stop.clone()));
     let drain = tokio::spawn(drain::keep(context.clone(), stop.clone()));
     let live = tokio::spawn(live::watch(context.clone(), stop.clone()));
+    let addresses = tokio::spawn(failover::watch(context.clone(), stop.clone()));
     let api = tokio::spawn(http::serve(listener, context.clone(), stop.clone()));
     tracing::info!("control plane serves");
     shutdown.await;
     stop.cancel();
     // Each ends at its next look at `stop`; none of them fails but by a defect, which its own log line told.
-    for task in
-        [leader, reconciler, figures, map, locked_out, measure, stock, windows, wal, pace, drain, live, api]
-    {
+    for task in [
+        leader, reconciler, figures, map, locked_out, measure, stock, windows, wal, pace, drain, live,
+        addresses, api,
+    ] {
         drop(tokio::time::timeout(Duration::from_secs(5), task).await);
     }
     context.requests.settle().await;

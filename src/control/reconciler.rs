@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, Work, back_off};
 use crate::error::{Error, Result};
-use crate::{fleet, moves, provision};
+use crate::{failover, fleet, moves, provision};
 
 /// How often a pass is made when nobody nudges.
 const PASS_INTERVAL: Duration = Duration::from_millis(500);
@@ -172,6 +172,7 @@ async fn attempt(work: &Work) {
             Kind::Rename => provision::rename(work).await,
             Kind::Migrate => fleet::run::drive(work).await,
             Kind::Move => moves::drive(work).await,
+            Kind::Failover => failover::drive(work).await,
         };
         let Err(error) = outcome else { return };
         if error.must_stop() {
@@ -231,6 +232,8 @@ fn goes_on(kind: Kind, error: &Error, tries: u32) -> bool {
         Kind::Move => true,
         // They have no other end than done: given up in between, catalog and server would contradict each other.
         Kind::Suspend | Kind::Resume | Kind::Delete | Kind::Undelete => error.is_transient(),
+        // It says itself when the promoted server does not answer before anything is done.
+        Kind::Failover => error.is_transient(),
         Kind::Create | Kind::Clone | Kind::Rename | Kind::Migrate => {
             error.is_transient() && tries < TRIES_MAX
         }

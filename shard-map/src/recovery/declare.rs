@@ -67,6 +67,13 @@ fn armed(
     if registry.fleet.is_none() || registry.fleet != catalog.fleet {
         return Err("it belongs to another fleet".to_owned());
     }
+    if registry.term > catalog.term {
+        let (seen, at) = (registry.term, catalog.term);
+        return Err(format!(
+            "{} has seen term {seen}, and the catalog is at {at}: it was left by a failover, or the catalog is behind",
+            server.address()
+        ));
+    }
     if server.max_connections > registry.connections_max {
         let (given, most) = (server.max_connections, registry.connections_max);
         return Err(format!(

@@ -105,6 +105,7 @@ fn head(answer: &Value) -> Vec<String> {
     tell("waits for ", "waiting_for");
     tell("error: ", "error");
     tell("warning: ", "warning");
+    tell("", "failed_over");
     tell("can be turned round until ", "reversible_until");
     tell("asked for by ", "asked_by");
     if let Some(paused) = answer.get("paused").filter(|paused| paused.is_object()) {

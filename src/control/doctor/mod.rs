@@ -5,6 +5,7 @@
 //! Needs the catalog's URL and the master key, and no control plane that leads: the command line does the same by itself
 //! when there is none.
 
+mod addresses;
 mod catalog;
 mod diagnosis;
 mod map;
@@ -108,7 +109,8 @@ impl Doctor {
         let rows = self.remembered();
         let seen = self.look_at(&rows).await;
         if unreachable.is_some() {
-            let expected = Expected { fleet: None, term: None, moves: &BTreeMap::new(), moves_known: false };
+            let (moves, addresses) = (&BTreeMap::new(), &[]);
+            let expected = Expected { fleet: None, term: None, moves, moves_known: false, addresses };
             parts.extend(rows.iter().zip(&seen).map(|(row, seen)| servers::judge(row, seen, &expected)));
             return;
         }
@@ -161,7 +163,9 @@ impl Doctor {
         let now = if away { None } else { self.catalog.health().await.ok() };
         let term = health.and_then(term).max(now.as_ref().and_then(term));
         let fleet = identity.as_ref().map(|identity| identity.fleet.as_str());
-        let expected = Expected { fleet, term, moves: &moves, moves_known };
+        let addresses = if away { None } else { self.catalog.server_addresses().await.ok() };
+        let addresses = &addresses.unwrap_or_default();
+        let expected = Expected { fleet, term, moves: &moves, moves_known, addresses };
         rows.iter().zip(seen).map(|(row, seen)| servers::judge(row, seen, &expected)).collect()
     }
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use catalog::{MoveState, ServerRow};
+use catalog::{MoveState, ServerAddress, ServerRow};
 use shard_map::Server;
 
+use super::addresses;
 use super::catalog::judge_clock;
 use super::diagnosis::{Part, age, count, size};
 use crate::error::{Error, Result};
@@ -35,10 +36,13 @@ pub(super) struct Expected<'a> {
     pub(super) moves: &'a BTreeMap<i64, MoveState>,
     /// Whether the catalog could be asked about moves.
     pub(super) moves_known: bool,
+    /// What was seen where servers were, or may be.
+    pub(super) addresses: &'a [ServerAddress],
 }
 
 pub(super) fn judge(row: &ServerRow, seen: &Seen, expected: &Expected<'_>) -> Part {
     let mut part = Part::new("server", row.server.name.as_str());
+    addresses::judge(&mut part, row, expected.addresses);
     let (health, registry) = match seen {
         Ok(seen) => seen,
         Err(error) => {

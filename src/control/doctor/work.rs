@@ -62,6 +62,7 @@ fn name(operation: &OperationHealth) -> String {
     match (&operation.tenant, operation.kind) {
         (Some(tenant), Kind::Move) => format!("move {id} of tenant {tenant}"),
         (Some(tenant), _) => format!("operation {id} ({kind} of tenant {tenant})"),
+        (None, Kind::Failover) => format!("failover {id}"),
         (None, _) => format!("migration run {id}"),
     }
 }
@@ -70,6 +71,9 @@ fn remedy(operation: &OperationHealth) -> String {
     let id = operation.id;
     match (operation.kind, &operation.tenant) {
         (Kind::Move, _) => format!("tenantry move show {id}; before its cutover: tenantry move abort {id}"),
+        (Kind::Failover, _) => {
+            "tenantry server show says of which server; one to another address takes its place".to_owned()
+        }
         (Kind::Migrate, _) => format!("tenantry migrate status {id}; tenantry migrate abort {id}"),
         (_, Some(tenant)) => format!("tenantry tenant show {tenant}"),
         (_, None) => "the leader's log has more".to_owned(),

@@ -43,6 +43,10 @@ pub(super) async fn show(State(context): Shared, Path(name): Path<String>) -> An
     shown["version"] = json!(version);
     shown["wal_level"] = json!(wal_level);
     let drains = row.server.state == ServerState::Draining;
+    let mut addresses = context.catalog.server_addresses().await?;
+    addresses.retain(|address| address.server == row.server.name);
+    shown["addresses"] = json!(addresses);
+    shown["failovers"] = failover::history(&context, &row.server.name).await?;
     shown["drain"] =
         if drains { json!(drain::report(&context, &row.server.name).await?) } else { Value::Null };
     Ok(Json(shown))
@@ -70,10 +74,17 @@ pub(super) struct Add {
 pub(super) async fn add(State(context): Shared, Body(add): Body<Add>) -> Answer<catalog::ServerRow> {
     let name: ServerName = parse(&add.name)?;
     let config = configuration(&add.url)?;
-    let (host, port) = arm::address(&config)?;
+    let hosts = arm::addresses(&config)?;
     let term = context.leading_term()?;
     let known: Vec<Server> = context.catalog.servers().await?.into_iter().map(|row| row.server).collect();
     let before = known.iter().find(|server| server.name == name);
+    let (config, (host, port)) = failover::primary(&context.connector, &name, &config).await?;
+    if let Some(before) = before
+        && hosts.contains(&(before.host.clone(), before.port))
+        && (&before.host, before.port) != (&host, port)
+    {
+        return Err(promoted_meanwhile(before, &host, port).into());
+    }
     let mut server = Server {
         name,
         host,
@@ -101,7 +112,20 @@ pub(super) async fn add(State(context): Shared, Body(add): Body<Add>) -> Answer<
         return Err(Refusal::usage(&what));
     }
     context.catalog.put_server(&server, armed.system_identifier).await?;
+    context.catalog.put_members(&server.name, if hosts.len() > 1 { &hosts } else { &[] }).await?;
     Ok(Json(context.catalog.server(&server.name).await?))
+}
+
+/// Of the hosts that are named, it is another one that takes writes than the one that the map has.
+fn promoted_meanwhile(server: &Server, host: &str, port: u16) -> Error {
+    let name = &server.name;
+    Error::refused(
+        format!(
+            "server {name} is at {} in the map, and it is {host}:{port} that takes writes",
+            server.address()
+        ),
+        format!("tenantry server failover {name} --to postgres://{host}:{port}/postgres, then this again"),
+    )
 }
 
 /// How TLS is done is for the control plane's configuration to say, as for all connections to servers.
@@ -125,7 +149,7 @@ pub(super) async fn failover(
     State(context): Shared,
     Path(name): Path<String>,
     Body(asked): Body<Failover>,
-) -> Answer<failover::Outcome> {
+) -> Answer<Value> {
     let row = context.catalog.server(&parse::<ServerName>(&name)?).await?;
     let to = arm::address(&configuration(&asked.to)?)?;
     let Failover { dry_run, accept_differences, .. } = asked;

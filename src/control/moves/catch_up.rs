@@ -49,6 +49,9 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
                 .await?
                 .map(|pause| pause.told());
         }
+        if waiting_for.is_none() && is_failing_over(the_move).await? {
+            waiting_for = Some("the failover of one of its servers".to_owned());
+        }
         if waiting_for.is_none() {
             waiting_for = patience.wait(the_move, &source).await?;
         }
@@ -68,6 +71,12 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     }
     failpoint::reach("catch_close").await;
     check_fingerprint(the_move, &source).await
+}
+
+/// What would be decided at a server that is left just now, nobody could say afterwards.
+async fn is_failing_over(the_move: &Move<'_>) -> Result<bool> {
+    let servers = [&the_move.source.name, &the_move.target.name];
+    Ok(the_move.work.context.catalog.is_failing_over(&servers).await?)
 }
 
 /// The subscription, which stops at errors.

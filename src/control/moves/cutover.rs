@@ -53,6 +53,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<Event> {
         || operation.abort_requested
         || wal_watch::why_undone(&operation).is_some()
         || pause::now(&work.context.catalog, work.operation.id).await?.is_some()
+        || work.context.catalog.is_failing_over(&[&the_move.source.name, &the_move.target.name]).await?
     {
         // Taken back for whoever began it: whether a cutover may begin now is for the phase before to say.
         return Ok(Event::TakenBack);

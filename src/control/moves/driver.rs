@@ -261,6 +261,7 @@ pub(crate) async fn drive(work: &Work) -> Result<()> {
         }
         // A phase that is tried again is one entry of the journal.
         if begun.replace(phase) != Some(phase) {
+            the_move.look_servers_up().await;
             work.begin(phase.as_str(), &ended_well).await?;
         }
         let event = match attempt(&mut the_move, phase).await {

@@ -39,6 +39,7 @@ pub(crate) fn shown(operation: &Operation, steps: &[Step]) -> Value {
         ("asked_by", operation.input.get("asked_by").cloned().unwrap_or_default()),
         ("compared", compared(operation)),
         ("not_carried", data("not_carried")),
+        ("failed_over", data("failed_over")),
         ("tables_copied", counted("tables_copied")),
         ("tables_total", data("tables_total")),
     ] {

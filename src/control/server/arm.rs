@@ -22,18 +22,37 @@ pub(crate) const SETTINGS_MIN: [(&str, i32); 4] = [
 /// Connections that are left to superusers, the control plane and replication when a limit is proposed.
 pub(crate) const CONNECTIONS_RESERVED: i32 = 10;
 
+/// Of a URL that names none.
+const POSTGRES_PORT: u16 = 5432;
+
 /// Host and port of an operator's URL.
 ///
 /// # Errors
 /// [`Error::Usage`] when it is not a Postgres URL with one TCP host.
 pub(crate) fn address(config: &tokio_postgres::Config) -> Result<(String, u16)> {
-    match (config.get_hosts(), config.get_ports()) {
-        ([Host::Tcp(host)], [port]) => Ok((host.clone(), *port)),
-        ([Host::Tcp(host)], []) => Ok((host.clone(), 5432)),
+    match &addresses(config)?[..] {
+        [one] => Ok(one.clone()),
         _ => Err(Error::Usage(
             "url: name one host, as in postgres://postgres:secret@db-7.internal:5432/postgres".into(),
         )),
     }
+}
+
+/// Hosts and ports of an operator's URL, at least one.
+///
+/// # Errors
+/// [`Error::Usage`] when it is not a Postgres URL with TCP hosts.
+pub(crate) fn addresses(config: &tokio_postgres::Config) -> Result<Vec<(String, u16)>> {
+    let (hosts, ports) = (config.get_hosts(), config.get_ports());
+    let port = |index: usize| ports.get(index).or(ports.first()).copied().unwrap_or(POSTGRES_PORT);
+    let address = |(index, host): (usize, &Host)| match host {
+        Host::Tcp(host) => Some((host.clone(), port(index))),
+        Host::Unix(_) => None,
+    };
+    let addresses: Option<Vec<_>> = hosts.iter().enumerate().map(address).collect();
+    addresses.filter(|addresses| !addresses.is_empty()).ok_or_else(|| {
+        Error::Usage("url: name a host, as in postgres://postgres:secret@db-7.internal:5432/postgres".into())
+    })
 }
 
 /// What was found out about a server.

@@ -35,7 +35,7 @@ fn registry() -> RegistryHealth {
 }
 
 fn judged(health: Health, registry: RegistryHealth, moves: &BTreeMap<i64, MoveState>) -> Part {
-    let expected = Expected { fleet: Some("ours"), term: Some(4), moves, moves_known: true };
+    let expected = Expected { fleet: Some("ours"), term: Some(4), moves, moves_known: true, addresses: &[] };
     judge(&row(), &Ok((health, Ok(registry))), &expected)
 }
 
@@ -93,7 +93,8 @@ fn a_registry_of_another_fleet_a_higher_term_or_none_is_told() {
 fn a_server_that_does_not_answer_is_told_with_its_address() {
     let error =
         Error::ServerUnreachable { server: "pg-1".to_owned(), message: "connection refused".to_owned() };
-    let expected = Expected { fleet: None, term: None, moves: &BTreeMap::new(), moves_known: true };
+    let expected =
+        Expected { fleet: None, term: None, moves: &BTreeMap::new(), moves_known: true, addresses: &[] };
     let part = judge(&row(), &Err(error), &expected);
     assert_eq!(part.wrong(), ["Error: it can't be reached at db1:5432: connection refused"]);
     assert!(part.remedies()[0].contains("tenantry server add pg-1"));
@@ -167,7 +168,8 @@ fn what_clients_named_is_never_run_by_the_shell_that_a_remedy_is_pasted_into() {
 
 #[test]
 fn a_lost_registry_is_for_a_rebuild_to_make_anew() {
-    let expected = Expected { fleet: None, term: None, moves: &BTreeMap::new(), moves_known: true };
+    let expected =
+        Expected { fleet: None, term: None, moves: &BTreeMap::new(), moves_known: true, addresses: &[] };
     let unreadable = || Err(Error::Failed("relation \"tenant\" does not exist".to_owned()));
     let part = judge(&row(), &Ok((health(), unreadable())), &expected);
     assert!(part.remedies()[0].starts_with("tenantry map rebuild --apply"), "{:?}", part.remedies());

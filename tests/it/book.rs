@@ -8,6 +8,7 @@ use crate::harness::trials;
 trials! {
     plain every_link_leads_somewhere,
     plain every_page_is_in_the_book,
+    plain no_link_leaves_the_book,
 }
 
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
@@ -59,6 +60,20 @@ async fn every_link_leads_somewhere() {
         }
     }
     assert!(broken.is_empty(), "{broken:#?}");
+}
+
+/// mdBook copies nothing from outside of `docs`: such a link is dead in the book. What is there is named by its path.
+async fn no_link_leaves_the_book() {
+    let mut wrong = Vec::new();
+    for page in pages("docs") {
+        let leaving = links(&page).into_iter().filter(|link| link.starts_with("../"));
+        let text = prose(&page);
+        let named = text.split('`').skip(1).step_by(2).filter(|name| name.starts_with("ops/"));
+        let named = named.map(|name| name.split(' ').next().unwrap_or_default().to_owned());
+        let missing = named.filter(|name| !Path::new(PROJECT).join(name).exists());
+        wrong.extend(leaving.chain(missing).map(|name| format!("{}: {name}", page.display())));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 async fn every_page_is_in_the_book() {

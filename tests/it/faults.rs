@@ -555,7 +555,7 @@ const BEGIN: &str = "<!-- written by make faults -->";
 const END: &str = "<!-- end -->";
 
 fn rendered(table: &BTreeMap<Cell, String>) -> String {
-    let mut text = "\n| point |".to_owned();
+    let mut text = format!("\n{} of {} cells have run.\n\n| point |", table.len(), all().len());
     FAULTS.iter().for_each(|(_, words)| write!(text, " {words} |").unwrap());
     write!(text, "\n| --- |{}\n", " --- |".repeat(FAULTS.len())).unwrap();
     for (_, points) in POINTS {
@@ -621,4 +621,9 @@ async fn the_table_in_the_docs_has_the_points_of_the_code() {
         .filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned()))
         .collect();
     assert_eq!(rows, known, "make faults writes the table anew");
+    let table = table_in_the_docs();
+    assert!(
+        text.contains(&format!("{BEGIN}\n{}{END}", rendered(&table))),
+        "make faults writes how many have run"
+    );
 }

@@ -1,7 +1,9 @@
 //! The commands of every runbook work, in a fleet to which it happens.
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio_postgres::Config;
+use tokio_postgres::config::Host;
 
 use crate::cut_off::{give_server_back, lose_server};
 use crate::harness::runbook::{RUNBOOKS, Runbook, sections};
@@ -75,7 +77,10 @@ async fn a_server_is_down(fleet: &Fleet) {
 
 async fn the_catalog_is_down(fleet: &Fleet) {
     fleet.freeze_catalog(Signal::STOP);
-    let page = Runbook::open(fleet, "catalog-down", &[("TENANT", "acme")]).await;
+    let url: Config = fleet.variable("TENANTRY_CATALOG_URL").parse().unwrap();
+    let Host::Tcp(host) = &url.get_hosts()[0] else { panic!("a TCP host") };
+    let catalog = format!("{host}:{}", url.get_ports()[0]);
+    let page = Runbook::open(fleet, "catalog-down", &[("CATALOG", &catalog), ("TENANT", "acme")]).await;
     page.run(NOTICE).await;
     page.run(MEANING).await;
     fleet.freeze_catalog(Signal::CONT);
@@ -127,12 +132,15 @@ async fn a_server_is_too_busy(fleet: &Fleet) {
     let url = fleet.server_url("pg-3");
     // The new one.
     fleet.cli(&["server", "remove", "pg-3", "--yes"]).await.ok();
+    fleet.cli(&["tenant", "set", "acme", "--quota", "connections=7"]).await.ok();
     whole(
         fleet,
         "server-at-peak",
         &[("BUSY", "pg-1"), ("NEW", "pg-3"), ("NEW_URL", &url), ("TENANT", "acme")],
     )
     .await;
+    let quota = &fleet.tenant("acme").await["own_quota"];
+    assert_eq!(quota["connections"], json!(7), "it has the quota again that it had: {quota}");
 }
 
 /// Returns the number of the move that went through in the end.
@@ -172,8 +180,8 @@ async fn a_migration_halts(fleet: &Fleet) {
 }
 
 async fn keys_are_rotated(fleet: &Fleet) {
-    fleet.user("app", "acme", &[]).await;
-    fleet.cli(&["token", "create", "ann", "--role", "operator"]).await.ok();
+    fleet.user("app", "acme", &["--access", "readonly", "--pool-mode", "session"]).await;
+    fleet.cli(&["token", "create", "ann", "--role", "viewer"]).await.ok();
     let (files, authority) = (Files::of(fleet, "rotated"), Authority::new());
     let shown = files.shown(&authority.issue("127.0.0.1", &["127.0.0.1"]));
     let file = |key: &str| {
@@ -205,6 +213,18 @@ async fn keys_are_rotated(fleet: &Fleet) {
     for heading in [NOTICE, "A user's password", "A router's certificate", "A token of the API"] {
         page.run(heading).await;
     }
+    let has = async |what: &str, expected: Value| {
+        let listed = fleet.cli(&[what, "list"]).await.ok();
+        let is_it =
+            |entry: &Value| expected.as_object().unwrap().iter().all(|(key, value)| entry[key] == *value);
+        assert!(listed.as_array().unwrap().iter().any(is_it), "{expected} in {listed}");
+    };
+    has(
+        "user",
+        json!({ "name": "app-next", "tenants": "id=acme", "access": "readonly", "pool_mode": "session" }),
+    )
+    .await;
+    has("token", json!({ "name": "ann-next", "role": "viewer" })).await;
     drop(router);
     fleet.stop_in_order().await;
     let master_key = fleet.path().join("secrets/master_key");
@@ -222,11 +242,24 @@ async fn a_server_is_left_for_a_newer_version(fleet: &mut Fleet) {
         fleet.create(tenant, &["--server", "pg-1"]).await;
     }
     let url = fleet.server_url("pg-3");
-    whole(
-        fleet,
-        "postgres-upgrade",
-        &[("OLD", "pg-1"), ("NEW", "pg-3"), ("NEW_URL", &url), ("TENANT", "acme")],
-    )
-    .await;
+    let variables = [("OLD", "pg-1"), ("NEW", "pg-3"), ("NEW_URL", url.as_str()), ("TENANT", "acme")];
+    let page = Runbook::open(fleet, "postgres-upgrade", &variables).await;
+    for heading in [NOTICE, MEANING, DO] {
+        page.run(heading).await;
+    }
+    page.run_until_well(OVER).await;
+    let moves = fleet.cli(&["move", "list"]).await.ok();
+    let can_go_back = |shown: &Value| shown["state"] == "switched";
+    assert!(
+        moves.as_array().unwrap().iter().all(can_go_back),
+        "seeing that it is over ends no way back: {moves}"
+    );
+    page.run_until_well("When applications have worked there for the whole window").await;
+    page.done();
     assert_eq!(fleet.tenant("acme").await["server"], "pg-3");
+    assert_eq!(
+        fleet.cli(&["server", "show", "pg-3"]).await.ok()["class"],
+        "shared",
+        "the class of the old one"
+    );
 }

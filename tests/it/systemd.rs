@@ -37,7 +37,7 @@ async fn units_are_sound(fleet: &Fleet) {
         std::fs::write(&copy, text).unwrap();
         units.push(copy);
     }
-    assert_eq!(units.len(), 3);
+    assert_eq!(units.len(), 4);
     let verified =
         Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&units).output().unwrap();
     let said = String::from_utf8_lossy(&verified.stderr);

@@ -87,6 +87,10 @@ async fn all_tenants_of_a_server_are_served_by_its_promoted_standby(fleet: &mut 
     assert!(term(&fleet.server_url("pg-1")).await > term(standby.url()).await);
     let error = failover(&fleet.server_url("pg-1"), accept).await.error(4);
     assert!(error.contains("was not promoted after"), "{error}");
+    let refused = fleet.cli(&["server", "add", "pg-1", "--url", &fleet.server_url("pg-1")]).await;
+    assert!(refused.hint().contains("server failover pg-1"), "{}", refused.stderr);
+    let error = refused.error(4);
+    assert!(error.contains("before it failed over"), "{error}");
 
     // What is lost is named until somebody gives it up, and everything else goes on.
     let lost = found(fleet).await;

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
-use catalog::Removal;
+use catalog::{AddressState, Removal, ServerAddress};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shard_map::labels::Labels;
@@ -85,6 +85,9 @@ pub(super) async fn add(State(context): Shared, Body(add): Body<Add>) -> Answer<
     {
         return Err(promoted_meanwhile(before, &host, port).into());
     }
+    if before.is_some_and(|before| (&before.host, before.port) != (&host, port)) {
+        refuse_former(&context, &name, (&host, port)).await?;
+    }
     let mut server = Server {
         name,
         host,
@@ -114,6 +117,27 @@ pub(super) async fn add(State(context): Shared, Body(add): Body<Add>) -> Answer<
     context.catalog.put_server(&server, armed.system_identifier).await?;
     context.catalog.put_members(&server.name, if hosts.len() > 1 { &hosts } else { &[] }).await?;
     Ok(Json(context.catalog.server(&server.name).await?))
+}
+
+/// Where a server was before it failed over, it may be as it was then. Only a failover looks whether it was promoted since.
+async fn refuse_former(context: &Context, name: &ServerName, (host, port): (&str, u16)) -> Result<(), Error> {
+    let addresses = context.catalog.server_addresses().await?;
+    let is_left = |address: &ServerAddress| {
+        !address.is_member || matches!(address.state, AddressState::Closed | AddressState::Open)
+    };
+    let former = addresses.iter().find(|address| {
+        address.server == *name && (address.host.as_str(), address.port) == (host, port) && is_left(address)
+    });
+    if former.is_none() {
+        return Ok(());
+    }
+    Err(Error::refused(
+        format!("server {name} was at {host}:{port} before it failed over: what is there may be old"),
+        format!(
+            "make it a standby of the new one; to go back, promote it, then tenantry server failover {name} --to \
+             postgres://{host}:{port}/postgres"
+        ),
+    ))
 }
 
 /// Of the hosts that are named, it is another one that takes writes than the one that the map has.

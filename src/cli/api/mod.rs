@@ -86,6 +86,8 @@ impl Api {
         }
         let http = http
             .no_proxy()
+            // The token goes to the addresses that were given, and what is sent with it.
+            .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("tenantry/", env!("CARGO_PKG_VERSION")))
             .build()?;

@@ -9,7 +9,7 @@ use shard_map::Server;
 
 use super::close::{self, Became};
 use super::look::{self, Old, Standing};
-use super::{Address, Input, switching};
+use super::{Address, Input, refuse_if_taken, switching};
 use crate::context::{Work, back_off};
 use crate::error::{Error, Result};
 use crate::failpoint::reach;
@@ -171,7 +171,8 @@ impl Failover<'_> {
             let (server, at) = (&self.input.server, row.server.address());
             return Err(Error::Failed(format!("server {server} is at {at} by now")));
         }
-        let (registry, standing) = look::promoted(context, &row, &self.promoted).await?;
+        refuse_if_taken(context, &row.server, &self.promoted).await?;
+        let (registry, standing) = look::promoted(context, &row, (&self.promoted, self.work.term)).await?;
         // No controller of an earlier term changes anything there any more.
         registry::raise_term(&registry, self.work.term).await?;
         self.new = Some((registry, standing));
@@ -208,10 +209,15 @@ impl Failover<'_> {
 
     async fn close_old(&mut self) -> Result<()> {
         let context = &self.work.context;
-        self.has_closed = true;
         let old = context.server(&self.input.server).await?;
+        if !self.input.from.is_of(&old) {
+            return Err(Error::Failed(format!("server {} is at {} by now", old.name, old.address())));
+        }
+        self.has_closed = true;
         let (state, timeline, became) = match self.look_at_old().await? {
             Old::Primary(registry, standing) => {
+                // Whoever goes on knows then that it may be closed; who leads no more stops here.
+                self.work.remember(&json!({ "old_server": "it is being closed" })).await?;
                 let became = close::close(context, (&old, &registry), self.work.term).await?;
                 let state = if matches!(became, Became::Closed(_)) {
                     AddressState::Closed

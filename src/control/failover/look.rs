@@ -72,6 +72,14 @@ pub(super) async fn standing(registry: &Connection) -> Result<Standing> {
     })
 }
 
+/// Whether a server acknowledges what it is given to write: not as a standby, nor as a primary that waits for one that is gone.
+pub(super) async fn acknowledges(registry: &Connection) -> Result<bool> {
+    const SQL: &str = "
+        SELECT NOT pg_catalog.pg_is_in_recovery() AND (pg_catalog.current_setting('synchronous_standby_names') = ''
+            OR EXISTS (SELECT FROM pg_catalog.pg_stat_replication WHERE sync_state IN ('sync', 'quorum')))";
+    registry.value(SQL, &[]).await
+}
+
 /// Whether a session is one of this server's. Two addresses may lead to one server: names, and addresses that move.
 pub(super) async fn has(registry: &Connection, Session(process, began_us): Session) -> Result<bool> {
     const SQL: &str = "
@@ -80,11 +88,12 @@ pub(super) async fn has(registry: &Connection, Session(process, began_us): Sessi
     registry.value(SQL, &[&process, &began_us]).await
 }
 
-/// The promoted standby, as which a server is refused that is another cluster, or was not promoted.
+/// The promoted standby, as which a server is refused that is another cluster, or was not promoted, or was closed: that takes
+/// no change of a controller of this term.
 pub(super) async fn promoted(
     context: &Context,
     row: &ServerRow,
-    promoted: &Server,
+    (promoted, term): (&Server, i64),
 ) -> Result<(Connection, Standing)> {
     let (registry, standing) = at(context, promoted).await?;
     let (name, address) = (&row.server.name, promoted.address());
@@ -98,6 +107,15 @@ pub(super) async fn promoted(
         return Err(Error::refused(
             format!("the server at {address} is a standby"),
             "see that the old primary is down or fenced, promote it (SELECT pg_promote()), then say this again",
+        ));
+    }
+    const SEEN: &str = "SELECT coalesce(max(term), 0) FROM public.controller_term";
+    if registry.value::<i64>(SEEN, &[]).await? > term {
+        return Err(Error::refused(
+            format!(
+                "the server at {address}, or one that it was copied from, was closed as an old primary of server {name}"
+            ),
+            "make it a standby of the server's present primary first (pg_rewind or pg_basebackup), then promote it",
         ));
     }
     Ok((registry, standing))

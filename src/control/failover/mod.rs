@@ -82,12 +82,12 @@ impl std::fmt::Display for Address {
 
 /// Points a server to its promoted standby, and answers when that is done.
 pub(crate) async fn run(context: &Context, row: ServerRow, asked: Asked) -> Result<Value> {
-    context.leading_term()?;
+    let term = context.leading_term()?;
     let (host, port) = asked.to;
     let promoted = Server { host, port, ..row.server.clone() };
     refuse_if_taken(context, &row.server, &promoted).await?;
     // The session is kept meanwhile: by it, the server is known under other names.
-    let (_session, standing) = look::promoted(context, &row, &promoted).await?;
+    let (_session, standing) = look::promoted(context, &row, (&promoted, term)).await?;
     let at_old = look::old(context, &row, (&promoted, &standing)).await?;
     let input = plan(context, &row, &promoted).await?;
     if asked.dry_run {

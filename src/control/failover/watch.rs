@@ -2,7 +2,8 @@
 //! was; and where an operator said that it may be (`server add` with several hosts), its promotion is followed.
 //!
 //! Of two that take writes, the one whose timeline is lower is the older one: a promotion begins a timeline. What is not known
-//! to be newer is never followed, and nothing is ever pointed back.
+//! to be newer is never followed, nor is anything as long as the server of the map acknowledges writes, which would be lost; and
+//! nothing is ever pointed back.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -66,7 +67,14 @@ fn judge(address: &ServerAddress, there: &There, known: Option<i32>) -> Verdict 
         There::Standby => unless_member(AddressState::Standby, ""),
         There::Primary(timeline) => match known {
             Some(known) if *timeline < known => Verdict::Close(*timeline),
-            Some(known) if *timeline > known && address.is_member => Verdict::Follow(*timeline),
+            // One on which it was seen before is no new promotion: the server was left, and is back.
+            Some(known)
+                if *timeline > known
+                    && address.is_member
+                    && address.timeline.is_none_or(|seen| *timeline > seen) =>
+            {
+                Verdict::Follow(*timeline)
+            }
             Some(known) if *timeline > known => Verdict::Note(
                 AddressState::Rival,
                 format!("it was promoted since, to timeline {timeline} from {known}"),
@@ -168,6 +176,14 @@ async fn see<'a>(
         }
     }
     promoted.sort_by_key(|(timeline, _)| std::cmp::Reverse(*timeline));
+    let here = current.as_ref().filter(|(_, at)| at.system == row.system_identifier);
+    if let (Some((registry, _)), [(_, address), ..]) = (here, &promoted[..])
+        && look::acknowledges(registry).await?
+    {
+        let why = "it was promoted while the server of the map goes on taking writes, which would be lost";
+        rival(context, term, address, why).await?;
+        return Ok(None);
+    }
     match promoted[..] {
         [(first, _), (second, _), ..] if first == second => {
             for (timeline, address) in promoted.iter().filter(|(timeline, _)| *timeline == first) {
@@ -259,7 +275,7 @@ async fn rival(context: &Context, term: i64, address: &ServerAddress, why: &str)
 async fn follow(context: &Context, term: i64, row: &ServerRow, address: &ServerAddress) -> Result<()> {
     let name = &row.server.name;
     let promoted = Server { host: address.host.clone(), port: address.port, ..row.server.clone() };
-    let (_session, standing) = look::promoted(context, row, &promoted).await?;
+    let (_session, standing) = look::promoted(context, row, (&promoted, term)).await?;
     // Refused if it is not as it was a moment ago.
     look::old(context, row, (&promoted, &standing)).await?;
     let input = plan(context, row, &promoted).await?;

@@ -21,7 +21,7 @@ use crate::server::{Connection, database, ident, roles};
 /// A copy that is older was left by a controller that died.
 const COPY_AGE_MAX: Duration = Duration::from_secs(3600);
 /// Sessions of plain roles in it: one, and those that are just leaving.
-const SESSIONS_MAX: i32 = 5;
+const SESSIONS_MAX: i32 = 16;
 /// What who makes it may, beside what the tenant's roles may.
 const MAKER: &str = "NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION";
 /// There is nothing in it that takes time to build.

@@ -23,8 +23,9 @@ use toc::{Part, Rules};
 /// A commit that is on disk when it is answered, and all before it with it.
 const FLUSH: &str = "SELECT pg_catalog.pg_logical_emit_message(true, 'tenantry', 'restored')";
 
-/// Sessions of plain roles that the database takes meanwhile: two jobs, the one that leads them, and those just leaving.
-const SESSIONS_MAX: i32 = 8;
+/// Sessions that the database takes meanwhile. Before PostgreSQL 18 also superusers' count, and workers of autovacuum, which
+/// rows that were just loaded draw. No router leads there.
+const SESSIONS_MAX: i32 = 64;
 
 /// Where a schema is made.
 pub(crate) struct Place<'p> {

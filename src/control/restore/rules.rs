@@ -9,8 +9,9 @@ use shard_map::{Access, TenantId};
 /// Schemas in which a tenant's roles have something.
 pub(super) type Schemas = Vec<String>;
 
-/// Functions of untrusted languages, that promise not to leak, or that set what only superusers set; aggregates with an internal
-/// state; base types. Triggers that call, and foreign keys that refer to, what is not the tenant's and what none of its
+/// Functions of untrusted languages, that promise not to leak, or that set what only superusers set, or an extension's setting,
+/// which nobody else may before the extension is loaded, if nothing is worked out for them; aggregates with an internal state; base
+/// types. Triggers that call, and foreign keys that refer to, what is not the tenant's and what none of its
 /// roles may use so. Tables below one that is not the tenant's.
 const OPERATORS: &str = "
     WITH own AS MATERIALIZED (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = ANY ($1))
@@ -21,16 +22,20 @@ const OPERATORS: &str = "
             WHERE a.aggfnoid = p.oid AND 'pg_catalog.internal'::regtype IN (a.aggtranstype, a.aggmtranstype))
         ELSE NOT l.lanpltrusted OR p.proleakproof OR EXISTS (
             SELECT FROM unnest(p.proconfig) c (setting)
-            JOIN pg_catalog.pg_settings s ON s.name = split_part(c.setting, '=', 1) WHERE s.context = 'superuser') END
+            JOIN pg_catalog.pg_settings s ON s.name = split_part(c.setting, '=', 1) WHERE s.context = 'superuser')
+            OR p.pronargdefaults = 0 AND p.prosqlbody IS NULL AND EXISTS (
+                SELECT FROM unnest(p.proconfig) c (setting) WHERE split_part(c.setting, '=', 1) LIKE '%.%') END
     UNION ALL
     SELECT 'pg_catalog.pg_type'::regclass, t.oid FROM pg_catalog.pg_type t
     WHERE t.typowner IN (SELECT oid FROM own) AND (NOT t.typisdefined
         OR t.typtype = 'b' AND NOT EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.typarray = t.oid))
     UNION ALL
     SELECT 'pg_catalog.pg_trigger'::regclass, t.oid FROM pg_catalog.pg_trigger t
-    JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+    JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
     WHERE NOT t.tgisinternal AND p.proowner NOT IN (SELECT oid FROM own)
-        AND NOT EXISTS (SELECT FROM own WHERE has_function_privilege(own.oid, p.oid, 'EXECUTE'))
+        AND (NOT EXISTS (SELECT FROM own WHERE has_function_privilege(own.oid, p.oid, 'EXECUTE'))
+            OR n.nspowner NOT IN (SELECT oid FROM own)
+                AND NOT EXISTS (SELECT FROM own WHERE has_schema_privilege(own.oid, n.oid, 'USAGE')))
     UNION ALL
     SELECT 'pg_catalog.pg_constraint'::regclass, k.oid FROM pg_catalog.pg_constraint k
     JOIN pg_catalog.pg_class c ON c.oid = k.confrelid

@@ -9,14 +9,33 @@ use std::collections::HashSet;
 use shard_map::{Access, TenantId};
 
 /// Catalogs whose entries only a superuser can restore, or that have no owner: schemas, extensions, operator classes and
-/// families, languages, access methods, foreign data wrappers, event triggers, default rights, casts, transforms, text search
-/// parsers and templates, subscriptions. Of these Postgres works nothing out when they are made; a schema's are its rights alone.
-const OF_A_SUPERUSER: [u32; 14] =
-    [2615, 3079, 2616, 2753, 2612, 2601, 2328, EVENT_TRIGGERS, DEFAULT_RIGHTS, 2605, 3576, 3601, 3764, 6100];
+/// families, languages, access methods, foreign data wrappers, foreign servers and who is who there, event triggers, default
+/// rights, casts, transforms, text search parsers and templates, subscriptions, schemas in publications. Of these Postgres works
+/// nothing out when they are made; a schema's are its rights alone.
+const OF_A_SUPERUSER: [u32; 17] = [
+    2615,
+    3079,
+    2616,
+    2753,
+    2612,
+    2601,
+    2328,
+    1417,
+    1418,
+    EVENT_TRIGGERS,
+    DEFAULT_RIGHTS,
+    2605,
+    3576,
+    3601,
+    3764,
+    6100,
+    6237,
+];
 const EVENT_TRIGGERS: u32 = 3466;
 const DEFAULT_RIGHTS: u32 = 826;
-/// What entries of no catalog are that say something of another one. Nothing is worked out for these, and they go last.
-const REMARKS: [&str; 3] = ["ACL ", "COMMENT ", "SECURITY LABEL "];
+/// What entries of no catalog are that say something of another one. Nothing is worked out for these, and they go last: also whose
+/// column a sequence is of, since Postgres wants both to have one owner by then.
+const REMARKS: [&str; 4] = ["ACL ", "COMMENT ", "SECURITY LABEL ", "SEQUENCE OWNED BY "];
 /// Types that are not made yet, which only a superuser makes.
 const SHELL_TYPE: &str = "SHELL TYPE ";
 /// Rights in schemas: what is restored next may need them, and nothing else takes them away.
@@ -123,7 +142,8 @@ mod tests {
         let list = "; archive\n1; 2615 2200 SCHEMA - public acme__owner\n2; 0 0 ACL - SCHEMA public acme__owner\n\
             3; 3079 5 EXTENSION - citext \n4; 1259 6 TABLE public t acme__owner\n5; 0 0 COMMENT public TABLE t acme__owner\n\
             6; 0 0 ACL public TABLE t acme__owner\n7; 1259 8 TABLE public a acme__app\n8; 1259 9 TABLE public o postgres\n\
-            9; 0 0 ACL public TABLE o postgres\n10; 0 0 TABLE ATTACH public p acme__owner\n";
+            9; 0 0 ACL public TABLE o postgres\n10; 0 0 TABLE ATTACH public p acme__owner\n\
+            11; 0 0 SEQUENCE OWNED BY public t_id_seq acme__owner\n";
         let (owner, app) = (Some(Access::Owner), Some(Access::App));
         let found = cut(list);
         let expected: [(Option<Access>, &[&str]); 6] = [
@@ -132,7 +152,7 @@ mod tests {
             (app, &["7"]),
             (None, &["8", "9"]),
             (owner, &["10"]),
-            (None, &["5", "6"]),
+            (None, &["5", "6", "11"]),
         ];
         assert_eq!(
             found,

@@ -41,8 +41,8 @@ impl Place {
 
     /// Whether this is the same server at another address: the other one is not used any more.
     pub(crate) fn has_left(&self, other: &Self) -> bool {
-        let at = |place: &Self| (place.server.host.clone(), place.server.port);
-        self.server.name == other.server.name && at(self) != at(other)
+        self.server.name == other.server.name
+            && (self.server.port != other.server.port || self.server.host != other.server.host)
     }
 }
 

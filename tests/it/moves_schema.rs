@@ -255,15 +255,51 @@ async fn a_truncation_after_the_switch_is_not_taken_for_a_loss(fleet: &Fleet) {
     assert_eq!(client.number("SELECT count(*) FROM emptied").await, 1);
 }
 
+/// What an operator makes in a tenant's database stands between a table and its sequence, and in a schema of their own.
+async fn an_operator_helps(fleet: &Fleet, owner: &Client) {
+    owner.run("CREATE TABLE orders (id serial, n int)").await;
+    fleet
+        .direct("pg-1", "granted")
+        .await
+        .run(
+            "CREATE TABLE orders_audit (n int); CREATE SCHEMA audit;
+             CREATE FUNCTION audit.log() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+             CREATE TRIGGER logged BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION audit.log();
+             CREATE FUNCTION alike() RETURNS int LANGUAGE sql SET pg_trgm.similarity_threshold = 0.5 AS 'SELECT 1';
+             ALTER FUNCTION alike() OWNER TO granted__owner",
+        )
+        .await;
+}
+
+async fn what_an_operator_made_works(owner: &Client) {
+    owner.run("INSERT INTO orders (n) VALUES (1)").await;
+    assert_eq!(owner.number("SELECT id::bigint FROM orders").await, 1);
+    let triggers = "SELECT tgname::text FROM pg_trigger WHERE tgrelid = 'orders'::regclass";
+    assert_eq!(owner.column(triggers).await, ["logged"]);
+}
+
+/// To the others is open what was, and what the owner makes later.
+async fn still_shares(owner: &Client, (app, reader): (&Client, &Client)) {
+    assert_eq!(app.fails("DELETE FROM t").await, "42501");
+    app.run("UPDATE t SET open = 'p'").await;
+    assert_eq!(reader.column("SELECT open FROM t").await, ["p"]);
+    assert_eq!(reader.fails("SELECT closed FROM t").await, "42501");
+    owner.run("CREATE TABLE later (n int)").await;
+    app.run("INSERT INTO later VALUES (1)").await;
+    assert_eq!(reader.number("SELECT count(*) FROM later").await, 1);
+}
+
 async fn settings_and_grants_arrive(fleet: &Fleet) {
     fleet.create("granted", &["--server", "pg-1"]).await;
     let app = connect(&fleet.user("granted-app", "granted", &["--access", "app"]).await).await.unwrap();
     let reader = fleet.user("granted-reader", "granted", &["--access", "readonly"]).await;
     let reader = connect(&reader).await.unwrap();
     let owner = fleet.connect("granted").await;
-    owner.run("CREATE TABLE t (open text, closed text); INSERT INTO t VALUES ('o', 'c')").await;
-    owner.run("REVOKE ALL ON t FROM granted__readonly; GRANT SELECT (open) ON t TO granted__readonly").await;
-    owner.run("REVOKE DELETE ON t FROM granted__app").await;
+    let table = "
+        CREATE TABLE t (open text, closed text); INSERT INTO t VALUES ('o', 'c'); REVOKE DELETE ON t FROM granted__app;
+        REVOKE ALL ON t FROM granted__readonly; GRANT SELECT (open) ON t TO granted__readonly";
+    owner.run(table).await;
+    an_operator_helps(fleet, &owner).await;
     let server = fleet.direct("pg-1", "postgres").await;
     for setting in [
         "DATABASE granted SET work_mem = '5MB'",
@@ -292,6 +328,7 @@ async fn settings_and_grants_arrive(fleet: &Fleet) {
     let before = attributes(&server, "granted").await;
     let id = move_to(fleet, "granted", "pg-3").await["id"].as_i64().unwrap().to_string();
     assert_eq!(attributes(&target, "granted").await, before);
+    what_an_operator_made_works(&owner).await;
     // Sessions opened from now on are on the new server.
     let settings = fleet.direct("pg-3", "granted").await;
     assert_eq!(settings.column("SHOW work_mem").await, ["5MB"]);
@@ -299,14 +336,7 @@ async fn settings_and_grants_arrive(fleet: &Fleet) {
     assert_eq!(settings.column("SHOW myapp.note").await, ["it's \"quoted\""]);
     assert_eq!(app.column("SHOW statement_timeout").await, ["77s"]);
     assert_eq!(app.column("SHOW lock_timeout").await, ["33s"]);
-    assert_eq!(app.fails("DELETE FROM t").await, "42501");
-    app.run("UPDATE t SET open = 'p'").await;
-    assert_eq!(reader.column("SELECT open FROM t").await, ["p"]);
-    assert_eq!(reader.fails("SELECT closed FROM t").await, "42501");
-    // What the owner makes later is still open to the others.
-    owner.run("CREATE TABLE later (n int)").await;
-    app.run("INSERT INTO later VALUES (1)").await;
-    assert_eq!(reader.number("SELECT count(*) FROM later").await, 1);
+    still_shares(&owner, (&app, &reader)).await;
 
     // And what is changed since goes back, though nothing tells of it.
     fleet.cli(&["move", "complete", &id, "--wait"]).await.ok();

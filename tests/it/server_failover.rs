@@ -51,19 +51,11 @@ async fn all_tenants_of_a_server_are_served_by_its_promoted_standby(fleet: &mut 
     fleet.connect("kept").await.run("INSERT INTO t VALUES (0); DELETE FROM t WHERE n = 0").await;
 
     // What it never got is named before anything is done.
-    let url = fleet.server_url("pg-1");
-    let (login, place) = url.rsplit_once('@').unwrap();
-    let both = format!("{login}@{},{place}", address_of(standby.url()));
-    fleet.cli(&["server", "add", "pg-1", "--url", &both]).await.ok();
+    fleet.cli(&["server", "add", "pg-1", "--url", &both(fleet, standby.url())]).await.ok();
     standby.is_cut_off(&primary).await;
     fleet.create("late", &["--server", "pg-1"]).await;
     standby.promote().await;
-    // By itself it does not follow as long as the old one acknowledges writes.
-    until("it to be told", async || {
-        let told = fleet.cli(&["doctor"]).await.stdout;
-        told.contains("goes on taking writes").then_some(())
-    })
-    .await;
+    is_told_and_not_followed(fleet).await;
     let looked = failover(standby.url(), "--dry-run").await.ok();
     assert_eq!((&looked["applied"], &looked["tenants"]), (&json!(false), &json!(3)), "{looked}");
     let tenants: Vec<&Value> =
@@ -107,6 +99,15 @@ async fn all_tenants_of_a_server_are_served_by_its_promoted_standby(fleet: &mut 
     assert!(!lost.is_empty() && lost.iter().all(|finding| finding.contains("late")), "{lost:?}");
     move_to(fleet, "kept", "pg-2").await;
     assert_eq!(client.number("SELECT count(*) FROM t").await, 2);
+}
+
+/// As long as the old one acknowledges writes.
+async fn is_told_and_not_followed(fleet: &Fleet) {
+    until("it to be told", async || {
+        let told = fleet.cli(&["doctor"]).await.stdout;
+        told.contains("goes on taking writes").then_some(())
+    })
+    .await;
 }
 
 /// A failover is refused as long as a move is in its switch.
@@ -275,6 +276,13 @@ async fn an_old_primary_that_comes_back_in_the_middle_is_closed_as_soon_as_it_ca
     assert_eq!(found(fleet).await, Vec::<String>::new());
 }
 
+/// A URL of the server with its standby as another host.
+fn both(fleet: &Fleet, standby: &str) -> String {
+    let url = fleet.server_url("pg-1");
+    let (login, place) = url.rsplit_once('@').unwrap();
+    format!("{login}@{},{place}", address_of(standby))
+}
+
 fn address_of(url: &str) -> &str {
     url.rsplit_once('@').unwrap().1.split_once('/').unwrap().0
 }
@@ -320,10 +328,7 @@ async fn the_promotion_of_one_of_several_hosts_is_followed_and_its_moves_are_set
     let ledger = Ledger::start(fleet, "kept", 3).await;
     let standby = fleet.server_standby("pg-1").await;
     let first = shown(fleet).await.unwrap()["port"].clone();
-    let url = fleet.server_url("pg-1");
-    let (login, place) = url.rsplit_once('@').unwrap();
-    let both = format!("{login}@{},{place}", address_of(standby.url()));
-    let added = fleet.cli(&["server", "add", "pg-1", "--url", &both]).await.ok();
+    let added = fleet.cli(&["server", "add", "pg-1", "--url", &both(fleet, standby.url())]).await.ok();
     assert_eq!(added["port"], first, "the one that takes writes: {added}");
     standby.is_waited_for(&fleet.direct("pg-1", "postgres").await).await;
     let window = move_to(fleet, "gone", "pg-2").await["id"].as_i64().unwrap();

@@ -73,11 +73,11 @@ pub(super) async fn standing(registry: &Connection) -> Result<Standing> {
 }
 
 /// Whether a server acknowledges what it is given to write: not as a standby, nor as a primary that waits for one that is gone.
-pub(super) async fn acknowledges(registry: &Connection) -> Result<bool> {
+pub(super) async fn acknowledges(server: &Server, registry: &Connection) -> Result<bool> {
     const SQL: &str = "
         SELECT NOT pg_catalog.pg_is_in_recovery() AND (pg_catalog.current_setting('synchronous_standby_names') = ''
             OR EXISTS (SELECT FROM pg_catalog.pg_stat_replication WHERE sync_state IN ('sync', 'quorum')))";
-    registry.value(SQL, &[]).await
+    in_time(server, registry.value(SQL, &[])).await
 }
 
 /// Whether a session is one of this server's. Two addresses may lead to one server: names, and addresses that move.

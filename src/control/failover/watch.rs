@@ -178,7 +178,7 @@ async fn see<'a>(
     promoted.sort_by_key(|(timeline, _)| std::cmp::Reverse(*timeline));
     let here = current.as_ref().filter(|(_, at)| at.system == row.system_identifier);
     if let (Some((registry, _)), [(_, address), ..]) = (here, &promoted[..])
-        && look::acknowledges(registry).await?
+        && look::acknowledges(&row.server, registry).await?
     {
         let why = "it was promoted while the server of the map goes on taking writes, which would be lost";
         rival(context, term, address, why).await?;
@@ -325,6 +325,14 @@ mod tests {
             let follows = verdict == Verdict::Follow(timeline);
             assert_eq!(follows, is_member && known.is_some_and(|known| timeline > known), "{verdict:?}");
         }
+    }
+
+    #[test]
+    fn one_that_is_back_on_a_timeline_of_its_own_is_not_followed() {
+        let left = ServerAddress { timeline: Some(3), ..address(true, AddressState::Unseen) };
+        let judged = |timeline| judge(&left, &There::Primary(timeline), Some(2));
+        assert!(matches!(judged(3), Verdict::Note(AddressState::Rival, _)));
+        assert_eq!(judged(4), Verdict::Follow(4), "it was promoted since");
     }
 
     #[test]

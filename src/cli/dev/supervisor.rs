@@ -20,9 +20,9 @@ use super::host::Launch;
 /// First pause before a part is started again.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 /// Longest pause.
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// A part that ran this long starts with the first pause again.
-const STEADY: Duration = Duration::from_secs(30);
+const STEADY: Duration = Duration::from_secs(3);
 /// How long a signal is given when there is a hurry.
 const HURRIED: Duration = Duration::from_secs(1);
 /// How long a killed process may take to be gone.

@@ -15,7 +15,7 @@ use super::lock;
 use super::wait::until_blocking;
 
 /// Lines of each log that a failed test shows.
-const TAIL_LINES: usize = 12;
+const TAIL_LINES: usize = 30;
 
 /// Memory that all fleets of a run have enough with, and as much again for everything else.
 const ROOM_MIB: u64 = 12 << 10;

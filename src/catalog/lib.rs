@@ -69,4 +69,4 @@ pub use removal::{Removal, Removed};
 pub use routers::{Copying, InService, Report, Reporter, RouterRow};
 pub use servers::{Identity, ServerRow};
 pub use tenants::{TenantFilter, TenantRow};
-pub use uses::{ServerUse, SizeRow, TenantUse};
+pub use uses::{ServerUse, SizeRow, TenantUse, TenantUses};

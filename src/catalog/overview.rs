@@ -15,15 +15,16 @@ use crate::uses::ServerUse;
 /// Changes of the map that are looked through for one tenant's: a router further behind counts as without its last one.
 const CHANGES_SEARCHED_MAX: i64 = 10_000;
 
-/// A server's tenants, the largest first.
+/// A server's tenants.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Crowd {
     /// The server.
     pub server: ServerName,
     /// Tenants placed there.
     pub tenants: u32,
-    /// The largest of them: id, bytes (none until measured), state.
-    pub largest: Vec<(TenantId, Option<i64>, String)>,
+    /// The largest and the busiest of them: id, bytes (none until measured), state, sessions at work at once on average in
+    /// thousandths (none if there were none).
+    pub listed: Vec<(TenantId, Option<i64>, String, Option<i64>)>,
 }
 
 /// Something that was done to a tenant, or is.
@@ -134,10 +135,14 @@ impl Catalog {
         const SQL: &str = "
             SELECT jsonb_build_object('server', s.name,
                 'tenants', (SELECT count(*) FROM tenant t WHERE t.server = s.name),
-                'largest', (SELECT coalesce(jsonb_agg(jsonb_build_array(id, bytes, state)), '[]') FROM (
-                    SELECT t.id, u.bytes, t.state FROM tenant t LEFT JOIN tenant_use u ON u.tenant = t.id
-                    WHERE t.server = s.name ORDER BY u.bytes DESC NULLS LAST, t.id LIMIT $1) AS largest))
-            FROM server s ORDER BY s.name";
+                'listed', (SELECT coalesce(jsonb_agg(jsonb_build_array(id, bytes, state, active)), '[]') FROM (
+                    SELECT t.id, u.bytes, t.state, w.value::bigint AS active
+                    FROM tenant t LEFT JOIN tenant_use u ON u.tenant = t.id
+                        LEFT JOIN jsonb_each_text(v.tenants_active_milli) w ON w.key = t.id
+                    WHERE t.server = s.name
+                    ORDER BY least(row_number() OVER (ORDER BY u.bytes DESC NULLS LAST, t.id),
+                        row_number() OVER (ORDER BY w.value::bigint DESC NULLS LAST, t.id)), t.id LIMIT $1) AS listed))
+            FROM server s LEFT JOIN server_use v ON v.server = s.name ORDER BY s.name";
         self.json("overview_crowds", SQL, &[&per_server_max]).await
     }
 
@@ -192,7 +197,9 @@ impl Catalog {
     /// # Errors
     /// When the catalog can't be reached.
     pub async fn server_uses(&self) -> Result<BTreeMap<ServerName, ServerUse>> {
-        const SQL: &str = "SELECT jsonb_build_array(u.server, to_jsonb(u)) FROM server_use u";
+        const SQL: &str = "
+            SELECT jsonb_build_array(server, jsonb_build_object('bytes', bytes, 'active_sessions_milli', active_sessions_milli))
+            FROM server_use";
         Ok(self.json::<(ServerName, ServerUse)>("overview_uses", SQL, &[]).await?.into_iter().collect())
     }
 

@@ -156,7 +156,8 @@ impl Catalog {
 /// record, too.
 async fn is_made(client: &Object) -> std::result::Result<bool, tokio_postgres::Error> {
     const RECORD: &str = "
-        SELECT to_regclass('refinery_schema_history') IS NOT NULL AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('idempotency_key') AND attname = 'alive_at')";
+        SELECT to_regclass('refinery_schema_history') IS NOT NULL AND EXISTS (SELECT FROM pg_attribute
+            WHERE attrelid = to_regclass('server_use') AND attname = 'tenants_active_milli')";
     if !client.query_one(RECORD, &[]).await?.get::<_, bool>(0) {
         return Ok(false);
     }

@@ -20,6 +20,15 @@ pub struct ServerUse {
     pub active_sessions_milli: Option<i64>,
 }
 
+/// What was measured of a server's tenants.
+#[derive(Debug, Default)]
+pub struct TenantUses {
+    /// Bytes of those whose size was asked for.
+    pub bytes: BTreeMap<TenantId, i64>,
+    /// Sessions at work at once, on average since the look before, in thousandths: of those that had any.
+    pub active_sessions_milli: BTreeMap<TenantId, i64>,
+}
+
 /// What one tenant uses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantUse {
@@ -49,7 +58,7 @@ pub struct SizeRow {
 }
 
 impl Catalog {
-    /// Keeps what was measured at a server, and of its tenants in bytes. Without the leader's term it does nothing.
+    /// Keeps what was measured at a server, and of its tenants. Without the leader's term it does nothing.
     ///
     /// # Errors
     /// When the catalog can't be reached.
@@ -57,7 +66,7 @@ impl Catalog {
         &self,
         server: &ServerName,
         of_server: &ServerUse,
-        of_tenants: &BTreeMap<TenantId, i64>,
+        of_tenants: &TenantUses,
         term: i64,
     ) -> Result<()> {
         const SQL: &str = "
@@ -67,13 +76,15 @@ impl Catalog {
                 SELECT m.key, m.value::bigint FROM jsonb_each_text($4) m JOIN tenant t ON t.id = m.key, leader
                 WHERE t.server = $1
                 ON CONFLICT (tenant) DO UPDATE SET bytes = excluded.bytes, measured_at = now())
-            INSERT INTO server_use (server, bytes, active_sessions_milli)
-            SELECT $1, $2, $3 FROM leader
-            ON CONFLICT (server) DO UPDATE SET bytes = coalesce(excluded.bytes, server_use.bytes),
-                measured_at = now(), active_sessions_milli = excluded.active_sessions_milli";
-        let tenants = serde_json::json!(of_tenants);
+            INSERT INTO server_use (server, bytes, active_sessions_milli, tenants_active_milli)
+            SELECT $1, $2, $3, $6 FROM leader
+            ON CONFLICT (server) DO UPDATE SET bytes = coalesce(excluded.bytes, server_use.bytes), measured_at = now(),
+                active_sessions_milli = excluded.active_sessions_milli,
+                tenants_active_milli = excluded.tenants_active_milli";
+        let [sizes, active] =
+            [&of_tenants.bytes, &of_tenants.active_sessions_milli].map(|of| serde_json::json!(of));
         let params: Params<'_> =
-            &[&server.as_str(), &of_server.bytes, &of_server.active_sessions_milli, &tenants, &term];
+            &[&server.as_str(), &of_server.bytes, &of_server.active_sessions_milli, &sizes, &term, &active];
         self.execute("use_put", SQL, params).await.map(drop)
     }
 

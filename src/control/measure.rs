@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use catalog::ServerUse;
+use catalog::{ServerUse, TenantUses};
 use shard_map::{Server, ServerName, TenantId};
 use tokio_util::sync::CancellationToken;
 
@@ -33,8 +33,8 @@ const SERVER_TIMEOUT: Duration = Duration::from_secs(30);
 /// What is known of one server since this instance leads.
 #[derive(Default)]
 struct Known {
-    /// When, and how much active time there was then, in milliseconds.
-    active: Option<(Instant, f64)>,
+    /// When, and how much active time each database had then, in milliseconds.
+    active: Option<(Instant, HashMap<String, f64>)>,
     databases: HashMap<String, Size>,
 }
 
@@ -95,7 +95,7 @@ async fn pass(context: &Context, term: i64, known: &mut HashMap<ServerName, Know
             let put = context.catalog.put_use(&server.name, &seen.of_server, &seen.of_tenants, term).await;
             if put.is_err() {
                 // Nobody was told of these sizes: they are asked for again.
-                known.databases.retain(|name, _| !seen.of_tenants.contains_key(name.as_str()));
+                known.databases.retain(|name, _| !seen.of_tenants.bytes.contains_key(name.as_str()));
             }
             put?;
         }
@@ -108,8 +108,7 @@ async fn pass(context: &Context, term: i64, known: &mut HashMap<ServerName, Know
 struct Seen {
     answered: bool,
     of_server: ServerUse,
-    /// Databases that were measured now.
-    of_tenants: BTreeMap<TenantId, i64>,
+    of_tenants: TenantUses,
 }
 
 /// One server: what it bears, and how large those databases are that are measured now.
@@ -120,19 +119,39 @@ async fn look(context: &Context, server: &Server, known: &mut Known, seen: &mut 
         FROM pg_catalog.pg_stat_database WHERE datname IS NOT NULL";
     let now = Instant::now();
     let rows = registry.rows(ACTIVITY, &[]).await?;
-    let active: f64 = rows.iter().map(|row| row.get::<_, f64>(2)).sum();
+    let active: HashMap<String, f64> = rows.iter().map(|row| (row.get(0), row.get(2))).collect();
     seen.answered = true;
-    seen.of_server.active_sessions_milli = known.active.replace((now, active)).and_then(|(at, before)| {
-        let elapsed = now.duration_since(at).as_secs_f64();
-        // Milliseconds a second are thousandths. Less than before: the statistics were reset.
-        (elapsed > 0.0 && active >= before).then(|| ((active - before) / elapsed).round() as i64)
-    });
+    if let Some((at, before)) = &known.active {
+        let at_work = at_work(before, &active, now.duration_since(*at));
+        seen.of_server.active_sessions_milli = Some(at_work.values().sum::<f64>().round() as i64);
+        let of_tenants = at_work.iter().filter_map(|(name, milli)| {
+            let milli = milli.round() as i64;
+            TenantId::new(name).ok().filter(|_| milli > 0).map(|id| (id, milli))
+        });
+        seen.of_tenants.active_sessions_milli = of_tenants.collect();
+    }
+    known.active = Some((now, active));
     let written: HashMap<String, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     known.databases.retain(|name, _| written.contains_key(name));
-    sizes(&registry, known, (&written, now), &mut seen.of_tenants).await?;
+    sizes(&registry, known, (&written, now), &mut seen.of_tenants.bytes).await?;
     let is_whole = known.databases.len() == written.len();
     seen.of_server.bytes = is_whole.then(|| known.databases.values().map(|size| size.bytes).sum());
     Ok(())
+}
+
+/// Sessions at work at once in each database, on average since the look before, in thousandths.
+fn at_work<'a>(
+    before: &HashMap<String, f64>,
+    active: &'a HashMap<String, f64>,
+    elapsed: Duration,
+) -> BTreeMap<&'a str, f64> {
+    let of = |(name, now): (&'a String, &f64)| {
+        // Less than before: it was made anew, or its statistics were.
+        let since = before.get(name).filter(|before| *before <= now).copied().unwrap_or(0.0);
+        // Milliseconds a second are thousandths.
+        (name.as_str(), (now - since) / elapsed.as_secs_f64().max(0.001))
+    };
+    active.iter().map(of).collect()
 }
 
 /// Asks for sizes that are due; those that were measured longest ago, or never, first.
@@ -163,4 +182,18 @@ async fn sizes(
         tokio::time::sleep(PAUSE).await;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_that_was_made_anew_has_worked_since_then() {
+        let times = |times: [(&str, f64); 2]| times.map(|(name, ms)| (name.to_owned(), ms)).into();
+        let (before, now) =
+            (times([("acme", 9_000.0), ("gone", 500.0)]), times([("acme", 400.0), ("new", 1_000.0)]));
+        let at_work = at_work(&before, &now, Duration::from_secs(2));
+        assert_eq!(at_work, BTreeMap::from([("acme", 200.0), ("new", 500.0)]));
+    }
 }

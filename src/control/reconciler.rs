@@ -18,6 +18,8 @@ use crate::{failover, fleet, moves, provision};
 const PASS_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the catalog is rid of what nobody needs any more.
 const FORGET_INTERVAL: Duration = Duration::from_secs(600);
+/// Before an operation is looked at again whose server knows of a later leader.
+const LEFT_PAUSE: Duration = Duration::from_secs(5);
 /// Tries in a row of an operation that meets a server or catalog that does not answer and comes no further, before what it
 /// made is undone.
 const TRIES_MAX: u32 = 60;
@@ -176,7 +178,9 @@ async fn attempt(work: &Work) {
         };
         let Err(error) = outcome else { return };
         if error.must_stop() {
-            return left(id, &error);
+            left(id, &error);
+            // A server may know of a leader that the catalog does not: then this one goes on to lead, and would spin.
+            return tokio::time::sleep(LEFT_PAUSE).await;
         }
         match work.progress().await {
             // Its server was removed as lost.

@@ -47,7 +47,7 @@ async fn bench_through_moves(fleet: &Fleet, tenant: &str, mode: &str, moves: &[&
     let bench = async {
         while !over.get() {
             // As much as leaves the machine some time for the moves of the tests beside it.
-            let args = ["-n", "-c", "8", "-j", "1", "-T", "2", "-R", "300", "-M", mode];
+            let args = ["-n", "-c", "8", "-j", "1", "-T", "2", "-R", "100", "-M", mode];
             let output = pgbench(fleet, tenant, &args).await.exits(0);
             let figure = |name: &str| -> i64 {
                 let line = output.stdout.lines().find(|line| line.starts_with(name));

@@ -30,6 +30,7 @@ async fn an_operator_does_their_work_on_the_page(fleet: &mut Fleet) {
     sign_in(&browser, fleet).await;
     a_move_is_started_by_keyboard_and_watched(&browser, fleet).await;
     a_tenant_is_suspended_only_when_it_is_confirmed(&browser, fleet).await;
+    tenants_are_compared_by_what_is_chosen(&browser).await;
     every_view_is_readable_everywhere(&browser, fleet).await;
     a_viewer_sees_all_of_it_and_can_do_nothing(&browser, fleet).await;
     let complaints = browser.complaints().await;
@@ -151,6 +152,26 @@ async fn a_viewer_sees_all_of_it_and_can_do_nothing(browser: &Browser, fleet: &F
         let buttons = "return [...document.querySelectorAll('main button')].map((one) => one.textContent)";
         assert_eq!(browser.script(buttons, &[]).await, json!([]), "{view}");
     }
+}
+
+async fn tenants_are_compared_by_what_is_chosen(browser: &Browser) {
+    go(browser, "#/").await;
+    let told = async |word: &str| {
+        let labels =
+            "return [...document.querySelectorAll('.heat canvas')].map((one) => one.ariaLabel).join('; ')";
+        until(word, async || {
+            let labels = browser.script(labels, &[]).await;
+            labels.as_str().unwrap().contains(word).then_some(())
+        })
+        .await;
+    };
+    told("the largest is acme").await;
+    let choose = "const [by] = arguments; const select = document.querySelector('.section select');
+        select.value = by; select.dispatchEvent(new Event('change', { bubbles: true }));";
+    browser.script(choose, &[json!("load")]).await;
+    told("sessions at work").await;
+    browser.script(choose, &[json!("size")]).await;
+    told("the largest is acme").await;
 }
 
 async fn every_view_is_readable_everywhere(browser: &Browser, fleet: &Fleet) {

@@ -139,6 +139,6 @@ async fn a_tenants_history_and_whether_it_is_served_are_told(fleet: &Fleet) {
     assert_eq!(get(fleet, "/v1/tenants/page-nobody/history").await.status(), StatusCode::NOT_FOUND);
     let crowds = get(fleet, "/v1/crowds").await.json::<Value>().await.unwrap();
     let of_server = crowds.as_array().unwrap().iter().find(|crowd| crowd["server"] == "pg-1").unwrap();
-    let largest = of_server["largest"].as_array().unwrap();
-    assert!(largest.iter().any(|tenant| tenant[0] == "page-history"), "{crowds}");
+    let listed = of_server["listed"].as_array().unwrap();
+    assert!(listed.iter().any(|tenant| tenant[0] == "page-history"), "{crowds}");
 }

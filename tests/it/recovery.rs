@@ -9,7 +9,7 @@ use crate::harness::{Fleet, Sql as _, connect, connect_url, signal, trials, unti
 use crate::moves::databases;
 
 trials! {
-    own a_move_ends_well_although_its_control_plane_is_killed_in_every_phase,
+    own a_move_ends_well_although_its_control_plane_is_killed_in_the_middle,
     own a_move_starts_over_although_its_target_is_half_dropped,
     own a_fleet_that_is_killed_comes_back_and_ends_its_moves,
     own a_killed_router_is_started_again_and_clients_reconnect,
@@ -80,11 +80,12 @@ pub(crate) async fn ends_in_one_place(fleet: &Fleet, tenant: &str, id: i64) -> V
     ended
 }
 
-async fn a_move_ends_well_although_its_control_plane_is_killed_in_every_phase(fleet: &mut Fleet) {
+async fn a_move_ends_well_although_its_control_plane_is_killed_in_the_middle(fleet: &mut Fleet) {
     with_bulk(fleet, "hardy", "pg-1").await;
     let ledger = Ledger::start(fleet, "hardy", 4).await;
     let catalog = connect_url(fleet.variable("TENANTRY_CATALOG_URL"), "tenantry_catalog").await;
-    for phase in PHASES {
+    // Those that take time; what else a phase begins or ends with has a point at which it dies.
+    for phase in ["copy", "catch_up", "cutover"] {
         let id = start_move(fleet, "hardy").await;
         has_come_to(&catalog, id, phase).await;
         let killed = fleet.process("control");

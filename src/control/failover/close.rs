@@ -71,28 +71,43 @@ async fn try_close(
     (server, registry): (&Server, &Connection),
     term: i64,
 ) -> Result<(usize, Vec<Error>)> {
-    let term = term + TERMS_AHEAD;
     // Nor is a standby waited for, which may be the promoted one: such a wait has no limit.
     let limits = format!("SET statement_timeout = {}; {NO_STANDBY}", STATEMENT_TIMEOUT.as_millis());
     registry.run(&limits).await?;
     registry.rows(END_WAITING, &[]).await?;
+    refuse_if_led_by_another(registry, term).await?;
+    let term = term + TERMS_AHEAD;
     registry::raise_term(registry, term).await?;
+    // What an earlier try has closed is not closed again: thousands may take more than one.
     const THERE: &str = "
-        SELECT t.database FROM public.tenant t JOIN pg_catalog.pg_database d ON d.datname = t.database
+        SELECT t.database, d.datconnlimit <> 0, EXISTS (SELECT FROM pg_catalog.pg_subscription s
+            WHERE s.subdbid = d.oid AND s.subenabled AND s.subname LIKE 'tenantry\\_%')
+        FROM public.tenant t JOIN pg_catalog.pg_database d ON d.datname = t.database
         WHERE d.datconnlimit <> -2";
     let rows = registry.rows(THERE, &[]).await?;
     let databases: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+    let that = |column: usize| {
+        let databases = databases.iter().zip(&rows);
+        databases.filter(move |(_, row)| row.get(column)).map(|(database, _)| *database)
+    };
     let mut failed = Vec::new();
     // One that gives trouble keeps no other open.
-    for database in &databases {
+    for database in that(1) {
         failed.extend(database::set_limit(registry, term, database, 0).await.err());
     }
-    for database in &databases {
+    for database in that(2) {
         failed.extend(end_following(context, (server, database), registry).await.err());
     }
     let deadline = Instant::now() + database::TERMINATE_TIMEOUT;
     failed.extend(database::terminate_all(registry, (&databases, None), deadline).await.err());
     Ok((databases.len(), failed))
+}
+
+/// The term to come is above those of all leaders, so that it would not tell.
+async fn refuse_if_led_by_another(registry: &Connection, term: i64) -> Result<()> {
+    const SEEN: &str = "SELECT coalesce(max(term), 0) FROM public.controller_term";
+    let is_closed = registry.value::<i64>(SEEN, &[]).await? > TERMS_AHEAD;
+    if is_closed { Ok(()) } else { registry::raise_term(registry, term).await }
 }
 
 /// Lets a copy that follows another server follow it no more: the promoted one has the same, and the same slot.

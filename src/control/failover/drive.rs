@@ -18,6 +18,8 @@ use crate::server::{Connection, registry};
 
 /// Tries to reach the promoted server before anything is done.
 const CONFIRM_TRIES: u32 = 10;
+/// How long the promoted server may take for its first commit: one whose synchronous standby is away waits for ever.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long moves in their switch are waited for; those that do not end by then are settled by what their servers say.
 const SWITCHES_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long routers may take to hear of it before they are named.
@@ -156,6 +158,13 @@ impl Failover<'_> {
             Step::CloseOld => self.close_old().await,
             Step::Point => self.point().await,
             Step::SettleMoves => {
+                // A move that stayed in its switch may have decided since.
+                if let Err(error) = moves::seal_again(self.work, &self.promoted).await {
+                    if error.must_stop() {
+                        return Err(error);
+                    }
+                    tracing::warn!(operation = self.work.operation.id, %error, "map verify tells what is open at two servers");
+                }
                 moves::settle_failed_over(&self.work.context, &self.input.server, self.work.term).await?;
                 self.work.context.nudge.notify_one();
                 Ok(())
@@ -174,7 +183,8 @@ impl Failover<'_> {
         refuse_if_taken(context, &row.server, &self.promoted).await?;
         let (registry, standing) = look::promoted(context, &row, (&self.promoted, self.work.term)).await?;
         // No controller of an earlier term changes anything there any more.
-        registry::raise_term(&registry, self.work.term).await?;
+        let raised = tokio::time::timeout(COMMIT_TIMEOUT, registry::raise_term(&registry, self.work.term));
+        raised.await.map_err(|_| not_committed(&self.promoted))??;
         self.new = Some((registry, standing));
         Ok(())
     }
@@ -270,6 +280,14 @@ impl Failover<'_> {
             tokio::time::sleep(POLL).await;
         }
     }
+}
+
+fn not_committed(promoted: &Server) -> Error {
+    Error::Timeout(format!(
+        "the server at {} does not commit within commit_timeout ({COMMIT_TIMEOUT:?}): see whether it waits for a standby that is \
+         away (synchronous_standby_names)",
+        promoted.address()
+    ))
 }
 
 /// What became of the old server.

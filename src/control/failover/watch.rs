@@ -172,7 +172,13 @@ async fn see<'a>(
         let there = there(row, current.as_ref(), &at).await;
         match judge(address, &there, known) {
             Verdict::Follow(timeline) => promoted.push((timeline, address)),
-            verdict => act(context, term, (address, &server), (verdict, at.ok())).await?,
+            verdict => {
+                // One that gives trouble hides no promotion.
+                let (host, port) = (&address.host, address.port);
+                if let Err(error) = act(context, term, (address, &server), (verdict, at.ok())).await {
+                    tracing::debug!(server = %row.server.name, host, port, %error, "nothing could be done about an address");
+                }
+            }
         }
     }
     promoted.sort_by_key(|(timeline, _)| std::cmp::Reverse(*timeline));

@@ -14,7 +14,7 @@ const CROWD_MAX: i64 = 1_000;
 /// Operations of a tenant that are told.
 const HISTORY_MAX: i64 = 100;
 
-/// Each server's largest tenants.
+/// Each server's largest and busiest tenants.
 pub(super) async fn crowds(State(context): Shared) -> Answer<Vec<Crowd>> {
     Ok(Json(context.catalog.crowds(CROWD_MAX).await?))
 }

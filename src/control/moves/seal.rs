@@ -122,7 +122,7 @@ pub(crate) async fn record_and_rename(
     // still, or of an operator who looks at the copy.
     let mut beside =
         match database::terminate(registry, name, None, deadline.min(Instant::now() + CLEAR)).await {
-            Err(Error::Timeout(_)) => Some(session_beside(work, registry).await?),
+            Err(Error::Timeout(_)) => Some(work.context.connector.another(registry).await?),
             outcome => outcome.map(|()| None)?,
         };
     loop {
@@ -146,7 +146,7 @@ pub(crate) async fn record_and_rename(
                 }
                 still_in_time(deadline, "somebody stays in the database")?;
                 if beside.is_none() {
-                    beside = Some(session_beside(work, registry).await?);
+                    beside = Some(work.context.connector.another(registry).await?);
                 }
             }
             Err(e) => {
@@ -155,12 +155,6 @@ pub(crate) async fn record_and_rename(
             }
         }
     }
-}
-
-/// Another session in the same registry.
-async fn session_beside(work: &Work, registry: &Connection) -> Result<Connection> {
-    let server = work.context.server(registry.server()).await?;
-    work.context.connector.registry(&server).await
 }
 
 /// `wait`: how long the rename may wait for sessions to leave; by default as long as Postgres does.

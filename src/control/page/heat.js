@@ -1,7 +1,8 @@
-// A server's tenants as cells, the largest first; drawn on a canvas, so that a thousand cost no more than ten.
-import { html, useEffect, useRef, useState } from "./html.js";
+// A server's tenants as cells, the largest or the busiest first; drawn on a canvas, so that a thousand cost no more than ten.
+import { html, useEffect, useMemo, useRef, useState } from "./html.js";
 import { bytes, count } from "./format.js";
 import { go, to } from "./route.js";
+import { store, useStore } from "./store.js";
 
 const CELL_MAX = 22;
 const CELL_MIN = 6;
@@ -18,15 +19,35 @@ function layout(width, number) {
   return { cell: CELL_MIN, columns, fits: columns * Math.floor(HEIGHT_MAX / (CELL_MIN + GAP)) };
 }
 
-/** 0 for the smallest size that matters, 1 for the largest of the fleet; by its order of magnitude. */
-function heat(size, largest) {
-  if (!size) return 0;
-  const from = Math.log(1e6);
-  return Math.min(1, Math.max(0, (Math.log(size) - from) / Math.max(1, Math.log(Math.max(largest, 1e8)) - from)));
+/** By what tenants are compared: where it stands, from what on it matters, and what is much in any fleet. */
+const MEASURES = {
+  size: { at: 1, from: 1e6, much: 1e8, most: "largest", tell: bytes },
+  load: { at: 3, from: 10, much: 1000, most: "busiest", tell: (milli) => `${((milli ?? 0) / 1000).toFixed(2)} sessions at work` },
+};
+
+/** Which measure cells show; for the choice to stay from view to view. */
+const chosen = store("size");
+
+export const HeatChoice = () => html`by <select aria-label="What the cells show" value=${useStore(chosen)}
+  onChange=${(event) => chosen.set(event.target.value)}>${Object.keys(MEASURES).map((name) => html`<option>${name}</option>`)}</select>`;
+
+/** 0 for what is too little to matter, 1 for the fleet's most; by its order of magnitude. */
+function heat(value, most, { from, much }) {
+  if (!value) return 0;
+  const least = Math.log(from);
+  return Math.min(1, Math.max(0, (Math.log(value) - least) / (Math.log(Math.max(most, much)) - least)));
 }
 
-/** `tenants`: id, bytes, state; `moving`: ids; `largest`: bytes of the fleet's largest. */
-export function Heat({ server, all, tenants, moving, largest }) {
+/** `crowds`: of all servers, for the comparison; `moving`: ids. */
+export function Heat({ server, crowds, moving }) {
+  const by = useStore(chosen);
+  const measure = MEASURES[by];
+  const { tenants: all, listed } = crowds.find((crowd) => crowd.server === server);
+  const value = (tenant) => tenant[measure.at] ?? 0;
+  const [tenants, most] = useMemo(() => [
+    listed.toSorted((one, other) => value(other) - value(one)),
+    Math.max(0, ...crowds.flatMap((crowd) => crowd.listed.map(value))),
+  ], [crowds, by]);
   const canvas = useRef(null);
   const [width, setWidth] = useState(0);
   const [at, setAt] = useState(null);
@@ -41,8 +62,8 @@ export function Heat({ server, all, tenants, moving, largest }) {
   const rows = Math.ceil(shown.length / columns);
   const height = Math.max(cell, rows * (cell + GAP) - GAP);
   useEffect(() => {
-    if (width) paint(canvas.current, { shown, moving, largest, cell, columns, width, height });
-  }, [tenants, moving, largest, width, dark]);
+    if (width) paint(canvas.current, { shown, moving, heatOf: (tenant) => heat(value(tenant), most, measure), cell, columns, width, height });
+  }, [tenants, moving, most, width, dark]);
   const find = (event) => {
     const box = canvas.current.getBoundingClientRect();
     const column = Math.floor((event.clientX - box.left) / (cell + GAP));
@@ -51,15 +72,15 @@ export function Heat({ server, all, tenants, moving, largest }) {
   };
   const more = all - shown.length;
   return html`<div class="heat">
-    <canvas ref=${canvas} role="img" aria-label=${`${count(all)} tenants of ${server}${tenants[0] ? `, the largest is ${tenants[0][0]} with ${bytes(tenants[0][1])}` : ""}`}
+    <canvas ref=${canvas} role="img" aria-label=${`${count(all)} tenants of ${server}${tenants[0] ? `, the ${measure.most} is ${tenants[0][0]} with ${measure.tell(tenants[0][measure.at])}` : ""}`}
       onPointerMove=${(event) => setAt(find(event))} onPointerLeave=${() => setAt(null)}
       onClick=${(event) => { const tenant = find(event); if (tenant) go(to(["tenants", tenant[0]])); }}></canvas>
-    <p class="under">${at ? html`<b>${at[0]}</b> ${bytes(at[1])}${at[2] === "open" ? "" : `, ${at[2]}`}${moving.has(at[0]) ? ", moving" : ""}`
-      : html`<a href=${to(["tenants"], { server })}>${count(all)} tenants</a>${more > 0 ? `, the ${count(shown.length)} largest shown` : ""}`}</p>
+    <p class="under">${at ? html`<b>${at[0]}</b> ${measure.tell(at[measure.at])}${at[2] === "open" ? "" : `, ${at[2]}`}${moving.has(at[0]) ? ", moving" : ""}`
+      : html`<a href=${to(["tenants"], { server })}>${count(all)} tenants</a>${more > 0 ? `, the ${count(shown.length)} ${measure.most} shown` : ""}`}</p>
   </div>`;
 }
 
-function paint(canvas, { shown, moving, largest, cell, columns, width, height }) {
+function paint(canvas, { shown, moving, heatOf, cell, columns, width, height }) {
   const scale = devicePixelRatio || 1;
   canvas.width = width * scale;
   canvas.height = height * scale;
@@ -69,10 +90,11 @@ function paint(canvas, { shown, moving, largest, cell, columns, width, height })
   const [cool, hot, off, edge] = ["--heat-cool", "--heat-hot", "--heat-off", "--accent"].map(colour);
   const pen = canvas.getContext("2d");
   pen.scale(scale, scale);
-  shown.forEach(([id, size, state], index) => {
+  shown.forEach((tenant, index) => {
+    const [id, , state] = tenant;
     const x = (index % columns) * (cell + GAP);
     const y = Math.floor(index / columns) * (cell + GAP);
-    pen.fillStyle = state === "open" ? mix(cool, hot, heat(size, largest)) : off;
+    pen.fillStyle = state === "open" ? mix(cool, hot, heatOf(tenant)) : off;
     pen.fillRect(x, y, cell, cell);
     if (moving.has(id)) {
       pen.strokeStyle = edge;

@@ -39,6 +39,7 @@ pub(crate) struct Connector {
 /// A session on a managed server. Closed when dropped.
 pub(crate) struct Connection {
     server: ServerName,
+    config: Config,
     client: Client,
     task: JoinHandle<()>,
     /// Of a session under a tenant's role.
@@ -131,6 +132,11 @@ impl Connector {
         self.database(server, REGISTRY_DATABASE).await
     }
 
+    /// Another session at the same place, wherever the map says by now that the server is.
+    pub(crate) async fn another(&self, session: &Connection) -> Result<Connection> {
+        Connection::open(&session.server, &session.config, &self.tls).await
+    }
+
     /// A connection to a server's registry that was kept, or else a new one. Whoever takes it leaves the session as it
     /// was, and gives it back by [`Connector::keep_warm`] if nothing failed.
     pub(crate) async fn warm_registry(&self, server: &Server) -> Result<Connection> {
@@ -183,12 +189,7 @@ impl Connection {
             // Its error reaches whoever waits for an answer on the client's side.
             drop(connection.await);
         });
-        Ok(Self { server: server.clone(), client, task, mark: None })
-    }
-
-    /// The server that it is to.
-    pub(crate) fn server(&self) -> &ServerName {
-        &self.server
+        Ok(Self { server: server.clone(), config, client, task, mark: None })
     }
 
     /// Whether it is not known to be broken.

@@ -13,7 +13,7 @@ use super::fleet::Fleet;
 use super::{Sql as _, code, connect, until};
 
 /// Between two transactions of a writer: as fast as they can, a few of them take the whole machine from the tests beside them.
-const PACE: Duration = Duration::from_millis(15);
+const PACE: Duration = Duration::from_millis(40);
 
 /// A row's own number: its writer's, and a count.
 type Number = (i64, i64);

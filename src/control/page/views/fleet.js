@@ -2,7 +2,7 @@
 import { html } from "../html.js";
 import { useData } from "../data.js";
 import { bytes, count, plural, span } from "../format.js";
-import { Heat } from "../heat.js";
+import { Heat, HeatChoice } from "../heat.js";
 import { live } from "../live.js";
 import { Badge, Bar, Empty, Facts, Loading, Problem, Section, Table, Title } from "../parts.js";
 import { to } from "../route.js";
@@ -19,7 +19,6 @@ export function Fleet() {
   const { data: doctor } = useData("doctor", DOCTOR_EVERY_MS);
   if (!fleet) return html`<${Title}>Fleet</${Title}>${error ? html`<${Problem} error=${error} />` : html`<${Loading} />`}`;
   const underWay = [...moves.values()].filter(isUnderWay);
-  const largest = Math.max(0, ...(crowds ?? []).map((crowd) => crowd.largest[0]?.[1] ?? 0));
   const clients = fleet.routers.reduce((sum, router) => sum + (router.silent ? 0 : router.clients), 0);
   return html`<${Title}>Fleet</${Title}>
     <${Trouble} fleet=${fleet} migration=${migration} />
@@ -27,10 +26,10 @@ export function Fleet() {
       ["routers", count(fleet.routers.filter((router) => !router.silent).length)], ["moves under way", count(underWay.length)],
       ["leader", fleet.leader ? fleet.leader.split("/")[0] : "none"],
       ["health", html`<a href="#/health">${!doctor ? "…" : doctor.ok ? "nothing is wrong" : plural(doctor.findings.length, "finding")}</a>`]]} />
-    <${Section} title="Servers" id="servers" aside="a cell is a tenant, the stronger the larger; an outlined one is moving">
+    <${Section} title="Servers" id="servers" aside=${html`a cell is a tenant, coloured <${HeatChoice} />; an outlined one is moving`}>
       ${fleet.servers.length === 0 && html`<${Empty}>There is none yet: <code>tenantry server add NAME --url postgres://…</code></${Empty}>`}
       <div class="servers">${fleet.servers.map((server) => html`<${Server} key=${server.name} server=${server}
-        crowd=${crowds?.find((crowd) => crowd.server === server.name)} largest=${largest} moves=${underWay} />`)}</div>
+        crowds=${crowds} moves=${underWay} />`)}</div>
     </${Section}>
     ${underWay.length > 0 && html`<${Section} title="Moves under way" id="under-way">
       <ul class="lines">${underWay.slice(0, 8).map((move) => html`<${MoveLine} key=${move.id} move=${move} />`)}</ul>
@@ -63,7 +62,7 @@ export function stateOf(server) {
   return server.state;
 }
 
-function Server({ server, crowd, largest, moves }) {
+function Server({ server, crowds, moves }) {
   const { name, seen, use } = server;
   const moving = new Set(moves.filter((move) => move.from === name || move.to === name).map((move) => move.tenant));
   return html`<article class="card" aria-label=${`Server ${name}`}>
@@ -73,7 +72,7 @@ function Server({ server, crowd, largest, moves }) {
       <span>${count(seen?.sessions)} of ${count(server.max_connections)} sessions${seen?.busy ? `, ${count(seen.busy)} busy` : ""}</span></div>
     <p class="figures"><span>${bytes(use?.bytes)}</span><span title="Sessions at work at once, on average">load ${work(use)}</span>
       ${moving.size > 0 && html`<span>${plural(moving.size, "move")}</span>`}</p>
-    ${crowd && html`<${Heat} server=${name} all=${crowd.tenants} tenants=${crowd.largest} moving=${moving} largest=${largest} />`}
+    ${crowds?.some((crowd) => crowd.server === name) && html`<${Heat} server=${name} crowds=${crowds} moving=${moving} />`}
   </article>`;
 }
 

@@ -5,7 +5,7 @@ import { Chart, useTrail } from "../chart.js";
 import { useData } from "../data.js";
 import { ActionButton } from "../dialog.js";
 import { bytes, count, plural, span } from "../format.js";
-import { Heat } from "../heat.js";
+import { Heat, HeatChoice } from "../heat.js";
 import { live } from "../live.js";
 import { Badge, Bar, Facts, Loading, Problem, Section, Table, Title } from "../parts.js";
 import { to } from "../route.js";
@@ -28,7 +28,6 @@ export function Server({ name }) {
   if (!server) return html`<${Title}>${name}</${Title}><${Problem} error=${{ message: `There is no server ${name}.` }} />`;
   const { seen, use } = server;
   const crowd = crowds?.find((one) => one.server === name);
-  const largest = Math.max(0, ...(crowds ?? []).map((one) => one.largest[0]?.[1] ?? 0));
   const here = [...moves.values()].filter((move) => isUnderWay(move) && (move.from === name || move.to === name));
   return html`<${Title} badge=${html`<${Badge} word=${stateOf(server)} />`}
       actions=${may && serverActions(server).map((action) => html`<${ActionButton} action=${action} />`)}>Server ${name}</${Title}>
@@ -41,8 +40,8 @@ export function Server({ name }) {
         <span>${count(seen?.sessions)} of ${count(server.max_connections)}, ${count(seen?.busy)} busy</span></div>
       ${trail[0].length > 1 && html`<${Chart} trail=${trail} unit=${(value) => (Number.isInteger(value) ? String(value) : "")} label="Sessions since this page was opened" lines=${[["sessions", "--accent"], ["busy", "--warn"]]} />`}
     </${Section}>
-    ${crowd?.tenants > 0 && html`<${Section} title="Tenants" id="tenants" aside="the stronger the larger, compared with all of the fleet"><${Heat} server=${name} all=${crowd.tenants}
-      tenants=${crowd.largest} moving=${new Set(here.map((move) => move.tenant))} largest=${largest} /></${Section}>`}
+    ${crowd?.tenants > 0 && html`<${Section} title="Tenants" id="tenants" aside=${html`coloured <${HeatChoice} />, compared with all of the fleet`}><${Heat} server=${name} crowds=${crowds}
+      moving=${new Set(here.map((move) => move.tenant))} /></${Section}>`}
     ${draining && html`<${Section} title="Draining" id="draining"><${Problem} error=${error} />${drain?.drain && html`<${Drain} drain=${drain.drain} />`}</${Section}>`}
     ${here.length > 0 && html`<${Section} title="Moves from and to it" id="moves"><ul class="lines">${here.map((move) => html`<${MoveLine} key=${move.id} move=${move} />`)}</ul></${Section}>`}`;
 }

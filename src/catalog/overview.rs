@@ -127,7 +127,7 @@ pub struct MoveRecord {
 }
 
 impl Catalog {
-    /// Each server's largest tenants, by server.
+    /// Each server's largest and busiest tenants, by server.
     ///
     /// # Errors
     /// When the catalog can't be reached.
@@ -136,12 +136,13 @@ impl Catalog {
             SELECT jsonb_build_object('server', s.name,
                 'tenants', (SELECT count(*) FROM tenant t WHERE t.server = s.name),
                 'listed', (SELECT coalesce(jsonb_agg(jsonb_build_array(id, bytes, state, active)), '[]') FROM (
-                    SELECT t.id, u.bytes, t.state, w.value::bigint AS active
+                    SELECT t.id, u.bytes, t.state, w.value::bigint AS active,
+                        row_number() OVER (ORDER BY u.bytes DESC NULLS LAST, t.id) AS by_size,
+                        row_number() OVER (ORDER BY w.value::bigint DESC NULLS LAST, t.id) AS by_load
                     FROM tenant t LEFT JOIN tenant_use u ON u.tenant = t.id
                         LEFT JOIN jsonb_each_text(v.tenants_active_milli) w ON w.key = t.id
-                    WHERE t.server = s.name
-                    ORDER BY least(row_number() OVER (ORDER BY u.bytes DESC NULLS LAST, t.id),
-                        row_number() OVER (ORDER BY w.value::bigint DESC NULLS LAST, t.id)), t.id LIMIT $1) AS listed))
+                    WHERE t.server = s.name) AS ranked
+                    WHERE by_size <= $1 OR by_load <= $1 AND active IS NOT NULL))
             FROM server s LEFT JOIN server_use v ON v.server = s.name ORDER BY s.name";
         self.json("overview_crowds", SQL, &[&per_server_max]).await
     }

@@ -82,6 +82,9 @@ struct Failover {
     /// Do it although tenants differ there from the catalog
     #[arg(long)]
     accept_differences: bool,
+    /// Open it again if an earlier failover closed it: it is the last copy, and what was written since is lost
+    #[arg(long)]
+    reopen: bool,
     /// Do not ask
     #[arg(long)]
     yes: bool,
@@ -175,11 +178,14 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
         }
         ServerCommand::UpgradePlan { name } => upgrade_plan::run(&api, format, name.as_str()).await?,
         ServerCommand::Drain(drain) => run_drain(&api, format, &drain).await?,
-        ServerCommand::Failover(Failover { name, to, dry_run, accept_differences, yes }) => {
+        ServerCommand::Failover(Failover { name, to, dry_run, accept_differences, reopen, yes }) => {
             if !dry_run {
-                confirm(yes, &format!("serving all tenants of server {name} from its standby"))?;
+                let lost = if reopen { "; what was written since it was closed is lost" } else { "" };
+                confirm(yes, &format!("serving all tenants of server {name} from {to}{lost}"))?;
             }
-            let body = json!({ "to": to, "dry_run": dry_run, "accept_differences": accept_differences });
+            let body = json!({
+                "to": to, "dry_run": dry_run, "accept_differences": accept_differences, "reopen": reopen,
+            });
             output::object(format, &api.post(&["v1", "servers", name.as_str(), "failover"], &body).await?)?;
         }
         ServerCommand::Remove { name, lost, yes } => {

@@ -35,6 +35,8 @@ pub(crate) struct Context {
     pub(crate) map: MapTools,
     /// Held while the map is verified: never two looks at once.
     pub(crate) map_turn: tokio::sync::Mutex<()>,
+    /// Held by who closes a server that was left, or opens it again.
+    pub(crate) closing_turn: tokio::sync::Mutex<()>,
     pub(crate) config: ControlConfig,
     /// Where last dumps go, if they are made.
     pub(crate) dumps: Option<Dumps>,

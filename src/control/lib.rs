@@ -93,6 +93,7 @@ async fn serve(config: ControlConfig, secrets: Secrets, shutdown: Shutdown) -> R
         doctor: Doctor::of_control(catalog.clone(), connector.clone(), &config),
         map: MapTools::of_control(catalog.clone(), connector.clone(), &config),
         map_turn: tokio::sync::Mutex::new(()),
+        closing_turn: tokio::sync::Mutex::new(()),
         budgets: moves::throttle::Budgets::new(config.copy_bytes_per_second_max),
         catalog,
         connector,

@@ -34,7 +34,7 @@ const SERVER_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Default)]
 struct Known {
     /// When, and how much active time each database had then, in milliseconds.
-    active: Option<(Instant, HashMap<String, f64>)>,
+    active: Option<(Instant, HashMap<u32, f64>)>,
     databases: HashMap<String, Size>,
 }
 
@@ -115,18 +115,18 @@ struct Seen {
 async fn look(context: &Context, server: &Server, known: &mut Known, seen: &mut Seen) -> Result<()> {
     let registry = context.connector.registry(server).await?;
     const ACTIVITY: &str = "
-        SELECT datname::text, tup_inserted + tup_updated + tup_deleted, active_time
+        SELECT datname::text, tup_inserted + tup_updated + tup_deleted, active_time, datid
         FROM pg_catalog.pg_stat_database WHERE datname IS NOT NULL";
     let now = Instant::now();
     let rows = registry.rows(ACTIVITY, &[]).await?;
-    let active: HashMap<String, f64> = rows.iter().map(|row| (row.get(0), row.get(2))).collect();
+    let active: HashMap<u32, f64> = rows.iter().map(|row| (row.get(3), row.get(2))).collect();
     seen.answered = true;
     if let Some((at, before)) = &known.active {
         let at_work = at_work(before, &active, now.duration_since(*at));
         seen.of_server.active_sessions_milli = Some(at_work.values().sum::<f64>().round() as i64);
-        let of_tenants = at_work.iter().filter_map(|(name, milli)| {
-            let milli = milli.round() as i64;
-            TenantId::new(name).ok().filter(|_| milli > 0).map(|id| (id, milli))
+        let of_tenants = rows.iter().filter_map(|row| {
+            let milli = at_work[&row.get(3)].round() as i64;
+            TenantId::new(row.get(0)).ok().filter(|_| milli > 0).map(|id| (id, milli))
         });
         seen.of_tenants.active_sessions_milli = of_tenants.collect();
     }
@@ -139,17 +139,14 @@ async fn look(context: &Context, server: &Server, known: &mut Known, seen: &mut 
     Ok(())
 }
 
-/// Sessions at work at once in each database, on average since the look before, in thousandths.
-fn at_work<'a>(
-    before: &HashMap<String, f64>,
-    active: &'a HashMap<String, f64>,
-    elapsed: Duration,
-) -> BTreeMap<&'a str, f64> {
-    let of = |(name, now): (&'a String, &f64)| {
-        // Less than before: it was made anew, or its statistics were.
-        let since = before.get(name).filter(|before| *before <= now).copied().unwrap_or(0.0);
+/// Sessions at work at once in each database, on average since the look before, in thousandths. By their numbers: a move gives
+/// a database another name, and what it has worked in its life is not of the last minute.
+fn at_work(before: &HashMap<u32, f64>, active: &HashMap<u32, f64>, elapsed: Duration) -> BTreeMap<u32, f64> {
+    let of = |(database, now): (&u32, &f64)| {
+        // Less than before: its statistics were begun anew.
+        let since = before.get(database).filter(|before| *before <= now).copied().unwrap_or(0.0);
         // Milliseconds a second are thousandths.
-        (name.as_str(), (now - since) / elapsed.as_secs_f64().max(0.001))
+        (*database, (now - since) / elapsed.as_secs_f64().max(0.001))
     };
     active.iter().map(of).collect()
 }
@@ -189,11 +186,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_database_that_was_made_anew_has_worked_since_then() {
-        let times = |times: [(&str, f64); 2]| times.map(|(name, ms)| (name.to_owned(), ms)).into();
+    fn what_a_database_worked_before_does_not_count() {
         let (before, now) =
-            (times([("acme", 9_000.0), ("gone", 500.0)]), times([("acme", 400.0), ("new", 1_000.0)]));
+            ([(1, 9_000.0), (2, 500.0)].into(), [(1, 9_400.0), (2, 100.0), (3, 1_000.0)].into());
         let at_work = at_work(&before, &now, Duration::from_secs(2));
-        assert_eq!(at_work, BTreeMap::from([("acme", 200.0), ("new", 500.0)]));
+        assert_eq!(
+            at_work,
+            BTreeMap::from([(1, 200.0), (2, 50.0), (3, 500.0)]),
+            "statistics anew, a new one"
+        );
     }
 }

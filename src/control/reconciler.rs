@@ -178,9 +178,7 @@ async fn attempt(work: &Work) {
         };
         let Err(error) = outcome else { return };
         if error.must_stop() {
-            left(id, &error);
-            // A server may know of a leader that the catalog does not: then this one goes on to lead, and would spin.
-            return tokio::time::sleep(LEFT_PAUSE).await;
+            return left(id, &error).await;
         }
         match work.progress().await {
             // Its server was removed as lost.
@@ -198,7 +196,7 @@ async fn attempt(work: &Work) {
         tracing::error!(operation = id, %error, "operation failed");
         match end_failed(work, &error).await {
             Ok(()) => return,
-            Err(error) if error.must_stop() => return left(id, &error),
+            Err(error) if error.must_stop() => return left(id, &error).await,
             // It stays on record as running: the next pass, or the next leader, takes it up.
             Err(error) => tracing::error!(operation = id, %error, "its failure could not be recorded"),
         }
@@ -244,11 +242,13 @@ fn goes_on(kind: Kind, error: &Error, tries: u32) -> bool {
     }
 }
 
-fn left(operation: i64, error: &Error) {
-    match error {
-        Error::Catalog(catalog::Error::Ended(_)) => tracing::warn!(operation, %error, "its work stops here"),
-        _ => tracing::warn!(operation, %error, "left to the instance that leads now"),
+async fn left(operation: i64, error: &Error) {
+    if let Error::Catalog(catalog::Error::Ended(_)) = error {
+        return tracing::warn!(operation, %error, "its work stops here");
     }
+    tracing::warn!(operation, %error, "left to the instance that leads now");
+    // A server may know of a leader that the catalog does not: then this one goes on to lead, and would spin.
+    tokio::time::sleep(LEFT_PAUSE).await;
 }
 
 async fn end_failed(work: &Work, error: &Error) -> Result<()> {

@@ -3,31 +3,26 @@
 
 use crate::harness::ledger::Ledger;
 use crate::harness::{Fleet, trials, until};
+use crate::moves_reverse::{LEASE, with_config};
 use crate::recovery::{ends_in_one_place, has_its_bulk, with_bulk};
 
 trials! {
-    own a_move_ends_well_wherever_before_its_cutover_the_control_plane_dies,
-    own a_cutover_ends_well_wherever_before_its_seal_the_control_plane_dies,
-    own a_cutover_ends_well_wherever_after_its_seal_the_control_plane_dies,
+    own a_move_ends_well_wherever_before_its_seal_the_control_plane_dies,
+    own a_move_ends_well_wherever_after_its_seal_the_control_plane_dies,
 }
 
-/// The beginnings of a move's phases.
-const PHASES: [&str; 10] =
-    ["arm", "schema", "copy", "build", "compare", "catch_up", "cutover", "verify", "switched", "complete"];
-/// The ends of a cutover's acts, in their order.
+/// The beginnings of a move's phases up to its cutover, and the ends of that one's acts, in their order.
+const BEFORE: [&str; 7] = ["arm", "schema", "copy", "build", "compare", "catch_up", "cutover"];
 const UNSEALED: [&str; 5] = ["drain", "fence", "apply", "sequences", "detach"];
 const SEALED: [&str; 5] = ["seal", "check", "advance", "decide", "release"];
+const AFTER: [&str; 3] = ["verify", "switched", "complete"];
 
-async fn a_move_ends_well_wherever_before_its_cutover_the_control_plane_dies(fleet: &mut Fleet) {
-    dies_at(fleet, &PHASES).await;
+async fn a_move_ends_well_wherever_before_its_seal_the_control_plane_dies(fleet: &mut Fleet) {
+    dies_at(fleet, [&BEFORE, &UNSEALED]).await;
 }
 
-async fn a_cutover_ends_well_wherever_before_its_seal_the_control_plane_dies(fleet: &mut Fleet) {
-    dies_at(fleet, &UNSEALED).await;
-}
-
-async fn a_cutover_ends_well_wherever_after_its_seal_the_control_plane_dies(fleet: &mut Fleet) {
-    dies_at(fleet, &SEALED).await;
+async fn a_move_ends_well_wherever_after_its_seal_the_control_plane_dies(fleet: &mut Fleet) {
+    dies_at(fleet, [&SEALED, &AFTER]).await;
 }
 
 /// Starts a move although its answer may be lost with the process that was to give it; returns its number.
@@ -42,26 +37,39 @@ async fn start_move_unanswered(fleet: &Fleet) -> i64 {
     until("the move to be on record", async || newest().await.filter(|id| *id > before)).await
 }
 
-async fn dies_at(fleet: &mut Fleet, points: &[&str]) {
+/// Moves, each of which goes on through one death after the other.
+async fn dies_at(fleet: &mut Fleet, moves: [&[&str]; 2]) {
+    with_config(fleet, LEASE).await;
     with_bulk(fleet, "mortal", "pg-1").await;
     let ledger = Ledger::start(fleet, "mortal", 4).await;
-    for point in points {
-        let failpoint = fleet.path().join("failpoint");
-        std::fs::write(&failpoint, point).unwrap();
+    let failpoint = fleet.path().join("failpoint");
+    for points in moves {
+        std::fs::write(&failpoint, points[0]).unwrap();
         let id = start_move_unanswered(fleet).await;
-        if *point == "complete" {
-            ends_in_one_place(fleet, "mortal", id).await;
-            // The answer may be lost with the process that was to give it.
-            fleet.cli(&["move", "complete", &id.to_string()]).await;
+        for (index, point) in points.iter().enumerate() {
+            if *point == "complete" {
+                ends_in_one_place(fleet, "mortal", id).await;
+                // The answer may be lost with the process that was to give it.
+                fleet.cli(&["move", "complete", &id.to_string()]).await;
+            }
+            until(&format!("{point} to be reached"), async || (!failpoint.exists()).then_some(())).await;
+            if let Some(next) = points.get(index + 1) {
+                std::fs::write(&failpoint, next).unwrap();
+            }
+            ledger.goes_on().await;
+            assert!(ledger.errors().is_empty(), "after {point} a client saw {:?}", ledger.errors());
         }
-        until("the failpoint to be reached", async || (!failpoint.exists()).then_some(())).await;
-        let ended = ends_in_one_place(fleet, "mortal", id).await;
-        let well = ended["state"] == "switched" || *point == "complete" && ended["state"] == "completed";
-        assert!(well, "died at {point}: {ended}");
+        let last = if points.contains(&"complete") { "completed" } else { "switched" };
+        let ended = until(&format!("the move to be {last}"), async || {
+            let ended = ends_in_one_place(fleet, "mortal", id).await;
+            (ended["state"] != "switched" || last == "switched").then_some(ended)
+        })
+        .await;
+        assert_eq!(ended["state"], last, "{ended}");
         assert_ne!(ended["verified"], false, "{ended}");
         ledger.goes_on().await;
-        assert!(ledger.errors().is_empty(), "after {point} a client saw {:?}", ledger.errors());
     }
+    assert!(ledger.errors().is_empty(), "a client saw {:?}", ledger.errors());
     ledger.reckon(fleet).await;
     has_its_bulk(fleet, "mortal").await;
 }

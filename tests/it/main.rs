@@ -56,6 +56,7 @@ mod moves_refused;
 mod moves_reverse;
 #[cfg(feature = "failpoints")]
 mod moves_reverse_crashes;
+mod moves_rights;
 mod moves_schema;
 #[cfg(feature = "failpoints")]
 mod moves_verify;
@@ -133,6 +134,7 @@ fn main() -> std::process::ExitCode {
         moves::trials(),
         moves_refused::trials(),
         moves_reverse::trials(),
+        moves_rights::trials(),
         moves_schema::trials(),
         versions::trials(),
         recovery::trials(),

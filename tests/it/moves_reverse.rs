@@ -264,6 +264,9 @@ async fn a_turn_that_is_aborted_leaves_the_window_open(fleet: &Fleet) {
     assert_eq!(client.column("SELECT n FROM t ORDER BY n").await, ["11", "12"]);
 }
 
+/// So that a successor leads soon.
+pub(crate) const LEASE: &str = "lease_duration = \"2s\"";
+
 /// Starts the control plane again with this line more in its configuration, and returns when it leads.
 pub(crate) async fn with_config(fleet: &Fleet, line: &str) {
     let file = fleet.path().join("control.toml");

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 #[cfg(feature = "failpoints")]
 use crate::harness::ledger::Ledger;
-use crate::harness::{Fleet, Sql as _, connect_url, trials, until};
+use crate::harness::{Fleet, Sql as _, connect, connect_url, trials, until};
 #[cfg(feature = "failpoints")]
 use crate::harness::{Output, signal};
 #[cfg(feature = "failpoints")]
@@ -18,6 +18,7 @@ use crate::recovery::{has_its_bulk, with_bulk};
 
 trials! {
     own all_tenants_of_a_server_are_served_by_its_promoted_standby,
+    own a_closed_server_is_opened_again_only_as_the_last_copy,
     #[cfg(feature = "failpoints")]
     own a_failover_is_ended_wherever_the_control_plane_dies,
     #[cfg(feature = "failpoints")]
@@ -89,16 +90,25 @@ async fn all_tenants_of_a_server_are_served_by_its_promoted_standby(fleet: &mut 
     assert!(term(&fleet.server_url("pg-1")).await > term(standby.url()).await);
     let error = failover(&fleet.server_url("pg-1"), accept).await.error(4);
     assert!(error.contains("was closed as an old primary"), "{error}");
-    let refused = fleet.cli(&["server", "add", "pg-1", "--url", &fleet.server_url("pg-1")]).await;
-    assert!(refused.hint().contains("server failover pg-1"), "{}", refused.stderr);
-    let error = refused.error(4);
-    assert!(error.contains("before it failed over"), "{error}");
+    nothing_else_leads_back(fleet).await;
 
     // What is lost is named until somebody gives it up, and everything else goes on.
     let lost = found(fleet).await;
     assert!(!lost.is_empty() && lost.iter().all(|finding| finding.contains("late")), "{lost:?}");
     move_to(fleet, "kept", "pg-2").await;
     assert_eq!(client.number("SELECT count(*) FROM t").await, 2);
+}
+
+/// Where the server was before its failover.
+async fn nothing_else_leads_back(fleet: &Fleet) {
+    let refused = fleet.cli(&["server", "add", "pg-1", "--url", &fleet.server_url("pg-1")]).await;
+    assert!(refused.hint().contains("server failover pg-1"), "{}", refused.stderr);
+    let error = refused.error(4);
+    assert!(error.contains("before it failed over"), "{error}");
+    // It was written before that.
+    let declared = fleet.path().join("fleet.toml");
+    let refused = fleet.cli(&["map", "apply", declared.to_str().unwrap()]).await.error(4);
+    assert!(refused.contains("was left by a failover"), "{refused}");
 }
 
 /// As long as the old one acknowledges writes.
@@ -383,4 +393,49 @@ async fn the_promotion_of_one_of_several_hosts_is_followed_and_its_moves_are_set
     ledger.goes_on().await;
     ledger.reckon(fleet).await;
     assert_eq!(found(fleet).await, Vec::<String>::new());
+}
+
+async fn a_closed_server_is_opened_again_only_as_the_last_copy(fleet: &mut Fleet) {
+    for tenant in ["kept", "stays", "leaves"] {
+        fleet.create(tenant, &["--server", "pg-1"]).await;
+    }
+    let client = fleet.connect("kept").await;
+    client.run("CREATE TABLE t (n int); INSERT INTO t VALUES (1)").await;
+    let standby = fleet.server_standby("pg-1").await;
+    let primary = fleet.direct("pg-1", "postgres").await;
+    standby.is_cut_off(&primary).await;
+    standby.promote().await;
+    let failover = async |to: &str, more: &[&str]| {
+        fleet.cli(&[&["server", "failover", "pg-1", "--to", to, "--yes"], more].concat()).await
+    };
+    failover(standby.url(), &[]).await.ok();
+    until("the router to follow", async || client.batch_execute("INSERT INTO t VALUES (2)").await.ok()).await;
+    let id = move_to(fleet, "leaves", "pg-2").await["id"].to_string();
+    fleet.cli(&["move", "complete", &id, "--wait"]).await.ok();
+
+    let old = fleet.server_url("pg-1");
+    let error = failover(&old, &["--reopen"]).await.error(4);
+    assert!(error.contains("was not promoted after server pg-1"), "the present one answers: {error}");
+    drop(standby);
+    let refused = failover(&old, &["--accept-differences"]).await;
+    assert!(refused.hint().contains("--reopen"), "{}", refused.stderr);
+    assert!(refused.error(4).contains("was closed as an old primary"));
+    let error = failover(&old, &["--reopen"]).await.error(4);
+    assert!(error.contains("leaves"), "it is not there any more: {error}");
+    let done = failover(&old, &["--reopen", "--accept-differences"]).await.ok();
+    assert_eq!(done["applied"], true, "{done}");
+
+    let client = until("the router to follow", async || connect(&fleet.config("kept")).await.ok()).await;
+    assert_eq!(client.column("SELECT n::text FROM t").await, ["1"], "what it had when it was closed");
+    client.run("INSERT INTO t VALUES (3)").await;
+    // Its registry takes changes.
+    move_to(fleet, "kept", "pg-2").await;
+    assert_eq!(client.number("SELECT count(*) FROM t").await, 2);
+    // It stays open, but for who has left.
+    let limit =
+        |tenant: &str| format!("SELECT datconnlimit::bigint FROM pg_database WHERE datname = '{tenant}'");
+    assert_eq!(primary.number(&limit("stays")).await, -1);
+    assert_eq!(primary.number(&limit("leaves")).await, 0);
+    let lost = found(fleet).await;
+    assert!(!lost.is_empty() && lost.iter().all(|finding| finding.contains("leaves")), "{lost:?}");
 }

@@ -1,5 +1,6 @@
 //! Closes a server that was one of the map's before: nobody gets into its tenants' databases any more, and no controller changes
-//! anything there. What can't be done now is told, and done by whoever looks at its address afterwards.
+//! anything there. What can't be done now is told, and done by whoever looks at its address afterwards. And opens one again that
+//! is the last copy left.
 
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,7 @@ const END_WAITING: &str = "
 
 /// Whether it is closed.
 pub(super) async fn is_closed(registry: &Connection) -> Result<bool> {
-    Ok(registry.value::<i64>(OPEN, &[]).await? == 0)
+    Ok(is_ahead(registry).await? && registry.value::<i64>(OPEN, &[]).await? == 0)
 }
 
 /// Closes it. An error only when this instance leads no more.
@@ -105,9 +106,26 @@ async fn try_close(
 
 /// The term to come is above those of all leaders, so that it would not tell.
 async fn refuse_if_led_by_another(registry: &Connection, term: i64) -> Result<()> {
+    if is_ahead(registry).await? { Ok(()) } else { registry::raise_term(registry, term).await }
+}
+
+/// Whether a registry takes no change of any leader, since its server was closed.
+pub(super) async fn is_ahead(registry: &Connection) -> Result<bool> {
     const SEEN: &str = "SELECT coalesce(max(term), 0) FROM public.controller_term";
-    let is_closed = registry.value::<i64>(SEEN, &[]).await? > TERMS_AHEAD;
-    if is_closed { Ok(()) } else { registry::raise_term(registry, term).await }
+    Ok(registry.value::<i64>(SEEN, &[]).await? >= TERMS_AHEAD)
+}
+
+/// Opens a closed server again for these databases, which then take whoever comes; at last, its registry takes changes of this
+/// term. Before that, it counts as closed, and whoever goes on does all of it again.
+pub(super) async fn reopen(registry: &Connection, term: i64, databases: &[&str]) -> Result<()> {
+    const SHUT: &str = "
+        SELECT datname::text FROM pg_catalog.pg_database WHERE datname = ANY ($1) AND datconnlimit = 0";
+    for row in registry.rows(SHUT, &[&databases]).await? {
+        database::set_limit(registry, term + TERMS_AHEAD, row.get(0), -1).await?;
+    }
+    // Not what a later leader has closed.
+    const TERM: &str = "UPDATE public.controller_term SET term = $1 WHERE term BETWEEN $2 AND $1 + $2";
+    registry.rows(TERM, &[&term, &TERMS_AHEAD]).await.map(drop)
 }
 
 /// Lets a copy that follows another server follow it no more: the promoted one has the same, and the same slot.

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use catalog::{AddressState, Operation, Pointing, SeenAddress};
 use serde_json::json;
-use shard_map::Server;
+use shard_map::selector::Selector;
+use shard_map::{Server, TenantState};
 
 use super::close::{self, Became};
 use super::look::{self, Old, Standing};
@@ -18,8 +19,12 @@ use crate::server::{Connection, registry};
 
 /// Tries to reach the promoted server before anything is done.
 const CONFIRM_TRIES: u32 = 10;
-/// How long the promoted server may take for its first commit: one whose synchronous standby is away waits for ever.
+/// How long the promoted server may take for a commit: one whose synchronous standby is away waits for ever.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a closed one may take to be opened, which is a commit for each of its tenants.
+const REOPEN_TIMEOUT: Duration = Duration::from_secs(60);
+/// Tries to seal once more what a move decided meanwhile.
+const SEAL_TRIES: u32 = 5;
 /// How long moves in their switch are waited for; those that do not end by then are settled by what their servers say.
 const SWITCHES_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long routers may take to hear of it before they are named.
@@ -31,7 +36,8 @@ const NOT_THERE: &str = "as it is, it must not run again: make it a standby of t
 /// What is done, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// The promoted server is what it must be, and takes no change of earlier controllers any more.
+    /// The promoted server is what it must be. It takes no change of earlier controllers any more; if it was closed, and is to
+    /// serve again, it is opened.
     Confirm,
     /// Moves of which nobody could say what they decided come to their end.
     AwaitSwitches,
@@ -157,18 +163,7 @@ impl Failover<'_> {
             Step::SealAgain => moves::seal_again(self.work, &self.promoted).await,
             Step::CloseOld => self.close_old().await,
             Step::Point => self.point().await,
-            Step::SettleMoves => {
-                // A move that stayed in its switch may have decided since.
-                if let Err(error) = moves::seal_again(self.work, &self.promoted).await {
-                    if error.must_stop() {
-                        return Err(error);
-                    }
-                    tracing::warn!(operation = self.work.operation.id, %error, "map verify tells what is open at two servers");
-                }
-                moves::settle_failed_over(&self.work.context, &self.input.server, self.work.term).await?;
-                self.work.context.nudge.notify_one();
-                Ok(())
-            }
+            Step::SettleMoves => self.settle_moves().await,
             Step::AwaitRouters => self.await_routers().await,
         }
     }
@@ -181,11 +176,36 @@ impl Failover<'_> {
             return Err(Error::Failed(format!("server {server} is at {at} by now")));
         }
         refuse_if_taken(context, &row.server, &self.promoted).await?;
-        let (registry, standing) = look::promoted(context, &row, (&self.promoted, self.work.term)).await?;
-        // No controller of an earlier term changes anything there any more.
-        let raised = tokio::time::timeout(COMMIT_TIMEOUT, registry::raise_term(&registry, self.work.term));
-        raised.await.map_err(|_| not_committed(&self.promoted))??;
+        let (registry, standing) = look::promoted(context, &row, &self.promoted).await?;
+        if self.input.reopens {
+            // Refused if the present server answers.
+            look::old(context, &row, (&self.promoted, &standing)).await?;
+            self.reopen(&registry).await?;
+        } else {
+            look::refuse_if_closed(&registry, &self.promoted).await?;
+        }
+        self.raise_term(&registry).await?;
         self.new = Some((registry, standing));
+        Ok(())
+    }
+
+    /// No controller of an earlier term changes anything there any more.
+    async fn raise_term(&self, registry: &Connection) -> Result<()> {
+        let raised = tokio::time::timeout(COMMIT_TIMEOUT, registry::raise_term(registry, self.work.term));
+        raised.await.map_err(|_| not_committed(&self.promoted))?
+    }
+
+    /// For those tenants that the map has there, as it has them: others have moved, or been suspended, since it was closed.
+    async fn reopen(&self, registry: &Connection) -> Result<()> {
+        let context = &self.work.context;
+        let _turn = context.closing_turn.lock().await;
+        let rows = context.catalog.tenants(Some(&self.input.server), &Selector::default()).await?;
+        let open = rows.iter().filter(|row| row.tenant.state == TenantState::Open);
+        let databases: Vec<&str> = open.map(|row| row.tenant.id.live_database()).collect();
+        let opened =
+            tokio::time::timeout(REOPEN_TIMEOUT, close::reopen(registry, self.work.term, &databases));
+        opened.await.map_err(|_| not_committed(&self.promoted))??;
+        reach("reopened").await;
         Ok(())
     }
 
@@ -248,6 +268,8 @@ impl Failover<'_> {
 
     async fn point(&self) -> Result<()> {
         let Work { context, operation, term } = self.work;
+        // Nobody may have closed it meanwhile.
+        self.raise_term(&context.connector.registry(&self.promoted).await?).await?;
         let old = context.server(&self.input.server).await?;
         let new = SeenAddress {
             state: AddressState::Serving,
@@ -258,6 +280,24 @@ impl Failover<'_> {
             Pointing { operation: operation.id, from: &old, to: &self.promoted, old: self.old.clone(), new };
         context.catalog.point_server(&pointing, *term).await?;
         reach("pointed").await;
+        Ok(())
+    }
+
+    async fn settle_moves(&self) -> Result<()> {
+        let context = &self.work.context;
+        // A move that stayed in its switch may have decided since.
+        for tries in 1..=SEAL_TRIES {
+            match moves::seal_again(self.work, &self.promoted).await {
+                Ok(()) => break,
+                Err(error) if error.must_stop() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(operation = self.work.operation.id, tries, %error, "a tenant that left may be open at two servers");
+                }
+            }
+            back_off(tries).await;
+        }
+        moves::settle_failed_over(context, &self.input.server, self.work.term).await?;
+        context.nudge.notify_one();
         Ok(())
     }
 
@@ -309,6 +349,14 @@ pub(super) fn words(became: &Became) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_earlier_version_began_is_ended() {
+        let at = |port: u16| json!({ "host": "db1", "port": port });
+        let begun =
+            json!({ "server": "pg-1", "from": at(5432), "to": at(5433), "tenants": 7, "differences": [] });
+        assert!(!serde_json::from_value::<Input>(begun).unwrap().reopens);
+    }
 
     #[test]
     fn past_the_change_of_the_map_nothing_before_it_is_done_again() {

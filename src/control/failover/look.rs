@@ -5,6 +5,7 @@ use std::time::Duration;
 use catalog::ServerRow;
 use shard_map::Server;
 
+use super::close;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::server::Connection;
@@ -88,12 +89,11 @@ pub(super) async fn has(registry: &Connection, Session(process, began_us): Sessi
     registry.value(SQL, &[&process, &began_us]).await
 }
 
-/// The promoted standby, as which a server is refused that is another cluster, or was not promoted, or was closed: that takes
-/// no change of a controller of this term.
+/// The promoted standby, as which a server is refused that is another cluster, or was not promoted.
 pub(super) async fn promoted(
     context: &Context,
     row: &ServerRow,
-    (promoted, term): (&Server, i64),
+    promoted: &Server,
 ) -> Result<(Connection, Standing)> {
     let (registry, standing) = at(context, promoted).await?;
     let (name, address) = (&row.server.name, promoted.address());
@@ -109,16 +109,22 @@ pub(super) async fn promoted(
             "see that the old primary is down or fenced, promote it (SELECT pg_promote()), then say this again",
         ));
     }
-    const SEEN: &str = "SELECT coalesce(max(term), 0) FROM public.controller_term";
-    if registry.value::<i64>(SEEN, &[]).await? > term {
-        return Err(Error::refused(
-            format!(
-                "the server at {address}, or one that it was copied from, was closed as an old primary of server {name}"
-            ),
-            "make it a standby of the server's present primary first (pg_rewind or pg_basebackup), then promote it",
-        ));
-    }
     Ok((registry, standing))
+}
+
+/// Refused if it was closed as an old primary: what was written since is not there.
+pub(super) async fn refuse_if_closed(registry: &Connection, promoted: &Server) -> Result<()> {
+    if !close::is_ahead(registry).await? {
+        return Ok(());
+    }
+    let (name, address) = (&promoted.name, promoted.address());
+    Err(Error::refused(
+        format!(
+            "the server at {address}, or one that it was copied from, was closed as an old primary of server {name}"
+        ),
+        "make it a standby of the server's present primary first (pg_rewind or pg_basebackup), then promote it; if that primary is \
+         lost, and this one is the last copy, add --reopen: what was written since it was closed is lost",
+    ))
 }
 
 /// What is at the address that the map has. Refused if that is the promoted server, or if this one was never promoted after it.

@@ -45,6 +45,8 @@ pub(crate) struct Asked {
     pub(crate) dry_run: bool,
     /// Whether it is done although tenants differ there from the catalog.
     pub(crate) accept_differences: bool,
+    /// Whether it was closed by an earlier failover, and is opened again: no other copy is left.
+    pub(crate) reopen: bool,
 }
 
 /// The record of what was asked for.
@@ -56,6 +58,9 @@ struct Input {
     tenants: u32,
     /// What the promoted server has otherwise than the catalog.
     differences: Vec<Finding>,
+    /// Whether it was closed, and is opened again.
+    #[serde(default)]
+    reopens: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,14 +87,17 @@ impl std::fmt::Display for Address {
 
 /// Points a server to its promoted standby, and answers when that is done.
 pub(crate) async fn run(context: &Context, row: ServerRow, asked: Asked) -> Result<Value> {
-    let term = context.leading_term()?;
+    context.leading_term()?;
     let (host, port) = asked.to;
     let promoted = Server { host, port, ..row.server.clone() };
     refuse_if_taken(context, &row.server, &promoted).await?;
     // The session is kept meanwhile: by it, the server is known under other names.
-    let (_session, standing) = look::promoted(context, &row, (&promoted, term)).await?;
+    let (registry, standing) = look::promoted(context, &row, &promoted).await?;
+    if !asked.reopen {
+        look::refuse_if_closed(&registry, &promoted).await?;
+    }
     let at_old = look::old(context, &row, (&promoted, &standing)).await?;
-    let input = plan(context, &row, &promoted).await?;
+    let input = plan(context, &row, &promoted, asked.reopen).await?;
     if asked.dry_run {
         return Ok(told(&input));
     }
@@ -118,7 +126,7 @@ pub(crate) async fn run(context: &Context, row: ServerRow, asked: Asked) -> Resu
 }
 
 /// What is to be done, and how the promoted server differs from the catalog.
-async fn plan(context: &Context, row: &ServerRow, promoted: &Server) -> Result<Input> {
+async fn plan(context: &Context, row: &ServerRow, promoted: &Server, reopens: bool) -> Result<Input> {
     let tools = MapTools::of_control(context.catalog.clone(), context.connector.clone(), &context.config);
     Ok(Input {
         server: row.server.name.clone(),
@@ -126,6 +134,7 @@ async fn plan(context: &Context, row: &ServerRow, promoted: &Server) -> Result<I
         to: Address::of(promoted),
         tenants: row.tenants,
         differences: tools.differences_of(promoted.clone()).await?,
+        reopens,
     })
 }
 

@@ -243,6 +243,10 @@ async fn act(
         Verdict::Note(state, detail) => SeenAddress { state, detail, timeline: None },
         Verdict::Close(timeline) => {
             let Some((registry, _)) = at else { return Ok(()) };
+            let _turn = context.closing_turn.lock().await;
+            if is_led_to(context, server).await? {
+                return Ok(());
+            }
             if address.state == AddressState::Closed && close::is_closed(&registry).await? {
                 return Ok(());
             }
@@ -257,6 +261,12 @@ async fn act(
         return Ok(());
     }
     note(context, term, place, &seen).await
+}
+
+/// Whether the map has a server there by now, or is just about to: the look took its time.
+async fn is_led_to(context: &Context, server: &Server) -> Result<bool> {
+    let is_failing_over = context.catalog.is_failing_over(&[&server.name]).await?;
+    Ok(is_failing_over || context.server(&server.name).await?.address() == server.address())
 }
 
 async fn note(
@@ -281,10 +291,11 @@ async fn rival(context: &Context, term: i64, address: &ServerAddress, why: &str)
 async fn follow(context: &Context, term: i64, row: &ServerRow, address: &ServerAddress) -> Result<()> {
     let name = &row.server.name;
     let promoted = Server { host: address.host.clone(), port: address.port, ..row.server.clone() };
-    let (_session, standing) = look::promoted(context, row, (&promoted, term)).await?;
+    let (registry, standing) = look::promoted(context, row, &promoted).await?;
+    look::refuse_if_closed(&registry, &promoted).await?;
     // Refused if it is not as it was a moment ago.
     look::old(context, row, (&promoted, &standing)).await?;
-    let input = plan(context, row, &promoted).await?;
+    let input = plan(context, row, &promoted, false).await?;
     if !input.differences.is_empty() {
         let found: Vec<String> = input.differences.iter().map(difference).collect();
         let found = found.join("; ");

@@ -303,7 +303,8 @@ fn of_tenants() -> Vec<Route> {
             .gives_all("PastOperation"),
         Route::get("/tenants/{id}/serving", "Whether a tenant's clients are served", overview::serving)
             .gives("Serving"),
-        Route::get("/crowds", "Each server's largest tenants", overview::crowds).gives_all("Crowd"),
+        Route::get("/crowds", "Each server's largest and busiest tenants", overview::crowds)
+            .gives_all("Crowd"),
         Route::get("/load", "What routers, servers and the busiest tenants have to do just now", load::show)
             .asked("Busiest")
             .gives("Loads"),

@@ -166,6 +166,8 @@ pub(super) struct Failover {
     dry_run: bool,
     #[serde(default)]
     accept_differences: bool,
+    #[serde(default)]
+    reopen: bool,
 }
 
 /// Points a server to its promoted standby. Of the URL, only the address counts: the control plane logs in as itself.
@@ -176,8 +178,8 @@ pub(super) async fn failover(
 ) -> Answer<Value> {
     let row = context.catalog.server(&parse::<ServerName>(&name)?).await?;
     let to = arm::address(&configuration(&asked.to)?)?;
-    let Failover { dry_run, accept_differences, .. } = asked;
-    let asked = failover::Asked { to, dry_run, accept_differences };
+    let Failover { dry_run, accept_differences, reopen, .. } = asked;
+    let asked = failover::Asked { to, dry_run, accept_differences, reopen };
     Ok(Json(failover::run(&context, row, asked).await?))
 }
 

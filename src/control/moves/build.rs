@@ -5,7 +5,7 @@ use super::driver::Move;
 use super::programs::Programs;
 use super::schema::{dump_file, restore};
 use super::stream::{self, Publisher};
-use super::{identity, pause, watchdog};
+use super::{identity, pause, statistics, watchdog};
 use crate::error::Result;
 use crate::failpoint;
 use crate::restore::{Section, remove_archive};
@@ -14,8 +14,6 @@ use crate::server::Connection;
 /// Jobs with which indexes are built; and where other tenants are at work.
 const BUILD_JOBS: &str = "--jobs=2";
 const BUILD_JOBS_CONSIDERATE: &str = "--jobs=1";
-/// There, statistics are gathered with pauses, at 40 MB a second or less.
-const ANALYZE_CONSIDERATE: &str = "SET vacuum_cost_delay = '20ms'";
 
 /// Builds, then subscribes.
 pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
@@ -40,13 +38,8 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
     let source = the_move.source_database().await?;
     pause::wait(&work.context.catalog, work.operation.id).await?;
     let _at_work = the_move.throttle.at_work();
-    if the_move.throttle.has_neighbours() {
-        target.run(ANALYZE_CONSIDERATE).await?;
-    }
-    // Each table is a commit. What comes after it in this session is on disk with all of them.
-    target.run("SET synchronous_commit = off").await?;
-    target.run("ANALYZE").await?;
-    target.run("SET synchronous_commit = on").await?;
+    let there = (&the_move.target, arriving.as_str());
+    statistics::gather(&work.context.connector, there, the_move.throttle.has_neighbours()).await?;
     failpoint::reach("build_analyzed").await;
     refresh_views(&source, &target).await?;
     failpoint::reach("build_refreshed").await;

@@ -35,6 +35,7 @@ mod schema;
 mod seal;
 mod shown;
 pub(crate) mod start;
+pub(crate) mod statistics;
 mod stragglers;
 mod stream;
 mod take_back;

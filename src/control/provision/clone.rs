@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::fleet;
 use crate::moves::copy::{self, Sides};
 use crate::moves::programs::Programs;
-use crate::moves::{fence, refresh_views};
+use crate::moves::{fence, refresh_views, statistics};
 use crate::restore::{self, Restore, Section, remove_archive};
 use crate::server::doom::{self, Doomed};
 use crate::server::reader::{Reader, remove_all as remove_readers};
@@ -275,9 +275,10 @@ async fn restored<'r>(
 /// Gives the planner its statistics, and the catalog the schema's version, which the copy brought with it.
 async fn analyze(work: &Work, place: &Place) -> Result<()> {
     let id = &place.tenant.id;
-    let into = work.context.connector.database(&place.server, id.live_database()).await?;
-    let into = into.without_statement_limit().await?;
-    into.run("ANALYZE").await?;
+    let connector = &work.context.connector;
+    // Who is at work there by now is not known, and nobody waits for it.
+    statistics::gather(connector, (&place.server, id.live_database()), true).await?;
+    let into = connector.database(&place.server, id.live_database()).await?;
     let version = fleet::newest_version(&into).await?;
     work.remember(&json!({ "schema_version": version })).await?;
     Ok(work.context.catalog.set_schema_version(id, version, work.term).await?)

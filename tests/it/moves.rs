@@ -81,7 +81,7 @@ async fn bench_through_moves(fleet: &Fleet, tenant: &str, mode: &str, moves: &[&
 }
 
 async fn pgbench_goes_on_through_moves(fleet: &Fleet) {
-    bench_through_moves(fleet, "bench-simple", "simple", &["pg-3", "pg-1", "pg-3", "pg-1"]).await;
+    bench_through_moves(fleet, "bench-simple", "simple", &["pg-3", "pg-1"]).await;
 }
 
 async fn pgbench_with_prepared_statements_goes_on_through_moves(fleet: &Fleet) {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 pub(super) const PAUSE: Duration = Duration::from_millis(20);
 /// The pause grows with the wait, up to this: who asks all the time keeps the machine from what is waited for.
-const PAUSE_MAX: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// Asks until there is an answer.
 pub(crate) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {

@@ -192,7 +192,7 @@ impl Failover<'_> {
     /// No controller of an earlier term changes anything there any more.
     async fn raise_term(&self, registry: &Connection) -> Result<()> {
         let raised = tokio::time::timeout(COMMIT_TIMEOUT, registry::raise_term(registry, self.work.term));
-        raised.await.map_err(|_| not_committed(&self.promoted))?
+        raised.await.map_err(|_| not_committed(&self.promoted, "commit_timeout", COMMIT_TIMEOUT))?
     }
 
     /// For those tenants that the map has there, as it has them: others have moved, or been suspended, since it was closed.
@@ -204,7 +204,7 @@ impl Failover<'_> {
         let databases: Vec<&str> = open.map(|row| row.tenant.id.live_database()).collect();
         let opened =
             tokio::time::timeout(REOPEN_TIMEOUT, close::reopen(registry, self.work.term, &databases));
-        opened.await.map_err(|_| not_committed(&self.promoted))??;
+        opened.await.map_err(|_| not_committed(&self.promoted, "reopen_timeout", REOPEN_TIMEOUT))??;
         reach("reopened").await;
         Ok(())
     }
@@ -322,9 +322,9 @@ impl Failover<'_> {
     }
 }
 
-fn not_committed(promoted: &Server) -> Error {
+fn not_committed(promoted: &Server, name: &str, timeout: Duration) -> Error {
     Error::Timeout(format!(
-        "the server at {} does not commit within commit_timeout ({COMMIT_TIMEOUT:?}): see whether it waits for a standby that is \
+        "the server at {} does not commit within {name} ({timeout:?}): see whether it waits for a standby that is \
          away (synchronous_standby_names)",
         promoted.address()
     ))

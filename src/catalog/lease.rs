@@ -16,18 +16,24 @@ pub struct Lease {
 }
 
 impl Catalog {
-    /// Takes the lease if it is free, or renews it if `holder` has it. `None`: another holds it.
+    /// Takes the lease if it is free or that of `dead`, a holder that is known to be no more; or renews it if `holder` has
+    /// it. `None`: another holds it.
     ///
     /// # Errors
     /// When the catalog can't be reached or read.
-    pub async fn hold_lease(&self, holder: &str, lasts: Duration) -> Result<Option<Lease>> {
+    pub async fn hold_lease(
+        &self,
+        holder: &str,
+        dead: Option<&str>,
+        lasts: Duration,
+    ) -> Result<Option<Lease>> {
         const SQL: &str = "
             INSERT INTO lease (holder, term, expires_at) VALUES ($1, 1, now() + $2 * interval '1 second')
             ON CONFLICT (one) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at,
                 term = lease.term + (CASE WHEN lease.holder = excluded.holder THEN 0 ELSE 1 END)
-            WHERE lease.holder = excluded.holder OR lease.expires_at < now()
+            WHERE lease.holder = excluded.holder OR lease.holder = $3 OR lease.expires_at < now()
             RETURNING term";
-        let row = self.row("lease_hold", SQL, &[&holder, &lasts.as_secs_f64()]).await?;
+        let row = self.row("lease_hold", SQL, &[&holder, &lasts.as_secs_f64(), &dead]).await?;
         Ok(row.map(|row| Lease { term: row.get(0) }))
     }
 

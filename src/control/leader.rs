@@ -4,10 +4,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::context::Context;
+use crate::seat::Seat;
 
 /// Keeps trying for the lease until `stop`, then gives it back.
-pub(crate) async fn lead(context: Arc<Context>, holder: String, stop: tokio_util::sync::CancellationToken) {
-    let lasts = context.config.lease_duration;
+pub(crate) async fn lead(context: Arc<Context>, stop: tokio_util::sync::CancellationToken) {
+    let config = &context.config;
+    // Each start is a holder of its own: a predecessor of the same name must not share its term.
+    let name = config.name.as_deref().unwrap_or(&config.listen);
+    let holder = format!("{name}/{:016x}", rand::random::<u64>());
+    let seat = Seat::take(&config.work_dir, name, &holder).unwrap_or_else(|error| {
+        tracing::warn!(%error, "no seat in work_dir: after a crash this instance will wait for its own lease to run out");
+        None
+    });
+    let predecessor = seat.as_ref().and_then(Seat::predecessor);
+    let lasts = config.lease_duration;
     let mut renewed = Instant::now();
     loop {
         if crate::failpoint::sleepwalks() {
@@ -15,7 +25,7 @@ pub(crate) async fn lead(context: Arc<Context>, holder: String, stop: tokio_util
             continue;
         }
         let asked = Instant::now();
-        let term = match context.catalog.hold_lease(&holder, lasts).await {
+        let term = match context.catalog.hold_lease(&holder, predecessor, lasts).await {
             Ok(lease) => {
                 renewed = asked;
                 lease.map(|lease| lease.term)

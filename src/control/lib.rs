@@ -26,6 +26,7 @@ mod quotas;
 mod readers;
 mod reconciler;
 mod restore;
+mod seat;
 mod server;
 mod stock;
 mod turns;
@@ -85,9 +86,6 @@ async fn serve(config: ControlConfig, secrets: Secrets, shutdown: Shutdown) -> R
         .await
         .map_err(|source| Error::Io { what: format!("work_dir: {}", config.work_dir.display()), source })?;
     migrate(&catalog).await?;
-    // Each start is a holder of its own: a predecessor of the same name must not share its term.
-    let name = config.name.as_deref().unwrap_or(&config.listen);
-    let holder = format!("{name}/{:016x}", rand::random::<u64>());
     let connector = server::Connector::new(secrets.master_key.clone(), config.server_tls());
     let context = Arc::new(Context {
         doctor: Doctor::of_control(catalog.clone(), connector.clone(), &config),
@@ -116,7 +114,7 @@ async fn serve(config: ControlConfig, secrets: Secrets, shutdown: Shutdown) -> R
         requests: http::Requests::default(),
     });
     let stop = CancellationToken::new();
-    let leader = tokio::spawn(leader::lead(context.clone(), holder, stop.clone()));
+    let leader = tokio::spawn(leader::lead(context.clone(), stop.clone()));
     let reconciler = tokio::spawn(reconciler::reconcile(context.clone(), stop.clone()));
     let figures = tokio::spawn(metrics::refresh(context.clone(), stop.clone()));
     let map = tokio::spawn(map::watch::watch(context.clone(), stop.clone()));

@@ -30,7 +30,7 @@ async fn is_served(fleet: &Fleet, tenant: &str) {
 async fn old_primary_comes_back(fleet: &Fleet) {
     let killed = fleet.postmaster("catalog");
     std::fs::write(fleet.path().join("catalog/data/standby.signal"), "").unwrap();
-    fleet.freeze_catalog(Signal::KILL);
+    fleet.freeze("catalog", Signal::KILL);
     until("it to be started again", async || fleet.try_postmaster("catalog").filter(|new| *new != killed))
         .await;
     let url: tokio_postgres::Config = fleet.variable("TENANTRY_CATALOG_URL").parse().unwrap();
@@ -53,7 +53,7 @@ async fn a_standby_is_promoted_in_the_middle_of_a_move_and_a_migration(fleet: &m
     let migrate = ["migrate", "run", "--dir", files.path(), "--selector", "id=staying", "--no-wait"];
     let run = fleet.cli(&migrate).await.ok()["id"].as_i64().unwrap().to_string();
 
-    fleet.freeze_catalog(Signal::STOP);
+    fleet.freeze("catalog", Signal::STOP);
     staying.goes_on().await;
     standby.promote().await;
     let ended = ends_in_one_place(fleet, "moving", id).await;
@@ -90,7 +90,7 @@ async fn what_a_promoted_standby_never_got_is_not_mixed_with_what_it_has(fleet: 
     // One of them is restarted, and remembers by its snapshot alone by which changes it came where it is.
     has_in_snapshot(fleet, &format!("/2 {version} ")).await;
 
-    fleet.freeze_catalog(Signal::STOP);
+    fleet.freeze("catalog", Signal::STOP);
     restart(fleet, "router").await;
     ledger.goes_on().await;
     standby.promote().await;
@@ -137,11 +137,11 @@ async fn a_load_runs_from_start_to_end_without_the_catalog(fleet: &mut Fleet) {
     let data = fleet.path().join("catalog/data");
     for mode in ["hangs", "is gone"] {
         if mode == "hangs" {
-            fleet.freeze_catalog(Signal::STOP);
+            fleet.freeze("catalog", Signal::STOP);
         } else {
             // Whatever starts it again finds nothing to start.
             std::fs::rename(&data, data.with_extension("away")).unwrap();
-            fleet.freeze_catalog(Signal::KILL);
+            fleet.freeze("catalog", Signal::KILL);
         }
         let commands: [&[&str]; 5] = [
             &["tenant", "create", "not-now"],
@@ -170,7 +170,7 @@ async fn a_load_runs_from_start_to_end_without_the_catalog(fleet: &mut Fleet) {
         struck.goes_on().await;
         carried.goes_on().await;
         if mode == "hangs" {
-            fleet.freeze_catalog(Signal::CONT);
+            fleet.freeze("catalog", Signal::CONT);
         } else {
             std::fs::rename(data.with_extension("away"), &data).unwrap();
         }

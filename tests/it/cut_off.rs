@@ -102,13 +102,13 @@ async fn a_router_that_is_cut_off_follows_two_moves_and_loses_nothing(fleet: &mu
     }
     // Nobody has asked for this one meanwhile: both moves at once, and no catalog anywhere.
     drop(other);
-    fleet.freeze_catalog(Signal::STOP);
+    fleet.freeze("catalog", Signal::STOP);
     let idle = router.through(&fleet.config("idle"));
     connect(&idle).await.unwrap().run("CREATE TABLE seen (a int)").await;
     through_it.goes_on().await;
     // What it found out is in its snapshot, beside the version that it had.
     says(&snapshot_of(fleet, &router), "\"id\":\"idle\",\"server\":\"pg-3\"").await;
-    fleet.freeze_catalog(Signal::CONT);
+    fleet.freeze("catalog", Signal::CONT);
     let seen = fleet.direct("pg-3", "idle").await;
     assert_eq!(seen.number("SELECT count(*) FROM pg_tables WHERE tablename = 'seen'").await, 1);
     through_it.reckon(fleet).await;
@@ -191,7 +191,7 @@ async fn a_damaged_snapshot_is_set_aside_and_never_costs_a_route(fleet: &mut Fle
     router.end().await;
     let sound = std::fs::read(&snapshot).unwrap();
     let before = std::fs::read(&old).unwrap();
-    fleet.freeze_catalog(Signal::STOP);
+    fleet.freeze("catalog", Signal::STOP);
     let mut flipped = sound.clone();
     flipped[sound.len() / 2] ^= 1;
     let future =
@@ -210,7 +210,7 @@ async fn a_damaged_snapshot_is_set_aside_and_never_costs_a_route(fleet: &mut Fle
     for file in [&snapshot, &old] {
         std::fs::write(file, "nonsense").unwrap();
     }
-    fleet.freeze_catalog(Signal::CONT);
+    fleet.freeze("catalog", Signal::CONT);
     let again = fleet.router_at(router.port, router.metrics_port, &[]).await;
     for tenant in ["first", "second", "third"] {
         knows(&again, fleet, tenant).await;

@@ -124,7 +124,7 @@ async fn each_thing_that_is_wrong_is_named_with_its_remedy(fleet: &mut Fleet) {
 async fn what_can_be_seen_without_catalog_or_control_plane_is_told(fleet: &mut Fleet) {
     // The control plane knows its servers from then on.
     until("all to be well", async || (fleet.cli(&["doctor"]).await.status == 0).then_some(())).await;
-    fleet.freeze_catalog(Signal::STOP);
+    fleet.freeze("catalog", Signal::STOP);
     let output = fleet.cli(&["doctor"]).await;
     let seen = output.json();
     let line = output.error(5);
@@ -135,7 +135,7 @@ async fn what_can_be_seen_without_catalog_or_control_plane_is_told(fleet: &mut F
     for server in ["server pg-1", "server pg-2", "server pg-3"] {
         assert!(parts.contains(&(server.to_owned(), true)), "{parts:?}");
     }
-    fleet.freeze_catalog(Signal::CONT);
+    fleet.freeze("catalog", Signal::CONT);
     until("all to be well again", async || (fleet.cli(&["doctor"]).await.status == 0).then_some(())).await;
 
     // For people.

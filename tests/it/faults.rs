@@ -15,7 +15,7 @@ use shard_map::moves::Phase;
 use stage::Stage;
 use table::{BEGIN, END, document, note, rendered, table_in_the_docs};
 
-use crate::harness::{Fleet, trials};
+use crate::harness::{Fleet, said, trials};
 
 trials! {
     plain the_table_in_the_docs_has_the_points_of_the_code,
@@ -199,8 +199,7 @@ async fn cells(fleet: &Fleet, name: &str) {
             // With nobody to look at a table, the first failure ends it, and the logs are those of it.
             Err(panic) if asked().is_none() => std::panic::resume_unwind(panic),
             Err(panic) => {
-                let said = panic.downcast_ref::<String>().map(String::as_str);
-                let said = said.or(panic.downcast_ref::<&str>().copied()).unwrap_or_default();
+                let said = said(&*panic);
                 eprintln!("{point} × {fault:?} FAILED: {said}");
                 failed.push(format!("{point} × {fault:?}: {said}"));
                 stage = stage.anew(format!("{name}-{}", failed.len())).await;

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::cut_off::{give_server_back, lose_server};
-use crate::harness::{Fleet, Sql as _, connect, leftovers, signal, trials, until};
+use crate::harness::{Fleet, Sql as _, connect, trials, until};
 use crate::migrations::Files;
 
 trials! {
@@ -83,15 +83,14 @@ async fn a_run_is_exact_whatever_happens_in_it(fleet: &mut Fleet) {
     for name in &names[5..15] {
         fleet.connect(name).await.run("UPDATE t SET a = 0").await;
     }
-    let freeze = |how| leftovers(&fleet.path().join("pg-1")).into_keys().for_each(|pid| signal(pid, how));
-    freeze(Signal::STOP);
+    fleet.freeze("pg-1", Signal::STOP);
     fleet.cli(&["migrate", "resume", &id.to_string(), "--no-wait"]).await.ok();
     until("the run to pause there", async || {
         let lane = &status(fleet, id).await["servers"]["pg-1"];
         (lane["slots"] == 0 && lane["why"].as_str()?.contains("does not answer")).then_some(())
     })
     .await;
-    freeze(Signal::CONT);
+    fleet.freeze("pg-1", Signal::CONT);
     let done = ended(fleet, id).await;
     assert_eq!(
         (&done["state"], &done["done"], &done["failed"]),

@@ -12,13 +12,6 @@ trials! {
     own a_server_that_is_gone_is_waited_for,
 }
 
-/// Stops a server with all its processes, as a machine that hangs; or lets it go on.
-fn freeze(fleet: &Fleet, server: &str, how: Signal) {
-    for pid in leftovers(&fleet.path().join(server)).into_keys() {
-        signal(pid, how);
-    }
-}
-
 async fn a_server_that_hangs_is_left_alone_and_comes_back_by_itself(fleet: &mut Fleet) {
     let names: Vec<String> = (0..5).map(|number| format!("hung-{number}")).collect();
     join_all(names.iter().map(|name| fleet.create(name, &["--server", "pg-1"]))).await;
@@ -29,7 +22,7 @@ async fn a_server_that_hangs_is_left_alone_and_comes_back_by_itself(fleet: &mut 
     let up = "tenantry_router_server_up{server=\"pg-1\"}";
     let spared = Ledger::start(fleet, "spared", 2).await;
 
-    freeze(fleet, "pg-1", Signal::STOP);
+    fleet.freeze("pg-1", Signal::STOP);
     // Their first clients: for each tenant the router needs a connection of its own.
     let clients = names.iter().cycle().take(25).map(async |name| connect(&through(name)).await.err());
     for refusal in join_all(clients).await {
@@ -45,7 +38,7 @@ async fn a_server_that_hangs_is_left_alone_and_comes_back_by_itself(fleet: &mut 
     connect(&through("spared")).await.unwrap().run("SELECT 1").await;
     spared.goes_on().await;
 
-    freeze(fleet, "pg-1", Signal::CONT);
+    fleet.freeze("pg-1", Signal::CONT);
     join_all(names.iter().map(async |name| {
         until("the tenant to be served", async || connect(&through(name)).await.ok())
             .await

@@ -168,7 +168,7 @@ async fn without_the_catalog_commands_exit_5_and_traffic_and_logins_go_on(fleet:
     fleet.create("independent", &["--server", "pg-1"]).await;
     fleet.create("unvisited", &["--server", "pg-2"]).await;
     let ledger = Ledger::start(fleet, "independent", 3).await;
-    fleet.freeze_catalog(Signal::STOP);
+    fleet.freeze("catalog", Signal::STOP);
     let command = ["tenant", "create", "not-now"];
     let ((), refused) = tokio::join!(ledger.goes_on(), fleet.cli(&command));
     refused.error(5);
@@ -183,7 +183,7 @@ async fn without_the_catalog_commands_exit_5_and_traffic_and_logins_go_on(fleet:
     until("dev to start it again", async || fleet.process("router").filter(|new| Some(*new) != killed)).await;
     until("it to serve", async || connect(&fleet.config("unvisited")).await.ok()).await;
     ledger.goes_on().await;
-    fleet.freeze_catalog(Signal::CONT);
+    fleet.freeze("catalog", Signal::CONT);
     until("the control plane to work again", async || {
         (fleet.cli(&["tenant", "create", "afterwards", "--wait"]).await.status == 0).then_some(())
     })

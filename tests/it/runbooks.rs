@@ -76,14 +76,14 @@ async fn a_server_is_down(fleet: &Fleet) {
 }
 
 async fn the_catalog_is_down(fleet: &Fleet) {
-    fleet.freeze_catalog(Signal::STOP);
+    fleet.freeze("catalog", Signal::STOP);
     let url: Config = fleet.variable("TENANTRY_CATALOG_URL").parse().unwrap();
     let Host::Tcp(host) = &url.get_hosts()[0] else { panic!("a TCP host") };
     let catalog = format!("{host}:{}", url.get_ports()[0]);
     let page = Runbook::open(fleet, "catalog-down", &[("CATALOG", &catalog), ("TENANT", "acme")]).await;
     page.run(NOTICE).await;
     page.run(MEANING).await;
-    fleet.freeze_catalog(Signal::CONT);
+    fleet.freeze("catalog", Signal::CONT);
     page.run_until_well(OVER).await;
     page.done();
 }

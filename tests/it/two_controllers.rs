@@ -12,6 +12,7 @@ use crate::recovery::{ends_in_one_place, has_come_to, has_its_bulk, with_bulk};
 trials! {
     own a_registry_takes_nothing_under_a_lower_term,
     own a_controller_that_wakes_up_in_the_middle_of_a_move_changes_nothing,
+    own a_controller_that_died_leads_again_where_it_is_started_again,
 }
 
 async fn a_registry_takes_nothing_under_a_lower_term(fleet: &mut Fleet) {
@@ -137,4 +138,31 @@ async fn the_command_line_finds_who_leads(fleet: &Fleet, first: Pid, second: &Se
     signal(if does_second_lead { second.pid() } else { first }, Signal::KILL);
     ask(&format!("{leader},{follower}"), &orders).await.ok();
     ask(&format!("{leader},{follower}"), &["server", "drain", "pg-2", "--undo"]).await.ok();
+}
+
+async fn a_controller_that_died_leads_again_where_it_is_started_again(fleet: &mut Fleet) {
+    let catalog = catalog(fleet).await;
+    let led = async || catalog.number("SELECT term FROM lease WHERE expires_at > now()").await;
+    let before = led().await;
+    // A lease that nobody waits for to run out.
+    let control = fleet.take_control(&["lease_duration=1h"]);
+    until("it to lead", async || (led().await > before).then_some(())).await;
+    for died in 1..=2 {
+        control.kill();
+        control.start_again();
+        until("it to lead again", async || (led().await == before + 1 + died).then_some(())).await;
+    }
+    fleet.create("made", &[]).await;
+    // One of the same name beside it, which lives: it has to wait.
+    let work = format!("work_dir={}", fleet.path().join("control").display());
+    let namesake = fleet.second_control_with(&["name=control-1", &work]);
+    let page = format!("http://{}/metrics", namesake.address());
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    until("it to have asked for the lease", async || {
+        let page = http.get(&page).send().await.ok()?.text().await.ok()?;
+        let asked = "tenantry_catalog_query_duration_seconds_count{query=\"lease_hold\"}";
+        page.lines().any(|line| line.starts_with(asked)).then_some(())
+    })
+    .await;
+    assert_eq!(led().await, before + 3);
 }

@@ -14,7 +14,7 @@ use super::place::spawn_tied;
 use super::programs::find;
 use super::sql::{Sql as _, connect, connect_url};
 use super::wait::{until, until_blocking};
-use super::{Fleet, leftovers, lock, signal};
+use super::{Fleet, lock, signal};
 
 /// A standby of the catalog, or of a server of tenants. Ends when it is dropped.
 pub(crate) struct Standby {
@@ -90,15 +90,6 @@ impl Fleet {
         let config: tokio_postgres::Config = standby.url.parse().unwrap();
         until("the standby to answer", async || connect(&config).await.ok()).await;
         standby
-    }
-
-    /// Stops the catalog's server with all its processes, as a machine that hangs; or lets it go on.
-    pub(crate) fn freeze_catalog(&self, how: Signal) {
-        // First the one that starts the others: those it started while they are looked for would be missed.
-        let postmaster = self.try_postmaster("catalog");
-        for pid in postmaster.into_iter().chain(leftovers(&self.path().join("catalog")).into_keys()) {
-            signal(pid, how);
-        }
     }
 
     /// Starts a control plane beside the fleet's own, `control-2`.

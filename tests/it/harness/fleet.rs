@@ -1,6 +1,6 @@
 //! A fleet: `tenantry dev` on a directory of its own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
@@ -290,6 +290,23 @@ impl Fleet {
         let file = self.path().join(server).join("data/postmaster.pid");
         let text = std::fs::read_to_string(file).ok()?;
         Pid::from_raw(text.lines().next()?.parse().ok()?)
+    }
+
+    /// Stops a Postgres server with all its processes, as a machine that hangs; kills it; or lets it go on.
+    pub(crate) fn freeze(&self, server: &str, how: Signal) {
+        // First the one that starts the others.
+        let mut told: HashSet<Pid> = self.try_postmaster(server).into_iter().collect();
+        told.iter().for_each(|postmaster| signal(*postmaster, how));
+        loop {
+            let found = leftovers(&self.path().join(server)).into_keys();
+            let fresh: Vec<Pid> = found.filter(|pid| told.insert(*pid)).collect();
+            fresh.iter().for_each(|pid| signal(*pid, how));
+            // What was started before the first one was told, while the others were looked for, is found at the next look.
+            // Of one that is killed, nothing is left to look for, and it may be up again.
+            if fresh.is_empty() || how == Signal::KILL {
+                return;
+            }
+        }
     }
 
     /// Kills `router` or `control`; `dev` starts it again.

@@ -164,12 +164,18 @@ impl Drop for Clock {
     }
 }
 
-/// A test that fails says what the fleet said meanwhile.
+/// A test that fails says what the fleet said meanwhile; and last, as that is long, once more why it failed.
 fn with_logs(place: &impl AsRef<std::path::Path>, run: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
-        eprintln!("{}", place::log_tails(place.as_ref()));
+        eprintln!("{}\nfailed: {}", place::log_tails(place.as_ref()), said(&*panic));
         resume_unwind(panic);
     }
+}
+
+/// What a panic says.
+pub(crate) fn said(panic: &(dyn std::any::Any + Send)) -> &str {
+    let said = panic.downcast_ref::<String>().map(String::as_str);
+    said.or(panic.downcast_ref::<&str>().copied()).unwrap_or_default()
 }
 
 static SHARED: OnceLock<Result<Mutex<Option<&'static Fleet>>, String>> = OnceLock::new();

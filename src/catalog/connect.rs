@@ -46,7 +46,11 @@ pub(crate) fn target(url: &str) -> Result<Target> {
         .keepalives_retries(3);
     config.tcp_user_timeout(Duration::from_secs(10));
     config.application_name("tenantry");
-    config.options(format!("-c statement_timeout={}", STATEMENT_TIMEOUT.as_millis()));
+    // What a controller that died had begun ends soon after it.
+    config.options(format!(
+        "-c statement_timeout={} -c client_connection_check_interval=500ms",
+        STATEMENT_TIMEOUT.as_millis()
+    ));
     if config.get_hosts().len().max(config.get_hostaddrs().len()) > 1 {
         // All but one of several are standbys.
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);

@@ -4,7 +4,8 @@
 //! Only with the feature `failpoints`, which release builds do not have. `TENANTRY_FAILPOINT_FILE` names a file that says
 //! what is to happen:
 //!
-//! - `POINT`: when it is reached, the file is removed (so that it happens once) and the process aborts.
+//! - lines `POINT`: when the first is reached, that line is removed (so that it happens once), with the last the file, and the
+//!   process aborts.
 //! - `wait POINT`: what comes there stands there until the file says something else, and everything else goes on.
 //!   `TENANTRY_FAILPOINT_FILE.waiting` tells that it does.
 //! - `stand POINT`: the same for a process that hangs: as long as `TENANTRY_FAILPOINT_FILE.reached` is there, this instance
@@ -26,11 +27,12 @@ const SENT: Duration = Duration::from_millis(50);
 pub(crate) async fn reach(point: &str) {
     let Ok(file) = std::env::var("TENANTRY_FAILPOINT_FILE") else { return };
     let wish = std::fs::read_to_string(&file).unwrap_or_default();
+    let (first, others) = wish.trim().split_once('\n').unwrap_or((wish.trim(), ""));
+    if first == point && is_taken_off(&file, others) {
+        tracing::warn!(point, "failpoint reached: aborting");
+        std::process::abort();
+    }
     let told = match wish.trim().split_once(' ') {
-        None if wish.trim() == point && std::fs::remove_file(&file).is_ok() => {
-            tracing::warn!(point, "failpoint reached: aborting");
-            std::process::abort();
-        }
         Some(("wait", wanted)) if wanted == point => format!("{file}.waiting"),
         Some(("stand", wanted)) if wanted == point => format!("{file}.reached"),
         _ => return,
@@ -41,6 +43,16 @@ pub(crate) async fn reach(point: &str) {
         drop(std::fs::write(&told, point));
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// Leaves only the other points in the file.
+#[cfg(feature = "failpoints")]
+fn is_taken_off(file: &str, others: &str) -> bool {
+    if others.is_empty() {
+        return std::fs::remove_file(file).is_ok();
+    }
+    let aside = format!("{file}.new");
+    std::fs::write(&aside, others).and_then(|()| std::fs::rename(&aside, file)).is_ok()
 }
 
 /// Nothing, in a build without failpoints.

@@ -42,9 +42,8 @@ async fn dies_at(fleet: &mut Fleet, moves: [&[&str]; 2]) {
     with_config(fleet, LEASE).await;
     with_bulk(fleet, "mortal", "pg-1").await;
     let ledger = Ledger::start(fleet, "mortal", 4).await;
-    let failpoint = fleet.path().join("failpoint");
     for points in moves {
-        std::fs::write(&failpoint, points[0]).unwrap();
+        let deaths = fleet.die_at(points);
         let id = start_move_unanswered(fleet).await;
         for (index, point) in points.iter().enumerate() {
             if *point == "complete" {
@@ -52,10 +51,7 @@ async fn dies_at(fleet: &mut Fleet, moves: [&[&str]; 2]) {
                 // The answer may be lost with the process that was to give it.
                 fleet.cli(&["move", "complete", &id.to_string()]).await;
             }
-            until(&format!("{point} to be reached"), async || (!failpoint.exists()).then_some(())).await;
-            if let Some(next) = points.get(index + 1) {
-                std::fs::write(&failpoint, next).unwrap();
-            }
+            deaths.has_died(index).await;
             ledger.goes_on().await;
             assert!(ledger.errors().is_empty(), "after {point} a client saw {:?}", ledger.errors());
         }

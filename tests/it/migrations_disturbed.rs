@@ -57,17 +57,12 @@ async fn a_run_is_exact_whatever_happens_in_it(fleet: &mut Fleet) {
         "V3__index.sql",
         "-- tenantry: no-transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS t_b ON t (b)",
     );
-    let failpoint = fleet.path().join("failpoint");
-    std::fs::write(&failpoint, "wave_0").unwrap();
+    let points = ["wave_0", "migrated", "wave_1", "migrated", "wave_2", "migrated"];
+    let deaths = fleet.die_at(&points);
     let args = ["migrate", "run", "--dir", files.path(), "--waves", "40%,100%", "--max-failures", "13"];
     let run = fleet.cli(&[&args[..], &["--lock-timeout", "100ms", "--no-wait"]].concat()).await.ok();
     let id = run["id"].as_i64().unwrap();
-    for next in ["migrated", "wave_1", "migrated", "wave_2", "migrated", ""] {
-        until("the control plane to die", async || (!failpoint.exists()).then_some(())).await;
-        if !next.is_empty() {
-            std::fs::write(&failpoint, next).unwrap();
-        }
-    }
+    deaths.has_died(points.len() - 1).await;
     let failed = ended(fleet, id).await;
     let why = |tenant: &Value| (tenant["tenant"].as_str().unwrap().to_owned(), tenant["error"].to_string());
     let failures: BTreeMap<_, _> = failed["failures"].as_array().unwrap().iter().map(why).collect();

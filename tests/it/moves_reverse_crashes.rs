@@ -24,15 +24,6 @@ const WINDOW: [&str; 4] = ["window_role", "window_sealed", "window_follows", "wi
 const UNDO: [&str; 4] = ["back_freed", "back_passed", "back_sealed", "back_follows"];
 const CLOSING: [&str; 3] = ["window_closing", "window_slot_dropped", "window_taken_down"];
 
-fn die_at(fleet: &Fleet, point: &str) {
-    std::fs::write(fleet.path().join("failpoint"), point).unwrap();
-}
-
-async fn has_died(fleet: &Fleet, point: &str) {
-    let failpoint = fleet.path().join("failpoint");
-    until(&format!("{point} to be reached"), async || (!failpoint.exists()).then_some(())).await;
-}
-
 /// Turns a move round although the answer may be lost with the process that was to give it; returns the new move's number.
 async fn reverse_unanswered(fleet: &Fleet, id: i64) -> i64 {
     let newest = async || {
@@ -55,13 +46,10 @@ async fn a_turn_ends_well_wherever_in_it_or_its_window_the_control_plane_dies(fl
     let ledger = Ledger::start(fleet, "mortal", 3).await;
     let mut id = move_to(fleet, "mortal", "pg-3").await["id"].as_i64().unwrap();
     for points in [&TURN[..], &WINDOW] {
-        die_at(fleet, points[0]);
+        let deaths = fleet.die_at(points);
         id = reverse_unanswered(fleet, id).await;
         for (index, point) in points.iter().enumerate() {
-            has_died(fleet, point).await;
-            if let Some(next) = points.get(index + 1) {
-                die_at(fleet, next);
-            }
+            deaths.has_died(index).await;
             ledger.goes_on().await;
             assert!(ledger.errors().is_empty(), "after {point} a client saw {:?}", ledger.errors());
         }
@@ -85,14 +73,9 @@ async fn a_turn_is_undone_wherever_in_that_the_control_plane_dies(fleet: &mut Fl
     blocker.run("BEGIN; LOCK TABLE totals IN ACCESS SHARE MODE").await;
     let back = id_of(&fleet.cli(&["move", "reverse", &id.to_string()]).await.ok());
     until("it to wait", async || show(fleet, &back).await["waiting_for"].is_string().then_some(())).await;
-    die_at(fleet, UNDO[0]);
+    let deaths = fleet.die_at(&UNDO);
     fleet.cli(&["move", "abort", &back]).await;
-    for (index, point) in UNDO.iter().enumerate() {
-        has_died(fleet, point).await;
-        if let Some(next) = UNDO.get(index + 1) {
-            die_at(fleet, next);
-        }
-    }
+    deaths.has_died(UNDO.len() - 1).await;
     blocker.run("COMMIT").await;
     let ended = ends_in_one_place(fleet, "doubtful", back.parse().unwrap()).await;
     assert_eq!(ended["state"], "aborted", "{ended}");
@@ -114,14 +97,9 @@ async fn a_window_is_closed_wherever_in_that_the_control_plane_dies(fleet: &mut 
     let client = fleet.connect("final").await;
     client.run("CREATE TABLE t (n int)").await;
     let id = id_of(&move_to(fleet, "final", "pg-3").await);
-    die_at(fleet, CLOSING[0]);
+    let deaths = fleet.die_at(&CLOSING);
     client.run("COMMENT ON TABLE t IS 'another table'").await;
-    for (index, point) in CLOSING.iter().enumerate() {
-        has_died(fleet, point).await;
-        if let Some(next) = CLOSING.get(index + 1) {
-            die_at(fleet, next);
-        }
-    }
+    deaths.has_died(CLOSING.len() - 1).await;
     let shown = is_closed(fleet, "final", &id).await;
     assert_eq!(shown["window_closed"]["what"], "COMMENT", "{shown}");
 }
@@ -135,9 +113,9 @@ async fn a_turn_whose_catalog_is_lost_leaves_nothing_that_keeps_log(fleet: &mut 
         let home = fleet.tenant("bereft").await["server"].as_str().unwrap().to_owned();
         let away = if home == "pg-1" { "pg-3" } else { "pg-1" };
         let id = move_to(fleet, "bereft", away).await["id"].as_i64().unwrap();
-        die_at(fleet, point);
+        let death = fleet.die_at(&[point]);
         let back = reverse_unanswered(fleet, id).await;
-        has_died(fleet, point).await;
+        death.has_died(0).await;
         drop_catalog(fleet).await;
         fleet.cli(&["map", "rebuild", "--apply"]).await.ok();
         let ended = ends_in_one_place(fleet, "bereft", back).await;

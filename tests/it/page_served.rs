@@ -18,7 +18,7 @@ fn client() -> Client {
     Client::builder().no_proxy().redirect(redirect).timeout(Duration::from_secs(60)).build().unwrap()
 }
 
-async fn get(fleet: &Fleet, path: &str) -> Response {
+pub(crate) async fn get(fleet: &Fleet, path: &str) -> Response {
     let url = format!("{}{path}", fleet.variable("TENANTRY_API"));
     client().get(url).bearer_auth(fleet.variable("TENANTRY_TOKEN")).send().await.unwrap()
 }

@@ -1,8 +1,10 @@
 //! Tenants come into being: where, with which rights, and what a wrong wish is answered.
 
+use futures_util::future::join_all;
 use serde_json::Value;
 
 use crate::harness::{Fleet, Sql as _, trials, until};
+use crate::page_served::get;
 
 trials! {
     shared a_database_that_was_there_before_is_neither_adopted_nor_dropped,
@@ -13,6 +15,7 @@ trials! {
     shared wrong_wishes_are_refused_with_the_status_that_says_whose_fault_it_is,
     own new_tenants_spread_over_the_shared_servers_only,
     own tenants_go_where_the_declared_policy_lets_them,
+    own a_server_with_much_at_work_is_passed_over,
     own a_creation_that_was_cut_short_is_finished,
     shared without_a_control_plane_commands_exit_5,
 }
@@ -167,6 +170,49 @@ async fn tenants_go_where_the_declared_policy_lets_them(fleet: &mut Fleet) {
     let policy = "[placement.shared]\ncapacity = { tenants_max = 1 }";
     apply(&format!("{policy}\n[[servers]]\ncapacity = {{ tenants_max = 9 }}{pg_1}")).await;
     assert_eq!(fleet.create("more", &[]).await["server"], "pg-1");
+}
+
+async fn a_server_with_much_at_work_is_passed_over(fleet: &mut Fleet) {
+    let _control = fleet.take_control(&["measure_interval=1s"]);
+    until("the control plane to serve", async || {
+        let output = fleet.cli(&["tenant", "create", "busy", "--server", "pg-1", "--wait"]).await;
+        (output.status == 0).then_some(())
+    })
+    .await;
+    for tenant in ["at-rest", "filler"] {
+        fleet.create(tenant, &["--server", "pg-2"]).await;
+    }
+    let policy = fleet.path().join("policy.toml");
+    std::fs::write(&policy, "[placement.shared]\ncapacity = { active_sessions_max = 1 }").unwrap();
+    fleet.cli(&["map", "apply", policy.to_str().unwrap()]).await.ok();
+    let clients = join_all((0..3).map(|_| fleet.connect("busy"))).await;
+    let work = join_all(clients.iter().map(async |client| {
+        // Each statement's time is known when it is over.
+        loop {
+            client.run("SELECT pg_sleep(0.2)").await;
+        }
+    }));
+    let load = async |id: &str| {
+        let crowds: Value = get(fleet, "/v1/crowds").await.json().await.unwrap();
+        let crowds = crowds.as_array().unwrap().iter();
+        let mut tenants = crowds.flat_map(|crowd| crowd["listed"].as_array().unwrap());
+        tenants.find(|tenant| tenant[0] == id).unwrap()[3].as_i64().unwrap_or(0)
+    };
+    let seen = until("the work to be measured", async || {
+        if load("busy").await <= 1000 {
+            return None;
+        }
+        let planned = fleet.cli(&["tenant", "create", "next", "--dry-run"]).await.ok();
+        let pg_1 = planned["servers"].as_array().unwrap().iter().find(|v| v["server"] == "pg-1").unwrap();
+        let is_full = pg_1["reason"].as_str().unwrap().contains("of 1 sessions at work");
+        is_full.then(|| planned["server"].clone())
+    });
+    let seen = tokio::select! {
+        seen = seen => seen,
+        never = work => unreachable!("{never:?}"),
+    };
+    assert_eq!(seen, "pg-2", "which has more tenants");
+    assert!(load("at-rest").await < 500, "in thousandths of a session");
 }
 
 async fn a_creation_that_was_cut_short_is_finished(fleet: &mut Fleet) {

@@ -168,7 +168,7 @@ pub(crate) fn session_options() -> String {
         "-c statement_timeout={} -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 \
          -c search_path= \
          -c standard_conforming_strings=on -c default_transaction_read_only=off -c synchronous_commit=on \
-         -c client_connection_check_interval=2s",
+         -c client_connection_check_interval=500ms",
         STATEMENT_TIMEOUT.as_millis()
     )
 }

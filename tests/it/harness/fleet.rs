@@ -1,6 +1,7 @@
 //! A fleet: `tenantry dev` on a directory of its own.
 
 use std::collections::{BTreeSet, HashSet};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use super::cli::{Output, PROGRAM, command, finish};
 use super::metrics::Metrics;
 use super::place::{Place, leftovers, spawn_tied};
 use super::wait::until_blocking;
-use super::{lock, sql, until};
+use super::{clusters, lock, sql, until};
 
 /// Ports in a row that a fleet may have: router, API, router metrics, catalog, and the servers.
 const PORTS: u16 = 8;
@@ -54,9 +55,11 @@ impl Fleet {
         let mut last = String::new();
         for _ in 0..STARTS_MAX {
             let place = Place::make()?;
-            let (dev, variables, programs) = (Mutex::new(None), Vec::new(), programs.to_vec());
-            let mut fleet = Self { place, programs, dev, variables, ports: Ports::take()? };
-            fleet.launch()?;
+            if programs.is_empty() {
+                clusters::copy(place.path())?;
+            }
+            let mut fleet = Self::unstarted(place, programs)?;
+            fleet.launch(&[])?;
             match until_blocking("the fleet to serve", || fleet.started())? {
                 Ok(()) => {
                     fleet.variables = fleet.read_env();
@@ -69,7 +72,19 @@ impl Fleet {
         Err(last)
     }
 
-    fn launch(&self) -> Result<(), String> {
+    fn unstarted(place: Place, programs: &[(String, PathBuf)]) -> Result<Self, String> {
+        let (dev, variables, programs) = (Mutex::new(None), Vec::new(), programs.to_vec());
+        Ok(Self { place, programs, dev, variables, ports: Ports::take()? })
+    }
+
+    /// One that was launched with more arguments, whatever comes of it.
+    pub(super) fn launched(place: Place, more: &[&OsStr]) -> Result<Self, String> {
+        let fleet = Self::unstarted(place, &[])?;
+        fleet.launch(more)?;
+        Ok(fleet)
+    }
+
+    fn launch(&self, more: &[&OsStr]) -> Result<(), String> {
         let path = self.place.path();
         let failed = |error: std::io::Error| format!("starting a fleet: {error}");
         let out = File::create(path.join("dev.out")).map_err(failed)?;
@@ -77,6 +92,7 @@ impl Fleet {
         let first = self.ports.0;
         let child = spawn_tied(PROGRAM.as_ref(), |dev| {
             dev.args(["dev", "--servers", &self.servers().to_string(), "--stock", "0", "--dir"]).arg(path);
+            dev.args(more);
             for (server, bin) in &self.programs {
                 dev.arg("--server-pg-bin").arg(format!("{server}={}", bin.display()));
             }
@@ -101,7 +117,7 @@ impl Fleet {
     }
 
     /// Whether it serves, or has given up.
-    fn started(&self) -> Option<Result<(), String>> {
+    pub(super) fn started(&self) -> Option<Result<(), String>> {
         let text = |name: &str| std::fs::read_to_string(self.place.path().join(name)).unwrap_or_default();
         if text("dev.out") == "ready\n" {
             return Some(Ok(()));
@@ -109,6 +125,13 @@ impl Fleet {
         let mut dev = lock(&self.dev);
         let status = dev.as_mut()?.try_wait().ok().flatten()?;
         Some(Err(format!("dev ended ({status}): {}{}", text("dev.out"), text("dev.log"))))
+    }
+
+    /// Removes the files of one that was killed.
+    pub(super) fn remove(&self) {
+        if self.path().exists() {
+            self.place.remove();
+        }
     }
 
     fn read_env(&self) -> Vec<(String, String)> {
@@ -160,7 +183,7 @@ impl Fleet {
 
     /// Starts it again after [`Fleet::kill`], and returns when it serves.
     pub(crate) async fn start_again(&self) {
-        self.launch().unwrap();
+        self.launch(&[]).unwrap();
         until("the fleet to serve again", async || self.started()).await.unwrap();
         assert_eq!(self.read_env(), self.variables, "a fleet comes back as it was");
     }

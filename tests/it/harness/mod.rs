@@ -5,6 +5,8 @@
 mod browser;
 pub(crate) mod checker;
 mod cli;
+mod clusters;
+mod deaths;
 mod doubles;
 mod fleet;
 pub(crate) mod ledger;
@@ -108,6 +110,7 @@ pub(crate) fn run(areas: Vec<Vec<Test>>) -> ExitCode {
     let conclusion = libtest_mimic::run(&arguments, trials);
     // The last test has done it, unless it was not selected.
     drop(stop_shared());
+    clusters::remove();
     conclusion.exit_code()
 }
 
@@ -200,6 +203,7 @@ fn nothing_is_left_behind(under_way: &Arc<()>) -> Result<(), Failed> {
         std::thread::sleep(wait::PAUSE);
     }
     stop_shared()?;
+    clusters::remove();
     let left = place::all_leftovers();
     if left.is_empty() { Ok(()) } else { Err(format!("left behind: {left:#?}").into()) }
 }

@@ -1,0 +1,76 @@
+//! Clusters that are made once and copied for each fleet: initdb for four of them costs ten times the processor time that
+//! copying them does.
+//!
+//! It is `dev` that makes them, as for any fleet; only that its `postgres` is a program that starts nothing, so that they stay
+//! as they were made. Each has another identifier, as the servers of one fleet must.
+
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::{fs, io};
+
+use super::block_on;
+use super::fleet::{Fleet, SERVERS};
+use super::place::Place;
+use super::programs::find;
+use super::wait::until_blocking;
+
+/// A fleet that never served, and was killed.
+static MADE: OnceLock<Result<Fleet, String>> = OnceLock::new();
+
+/// Copies them into a fleet's directory, with their passwords.
+pub(super) fn copy(into: &Path) -> Result<(), String> {
+    let made = MADE.get_or_init(make).as_ref().map_err(Clone::clone)?;
+    let names = names().chain(["secrets".to_owned()]);
+    let mut copy = Command::new("cp");
+    copy.arg("-a").args(names.map(|name| made.path().join(name))).arg(into);
+    match copy.status() {
+        Ok(status) if status.success() => Ok(()),
+        outcome => Err(format!("copying clusters: {outcome:?}")),
+    }
+}
+
+/// Removes them, if any were made.
+pub(super) fn remove() {
+    if let Some(Ok(made)) = MADE.get() {
+        made.remove();
+    }
+}
+
+fn names() -> impl Iterator<Item = String> {
+    (1..=SERVERS).map(|number| format!("pg-{number}")).chain(["catalog".to_owned()])
+}
+
+fn make() -> Result<Fleet, String> {
+    let place = Place::make()?;
+    let bin = place.path().join("bin");
+    programs(&bin).map_err(|error| format!("{}: {error}", bin.display()))?;
+    let fleet = Fleet::launched(place, &["--pg-bin".as_ref(), bin.as_os_str()])?;
+    let is_made = |name: String| fleet.path().join(name).join("data/tenantry.conf").exists();
+    until_blocking("clusters to be made", || match fleet.started() {
+        None => names().all(is_made).then_some(Ok(())),
+        ended => ended,
+    })??;
+    block_on(fleet.kill());
+    Ok(fleet)
+}
+
+/// Postgres's programs, but for the server itself.
+fn programs(bin: &Path) -> io::Result<()> {
+    fs::create_dir(bin)?;
+    let real = find("postgres").canonicalize()?;
+    for entry in fs::read_dir(real.parent().unwrap_or(&real))? {
+        let program = entry?.path();
+        if program != real {
+            symlink(&program, bin.join(program.file_name().unwrap_or_default()))?;
+        }
+    }
+    let stand_in = bin.join("postgres");
+    let text = format!(
+        "#!/bin/sh\ncase $1 in -V | --version) exec '{}' \"$1\" ;; *) exec sleep 600 ;; esac\n",
+        real.display()
+    );
+    fs::write(&stand_in, text)?;
+    fs::set_permissions(&stand_in, fs::Permissions::from_mode(0o755))
+}

@@ -16,7 +16,7 @@ pub struct Lease {
 }
 
 impl Catalog {
-    /// Takes the lease if it is free or that of `dead`, a holder that is known to be no more; or renews it if `holder` has
+    /// Takes the lease if it is free or that of `predecessor`, a holder that is known to lead no more; or renews it if `holder` has
     /// it. `None`: another holds it.
     ///
     /// # Errors
@@ -24,7 +24,7 @@ impl Catalog {
     pub async fn hold_lease(
         &self,
         holder: &str,
-        dead: Option<&str>,
+        predecessor: Option<&str>,
         lasts: Duration,
     ) -> Result<Option<Lease>> {
         const SQL: &str = "
@@ -33,7 +33,7 @@ impl Catalog {
                 term = lease.term + (CASE WHEN lease.holder = excluded.holder THEN 0 ELSE 1 END)
             WHERE lease.holder = excluded.holder OR lease.holder = $3 OR lease.expires_at < now()
             RETURNING term";
-        let row = self.row("lease_hold", SQL, &[&holder, &lasts.as_secs_f64(), &dead]).await?;
+        let row = self.row("lease_hold", SQL, &[&holder, &lasts.as_secs_f64(), &predecessor]).await?;
         Ok(row.map(|row| Lease { term: row.get(0) }))
     }
 

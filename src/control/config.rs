@@ -24,7 +24,7 @@ pub struct ControlConfig {
     /// Directory with `pg_dump` and `pg_restore`, of at least the newest major version in the fleet. Default: of
     /// those that Debian's packages installed, for each server the oldest that is not older than it.
     pub pg_bin: Option<PathBuf>,
-    /// Directory for schema dumps of moves under way, and for the instance's seat. Default: the system's temporary directory.
+    /// Directory for schema dumps of moves under way, and for the instance's lock file. Default: the system's temporary directory.
     pub work_dir: PathBuf,
     /// How long the lease lasts without renewal: another instance takes over after that.
     #[serde(deserialize_with = "shard_map::duration::deserialize")]

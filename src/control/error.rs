@@ -114,10 +114,12 @@ impl Error {
             Self::ServerUnreachable { .. } | Self::Timeout(_) | Self::Program(_) => true,
             Self::Catalog(error) => matches!(error, catalog::Error::Unreachable(_)),
             // Lock not available, deadlock, serialization failure, object in use, too many connections, shutting
-            // down or starting, cancelled by a time limit.
-            Self::Statement { sqlstate, .. } => {
+            // down or starting, cancelled by a time limit. And two that change one row of a system catalog at once: that is
+            // an internal error, told apart by its text.
+            Self::Statement { sqlstate, message, .. } => {
                 matches!(sqlstate.as_str(), "55P03" | "40P01" | "40001" | "55006" | "53300" | "57014")
                     || sqlstate.starts_with("57P")
+                    || (sqlstate == "XX000" && message.starts_with("tuple concurrently "))
             }
             _ => false,
         }

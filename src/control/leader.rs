@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::context::Context;
-use crate::seat::Seat;
+use crate::lock_file::{Before, LockFile};
 
-/// What a predecessor that died had begun ends so soon after it: each session looks for its client every half a second. Who
-/// takes its lease over waits for that, as it would otherwise meet it.
+/// The statements of a predecessor that died end so soon after it: each session looks for its client every half a second. Who
+/// takes its lease over waits for that, as it would otherwise meet them.
 const LAST_STATEMENTS_END: Duration = Duration::from_secs(1);
 
 /// Keeps trying for the lease until `stop`, then gives it back.
@@ -16,8 +16,11 @@ pub(crate) async fn lead(context: Arc<Context>, stop: tokio_util::sync::Cancella
     // Each start is a holder of its own: a predecessor of the same name must not share its term.
     let name = config.name.as_deref().unwrap_or(&config.listen);
     let holder = format!("{name}/{:016x}", rand::random::<u64>());
-    let seat = seat(&context, name, &holder);
-    let predecessor = seat.as_ref().and_then(Seat::predecessor);
+    let lock_file = lock_file(&context, name, &holder);
+    let predecessor = lock_file.as_ref().and_then(|file| match file.before() {
+        Before::Dead(holder) => Some(holder.as_str()),
+        Before::Nobody | Before::TooManyDead => None,
+    });
     let leads_from =
         Instant::now() + if predecessor.is_some() { LAST_STATEMENTS_END } else { Duration::ZERO };
     let lasts = config.lease_duration;
@@ -28,10 +31,12 @@ pub(crate) async fn lead(context: Arc<Context>, stop: tokio_util::sync::Cancella
             continue;
         }
         let asked = Instant::now();
+        let mut left = Duration::ZERO;
         let term = match context.catalog.hold_lease(&holder, predecessor, lasts).await {
             Ok(lease) => {
                 renewed = asked;
-                lease.filter(|_| asked >= leads_from).map(|lease| lease.term)
+                left = leads_from.saturating_duration_since(Instant::now());
+                lease.filter(|_| left.is_zero()).map(|lease| lease.term)
             }
             Err(error) => {
                 tracing::warn!(%error, "the lease could not be renewed");
@@ -50,32 +55,39 @@ pub(crate) async fn lead(context: Arc<Context>, stop: tokio_util::sync::Cancella
         }
         tokio::select! {
             () = stop.cancelled() => break,
-            () = tokio::time::sleep(pause(lasts, leads_from)) => {}
+            () = tokio::time::sleep(if left.is_zero() { lasts / 3 } else { left.min(lasts / 3) }) => {}
         }
     }
     context.term.send_replace(None);
-    if let Err(error) = context.catalog.release_lease(&holder).await {
-        tracing::warn!(%error, "the lease could not be given back");
+    match context.catalog.release_lease(&holder).await {
+        // With nothing to take over, the next one need not wait for what this one had begun, either.
+        Ok(()) => {
+            if let Some(Err(error)) = lock_file.map(LockFile::leave) {
+                tracing::warn!(%error, "the lock file could not be left");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "the lease could not be given back"),
     }
 }
 
-fn seat(context: &Context, name: &str, holder: &str) -> Option<Seat> {
+fn lock_file(context: &Context, name: &str, holder: &str) -> Option<LockFile> {
+    const WAITS: &str = "after a crash this instance will wait for its own lease to run out";
     let work_dir = context.config.work_dir.display();
-    match Seat::take(&context.config.work_dir, name, holder) {
-        Ok(None) => {
-            tracing::warn!(name, %work_dir, "another instance of this name is here: after a crash this one will wait for its own lease to run out");
-            None
-        }
-        Ok(seat) => seat,
-        Err(error) => {
-            tracing::warn!(%error, %work_dir, "no seat: after a crash this instance will wait for its own lease to run out");
-            None
-        }
+    let taken = LockFile::take(&context.config.work_dir, name, holder);
+    match &taken {
+        Ok(Some(file)) => match file.before() {
+            Before::Nobody => {}
+            Before::Dead(predecessor) => {
+                tracing::info!(predecessor, "the one before this one has died: its lease is taken over");
+            }
+            Before::TooManyDead => {
+                tracing::warn!(
+                    "several before this one have died within a minute each: the lease is waited for, so that another instance may lead"
+                );
+            }
+        },
+        Ok(None) => tracing::warn!(name, %work_dir, "another instance of this name is here: {WAITS}"),
+        Err(error) => tracing::warn!(%error, %work_dir, "no lock file: {WAITS}"),
     }
-}
-
-/// Until the lease is to be renewed; or until who has it may lead, if that is sooner.
-fn pause(lasts: Duration, leads_from: Instant) -> Duration {
-    let left = leads_from.saturating_duration_since(Instant::now());
-    if left.is_zero() { lasts / 3 } else { left.min(lasts / 3) }
+    taken.ok().flatten()
 }

@@ -17,6 +17,7 @@ trials! {
     shared a_change_with_a_key_is_made_once,
     shared an_answer_that_is_lost_is_asked_for_again,
     own the_api_speaks_tls_and_another_instance_says_who_leads,
+    own records_that_are_old_or_refusals_too_many_are_forgotten,
     shared lists_come_in_pages,
     shared a_token_ends_when_it_is_revoked_or_expires,
     shared tokens_that_are_tried_out_keep_nobody_waiting,
@@ -493,4 +494,33 @@ async fn a_change_whose_client_left_is_awaited_at_the_end(fleet: &Fleet) {
         .await;
     let status = "SELECT status::text FROM audit WHERE about = '{user left-behind}'";
     assert_eq!(catalog.column(status).await, ["200"], "it was done, and noted");
+}
+
+async fn records_that_are_old_or_refusals_too_many_are_forgotten(fleet: &mut Fleet) {
+    let catalog = connect_url(fleet.variable("TENANTRY_CATALOG_URL"), "tenantry_catalog").await;
+    let record = |at: &str, status: &str, count: u32| {
+        format!(
+            "INSERT INTO audit (at, who, role, address, method, path, about, status)
+             SELECT {at}, 'ann', 'viewer', 'here', 'POST', '/v1/' || n, '{{}}', {status}
+             FROM generate_series(1, {count}) n"
+        )
+    };
+    // Refusals come in masses from who tries things out, and push nobody's changes out.
+    for record in [
+        record("now() - interval '91 days'", "200", 3),
+        record("now() - interval '89 days'", "200", 5),
+        record("now()", "403", 100_007),
+        record("now()", "NULL", 2),
+    ] {
+        catalog.run(&record).await;
+    }
+    let count = async |which: &str| {
+        catalog.number(&format!("SELECT count(*) FROM audit WHERE who = 'ann' AND {which}")).await
+    };
+    // Who begins to lead sees to it.
+    fleet.kill_process("control");
+    until("it to be done", async || (count("status = 403").await == 100_000).then_some(())).await;
+    assert_eq!(count("status = 200").await, 5, "what is young enough is kept, and nothing else");
+    assert_eq!(count("status IS NULL").await, 2);
+    assert_eq!(count("status = 403 AND path = '/v1/7'").await, 0, "the oldest go first");
 }

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use super::changes::OperationChange;
 use super::view::{CatalogView, Home, OperationView, RecordState, Trusted, tenant_of_database};
 use crate::ids::{ServerName, TenantId};
+use crate::moves::Phase;
 
 /// A move that is not completed, as its source shows it.
 #[derive(Debug, Clone)]
@@ -32,13 +33,49 @@ enum Stand {
     Decided,
 }
 
-const BEFORE_DECISION: [&str; 10] =
-    ["begin", "arm", "turn_round", "schema", "copy", "build", "catch_up", "cutover", "restart", "undo"];
-const AFTER_DECISION: [&str; 5] = ["cutover", "release", "verify", "switched", "complete"];
-/// Steps in which a move's role is on its source.
-const WITH_ROLE: [&str; 6] = ["schema", "copy", "build", "catch_up", "cutover", "release"];
-/// Steps in which its sealed copy is.
-const WITH_COPY: [&str; 2] = ["verify", "switched"];
+/// The phase that a move's operation is in. One that has not begun has done nothing yet.
+fn phase_of(operation: &OperationView) -> Option<Phase> {
+    if operation.step == "begin" { Some(Phase::first(false)) } else { operation.step.parse().ok() }
+}
+
+/// Whether a move may be in this phase while its tenant is at its source.
+fn is_before_decision(phase: Phase) -> bool {
+    match phase {
+        Phase::Arm
+        | Phase::TurnRound
+        | Phase::Schema
+        | Phase::Copy
+        | Phase::Build
+        | Phase::Compare
+        | Phase::CatchUp
+        | Phase::Cutover
+        | Phase::Restart
+        | Phase::Undo => true,
+        Phase::Release
+        | Phase::Verify
+        | Phase::Switched
+        | Phase::Complete
+        | Phase::Completed
+        | Phase::Undone => false,
+    }
+}
+
+/// Whether a move may be in this phase when its tenant is at its target.
+fn is_after_decision(phase: Phase) -> bool {
+    let is_over = matches!(phase, Phase::Completed | Phase::Undone);
+    phase == Phase::Cutover || !is_before_decision(phase) && !is_over
+}
+
+/// Whether a move's role is on its source in this phase, from its begin to its end.
+fn has_role(phase: Phase) -> bool {
+    let is_up_to_the_streams_end = phase == Phase::Release || is_before_decision(phase);
+    is_up_to_the_streams_end && !matches!(phase, Phase::Arm | Phase::TurnRound | Phase::Restart | Phase::Undo)
+}
+
+/// Whether its sealed copy is.
+fn has_copy(phase: Phase) -> bool {
+    matches!(phase, Phase::Verify | Phase::Switched)
+}
 
 fn traces<'a>(trusted: &Trusted<'a>) -> Vec<Trace<'a>> {
     let mut all = Vec::new();
@@ -86,13 +123,13 @@ fn stand(trusted: &Trusted<'_>, trace: &Trace<'_>) -> Option<(Stand, ServerName)
 }
 
 fn fits(operation: &OperationView, trace: &Trace<'_>, stand: &Stand, to: &ServerName) -> bool {
-    let step = operation.step.as_str();
-    let (at_its_step, same_target) = match stand {
-        Stand::Undecided => (BEFORE_DECISION.contains(&step), true),
-        Stand::InTransit => (step == "cutover", operation.to.as_ref() == Some(to)),
-        Stand::Decided => (AFTER_DECISION.contains(&step), operation.to.as_ref() == Some(to)),
+    let Some(phase) = phase_of(operation) else { return false };
+    let (in_its_phase, same_target) = match stand {
+        Stand::Undecided => (is_before_decision(phase), true),
+        Stand::InTransit => (phase == Phase::Cutover, operation.to.as_ref() == Some(to)),
+        Stand::Decided => (is_after_decision(phase), operation.to.as_ref() == Some(to)),
     };
-    is_of(operation, trace) && at_its_step && same_target
+    is_of(operation, trace) && in_its_phase && same_target
 }
 
 /// Whether it is an open move of this tenant from this server.
@@ -149,18 +186,18 @@ fn why_stale(
         let source = trusted.registries.get(from)?;
         let nothing_left = !source.moves.contains_key(&operation.id);
         let no_copy = !source.databases.contains(&id.sealed_database());
-        let step = operation.step.as_str();
-        if WITH_ROLE.contains(&step) || WITH_COPY.contains(&step) {
+        let phase = phase_of(operation)?;
+        if has_role(phase) || has_copy(phase) {
             // A move that turns this one round has made the copy its target, and sees to the end of both.
             let turned = catalog.operations.values().any(|other| {
                 let same = other.kind == "move" && other.is_running() && other.tenant == operation.tenant;
                 same && (&other.from, &other.to) == (&operation.to, &operation.from)
             });
-            let gone = nothing_left && (no_copy && !turned || WITH_ROLE.contains(&step));
+            let gone = nothing_left && (no_copy && !turned || has_role(phase));
             return gone.then_some("nothing of it is left on its source");
         }
         let elsewhere = matches!(trusted.home(id), Home::At(server, _) if server != from);
-        let begins = matches!(step, "begin" | "arm" | "turn_round");
+        let begins = matches!(phase, Phase::Arm | Phase::TurnRound);
         return (begins && nothing_left && elsewhere).then_some("its tenant lives elsewhere by now");
     }
     let Some(row) = catalog.tenants.get(id) else { return Some("the catalog has no such tenant") };
@@ -185,8 +222,8 @@ pub(crate) fn settle(catalog: &CatalogView, trusted: &Trusted<'_>, past: bool) -
     let numbers: BTreeSet<i64> = traces(trusted).iter().filter_map(|trace| trace.number).collect();
     for operation in catalog.operations.values().filter(|o| past && o.is_running()) {
         let traced = numbers.contains(&operation.id);
-        let has_copy = AFTER_DECISION.contains(&operation.step.as_str());
-        if !traced && !has_copy && ended.insert(operation.id) {
+        let may_have_copy = phase_of(operation).is_some_and(is_after_decision);
+        if !traced && !may_have_copy && ended.insert(operation.id) {
             let why = "the catalog that says so is older than the servers".to_owned();
             changes.push(OperationChange::End { id: operation.id, state: "failed", why });
         }

@@ -175,12 +175,11 @@ impl Fleet<'_> {
         let known = api.list(&["v1", "servers"], &[]).await?;
         for server in &self.plan.servers {
             let declared = &server.declared;
-            let is_known = known.as_array().into_iter().flatten().any(|known| {
-                known["name"] == declared.name.as_str()
-                    && known["host"] == declared.host.as_str()
-                    && known["port"] == declared.port
-            });
-            if is_known {
+            let mut known = known.as_array().into_iter().flatten();
+            let known = known.find(|known| known["name"] == declared.name.as_str());
+            let is_there =
+                |known: &Value| known["host"] == declared.host.as_str() && known["port"] == declared.port;
+            if known.is_some_and(is_there) {
                 continue;
             }
             let body = json!({
@@ -190,7 +189,14 @@ impl Fleet<'_> {
                 "max_connections": declared.max_connections,
                 "labels": declared.labels,
             });
-            api.post(&["v1", "servers"], &body).await.with_context(|| format!("adding {}", declared.name))?;
+            let added = api.post(&["v1", "servers"], &body).await;
+            let Err(error) = added.with_context(|| format!("adding {}", declared.name)) else { continue };
+            // It was failed over to a server that is none of these.
+            let is_refused = error.downcast_ref::<Failure>().is_some_and(|f| f.exit == Exit::Refused);
+            if known.is_none() || !is_refused {
+                return Err(error);
+            }
+            eprintln!("{} stays where the map has it: {error:#}", declared.name);
         }
         Ok(())
     }

@@ -135,6 +135,7 @@ async fn make(
     let maker = (role.to_owned(), format!("{:032x}", rand::random::<u128>()));
     let tenants = Access::ALL.map(|access| ident(&access.role(&tenant.id))).join(", ");
     let copied = async {
+        remove_archive(&file).await;
         programs.run("pg_dump", server, tenant.id.live_database(), &dump).await?;
         roles::put_login(registry, role, MAKER, &maker.1).await?;
         registry.run(&format!("GRANT {tenants} TO {}", ident(role))).await?;

@@ -211,7 +211,11 @@ async fn make_reverse_slot(the_move: &Move<'_>, target: &Connection) -> Result<(
     }
     let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = $1)";
     if target.value::<bool>(there, &[reverse]).await? {
-        return advance_reverse_slot(the_move, target).await;
+        match advance_reverse_slot(the_move, target).await {
+            // One that a dead controller had not finished, gone with its session.
+            Err(error) if error.sqlstate() == Some("42704") => {}
+            outcome => return outcome,
+        }
     }
     let limit = the_move.work.context.config.slot_timeout.as_millis();
     target.run(&format!("SET statement_timeout = {limit}")).await?;

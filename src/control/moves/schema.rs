@@ -67,6 +67,7 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<()> {
         "--file",
         path,
     ];
+    restore::remove_archive(&file).await;
     programs.run("pg_dump", &the_move.source, id.live_database(), &dump).await?;
     failpoint::reach("schema_dumped").await;
     restore(the_move, &file, (programs, &arriving)).await?.section(Section::PreData).await?;

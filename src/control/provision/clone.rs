@@ -96,7 +96,6 @@ async fn copy_all(work: &Work, source: &Place, place: &Place) -> Result<()> {
     .await?;
     let archive =
         work.context.config.work_dir.join(format!("tenantry_clone_{}.schema.dump", work.operation.id));
-    // A pg_dump that has outlived an earlier instance goes on into what it has open.
     remove_archive(&archive).await;
     let copied = copy_in_one_snapshot(work, (source, place), &archive).await;
     remove_archive(&archive).await;

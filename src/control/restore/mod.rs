@@ -201,6 +201,8 @@ fn text(path: &Path) -> Result<&str> {
 }
 
 /// Removes an archive, and what was written beside it.
+///
+/// Before one is made, too: a pg_dump that has outlived an earlier instance goes on writing into what it has open.
 pub(crate) async fn remove_archive(archive: &Path) {
     for file in [&list_file(archive), archive] {
         // They may not be there; and a file left in work_dir does no harm.

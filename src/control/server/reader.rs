@@ -75,12 +75,11 @@ impl Reader {
     async fn put_role(&self) -> Result<()> {
         let registry = self.registry().await?;
         let (role, password) = self.login();
+        // Behind the fence, so that what a dead controller was about to make is there, or never will be.
+        registry.run(&format!("BEGIN; SELECT public.check_term({})", self.term)).await?;
         let login = roles::login(&registry, &role, ATTRIBUTES, &password).await?;
         let tenants = Access::ALL.map(|access| ident(&access.role(&self.tenant))).join(", ");
-        let (term, role) = (self.term, ident(&role));
-        registry
-            .run(&format!("SELECT public.check_term({term}); {login}; GRANT {tenants} TO {role}"))
-            .await?;
+        registry.run(&format!("{login}; GRANT {tenants} TO {}; COMMIT", ident(&role))).await?;
         reach("read_put").await;
         Ok(())
     }

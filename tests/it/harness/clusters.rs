@@ -10,11 +10,13 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::{fs, io};
 
-use super::block_on;
+use rustix::process::Signal;
+
 use super::fleet::{Fleet, SERVERS};
-use super::place::Place;
+use super::place::{Place, leftovers};
 use super::programs::find;
 use super::wait::until_blocking;
+use super::{block_on, signal};
 
 /// A fleet that never served, and was killed.
 static MADE: OnceLock<Result<Fleet, String>> = OnceLock::new();
@@ -52,6 +54,11 @@ fn make() -> Result<Fleet, String> {
         None => names().all(is_made).then_some(Ok(())),
         ended => ended,
     })??;
+    until_blocking("what made them to end", || {
+        let left = leftovers(fleet.path());
+        left.keys().for_each(|pid| signal(*pid, Signal::KILL));
+        left.is_empty().then_some(())
+    })?;
     block_on(fleet.kill());
     Ok(fleet)
 }
@@ -67,8 +74,9 @@ fn programs(bin: &Path) -> io::Result<()> {
         }
     }
     let stand_in = bin.join("postgres");
+    // In its cluster's directory, where it is found.
     let text = format!(
-        "#!/bin/sh\ncase $1 in -V | --version) exec '{}' \"$1\" ;; *) exec sleep 600 ;; esac\n",
+        "#!/bin/sh\ncase $1 in -V | --version) exec '{}' \"$1\" ;; *) cd \"$2\" && exec sleep 600 ;; esac\n",
         real.display()
     );
     fs::write(&stand_in, text)?;

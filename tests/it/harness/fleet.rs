@@ -325,8 +325,8 @@ impl Fleet {
             let fresh: Vec<Pid> = found.filter(|pid| told.insert(*pid)).collect();
             fresh.iter().for_each(|pid| signal(*pid, how));
             // What was started before the first one was told, while the others were looked for, is found at the next look.
-            // Of one that is killed, nothing is left to look for, and it may be up again.
-            if fresh.is_empty() || how == Signal::KILL {
+            // One that goes on, or is up again after it was killed, starts others all the time.
+            if fresh.is_empty() || how != Signal::STOP {
                 return;
             }
         }

@@ -1,6 +1,7 @@
 //! What is made of operations: those under way, those that are over, and moves that nobody remembers.
 
 use super::*;
+use crate::moves::Phase;
 
 #[test]
 fn what_an_operation_is_changing_is_left_to_it() {
@@ -19,6 +20,25 @@ fn what_an_operation_is_changing_is_left_to_it() {
     let (after, _) = rebuilt(&catalog, &survey);
     assert_eq!((&after.tenants["a"].server, after.tenants["a"].epoch), (&name("s3"), Epoch(4)));
     assert_eq!(after.operations, catalog.operations);
+}
+
+#[test]
+fn a_move_is_nobodys_only_in_a_phase_that_is_past_where_its_servers_are() {
+    for phase in Phase::ALL {
+        let (mut catalog, mut survey) = sound();
+        catalog.operations.insert(5, move_operation(5, "a", "running", phase.as_str()));
+        registry(&mut survey, "s1").moves.insert(5, "a".to_owned());
+        let is_past = matches!(
+            phase,
+            Phase::Release | Phase::Verify | Phase::Switched | Phase::Complete | Phase::Completed
+        ) || phase == Phase::Undone;
+        let found = find(&catalog, &survey);
+        assert_eq!(kinds(&found).contains(&"lost_move"), is_past, "{phase}: {found:?}");
+        if !is_past {
+            assert_eq!(found, [], "{phase}");
+            assert_eq!(rebuilt(&catalog, &survey).0, catalog, "{phase}");
+        }
+    }
 }
 
 #[test]

@@ -42,6 +42,7 @@ async fn all_tenants_of_a_server_are_served_by_its_promoted_standby(fleet: &mut 
     let accept = "--accept-differences";
     let error = failover(standby.url(), "--dry-run").await.error(4);
     assert!(error.contains("is a standby"), "{error}");
+    no_file_leads_there(fleet, standby.url()).await;
     let error = failover(&fleet.server_url("pg-2"), accept).await.error(4);
     assert!(error.contains("in the map as pg-2"), "{error}");
     let error = failover(fleet.variable("TENANTRY_CATALOG_URL"), accept).await;
@@ -98,6 +99,17 @@ async fn all_tenants_of_a_server_are_served_by_its_promoted_standby(fleet: &mut 
     assert!(!lost.is_empty() && lost.iter().all(|finding| finding.contains("late")), "{lost:?}");
     move_to(fleet, "kept", "pg-2").await;
     assert_eq!(client.number("SELECT count(*) FROM t").await, 2);
+}
+
+/// A file of the fleet with the address of a standby.
+async fn no_file_leads_there(fleet: &Fleet, standby: &str) {
+    let port = |url: &str| url.parse::<tokio_postgres::Config>().unwrap().get_ports()[0].to_string();
+    let declared = std::fs::read_to_string(fleet.path().join("fleet.toml")).unwrap();
+    let (primary, path) = (port(&fleet.server_url("pg-1")), fleet.path().join("wrong.toml"));
+    assert!(declared.contains(&primary), "{declared}");
+    std::fs::write(&path, declared.replace(&primary, &port(standby))).unwrap();
+    let error = fleet.cli(&["map", "apply", path.to_str().unwrap()]).await.error(4);
+    assert!(error.contains("it is a standby"), "{error}");
 }
 
 /// Where the server was before its failover.

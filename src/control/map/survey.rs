@@ -123,9 +123,14 @@ async fn server_itself(connection: &Connection) -> Result<Registry> {
             coalesce((SELECT max(substring(name FROM '{OF_OPERATIONS}')::bigint) FROM (
                 SELECT rolname::text FROM pg_catalog.pg_roles
                 UNION ALL SELECT slot_name::text FROM pg_catalog.pg_replication_slots
-                UNION ALL SELECT subname::text FROM pg_catalog.pg_subscription) AS names (name)), 0)"
+                UNION ALL SELECT subname::text FROM pg_catalog.pg_subscription) AS names (name)), 0),
+            pg_catalog.pg_is_in_recovery()"
     );
     let row = one(connection.row(&sql, &[]).await?)?;
+    // Such as the old primary that an old file names: who placed tenants there would let them only read.
+    if row.get(3) {
+        return Err(Error::Failed("it is a standby: the map has to name its primary".into()));
+    }
     let connections: i32 = row.get(1);
     Ok(Registry {
         system_identifier: row.get(0),

@@ -306,6 +306,7 @@ async fn whatever_is_wrong_is_told_as_a_problem(fleet: &Fleet) {
         (&admin, Method::GET, "/v1/tenants?limit=many", None, 400),
         (&admin, Method::GET, "/v1/tenants?q=%00", None, 400),
         (&admin, Method::GET, "/v1/audit?since_s=-1", None, 400),
+        (&admin, Method::GET, "/v1/load?top=many", None, 400),
         (&admin, Method::GET, "/v1/moves/first", None, 400),
         (&admin, Method::GET, "/v1/tenants/%ff", None, 400),
         (&admin, Method::DELETE, "/v1/users/%00", None, 400),

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use catalog::{Load, RouterLoad, TenantLoad};
 use serde::{Deserialize, Serialize};
 use shard_map::ServerName;
 
 use super::Shared;
-use super::answer::{Answer, Refusal};
+use super::answer::{Answer, Query, Refusal};
 
 /// Tenants that are told, unless something else is asked for, and at most. Each router names its 20 busiest.
 const TOP: usize = 20;

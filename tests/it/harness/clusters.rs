@@ -4,7 +4,7 @@
 //! It is `dev` that makes them, as for any fleet; only that its `postgres` is a program that starts nothing, so that they stay
 //! as they were made. Each has another identifier, as the servers of one fleet must.
 
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -69,16 +69,16 @@ fn programs(bin: &Path) -> io::Result<()> {
     let real = find("postgres").canonicalize()?;
     for entry in fs::read_dir(real.parent().unwrap_or(&real))? {
         let program = entry?.path();
-        if program != real {
-            symlink(&program, bin.join(program.file_name().unwrap_or_default()))?;
-        }
+        let run = format!("exec '{}' \"$@\"", program.display());
+        // Started where it is: what it needs is found from there. The stand-in's place is its cluster's directory, where it is
+        // found when all of it is to end.
+        let text = match program == real {
+            true => format!("case $1 in -V | --version) {run} ;; *) cd \"$2\" && exec sleep 600 ;; esac"),
+            false => run,
+        };
+        let script = bin.join(program.file_name().unwrap_or_default());
+        fs::write(&script, format!("#!/bin/sh\n{text}\n"))?;
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
     }
-    let stand_in = bin.join("postgres");
-    // In its cluster's directory, where it is found.
-    let text = format!(
-        "#!/bin/sh\ncase $1 in -V | --version) exec '{}' \"$1\" ;; *) cd \"$2\" && exec sleep 600 ;; esac\n",
-        real.display()
-    );
-    fs::write(&stand_in, text)?;
-    fs::set_permissions(&stand_in, fs::Permissions::from_mode(0o755))
+    Ok(())
 }

@@ -7,7 +7,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex};
 use std::{fs, io};
 
 use rustix::process::Signal;
@@ -16,14 +16,14 @@ use super::fleet::{Fleet, SERVERS};
 use super::place::{Place, leftovers};
 use super::programs::find;
 use super::wait::until_blocking;
-use super::{block_on, signal};
+use super::{block_on, lock, signal};
 
 /// A fleet that never served, and was killed.
-static MADE: OnceLock<Result<Fleet, String>> = OnceLock::new();
+static MADE: Mutex<Option<Arc<Fleet>>> = Mutex::new(None);
 
 /// Copies them into a fleet's directory, with their passwords.
 pub(super) fn copy(into: &Path) -> Result<(), String> {
-    let made = MADE.get_or_init(make).as_ref().map_err(Clone::clone)?;
+    let made = made()?;
     let names = names().chain(["secrets".to_owned()]);
     let mut copy = Command::new("cp");
     copy.arg("-a").args(names.map(|name| made.path().join(name))).arg(into);
@@ -35,9 +35,19 @@ pub(super) fn copy(into: &Path) -> Result<(), String> {
 
 /// Removes them, if any were made.
 pub(super) fn remove() {
-    if let Some(Ok(made)) = MADE.get() {
+    if let Some(made) = lock(&MADE).take() {
         made.remove();
     }
+}
+
+/// Whoever comes after one that failed tries again.
+fn made() -> Result<Arc<Fleet>, String> {
+    let mut made = lock(&MADE);
+    let fleet = match made.take() {
+        Some(fleet) => fleet,
+        None => Arc::new(make()?),
+    };
+    Ok(made.insert(fleet).clone())
 }
 
 fn names() -> impl Iterator<Item = String> {

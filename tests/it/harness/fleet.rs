@@ -54,13 +54,8 @@ impl Fleet {
     fn start_with(programs: &[(String, PathBuf)]) -> Result<Self, String> {
         let mut last = String::new();
         for _ in 0..STARTS_MAX {
-            let place = Place::make()?;
-            if programs.is_empty() {
-                clusters::copy(place.path())?;
-            }
-            let mut fleet = Self::unstarted(place, programs)?;
-            fleet.launch(&[])?;
-            match until_blocking("the fleet to serve", || fleet.started())? {
+            let mut fleet = Self::unstarted(Place::make()?, programs)?;
+            match fleet.serve() {
                 Ok(()) => {
                     fleet.variables = fleet.read_env();
                     return Ok(fleet);
@@ -70,6 +65,14 @@ impl Fleet {
             }
         }
         Err(last)
+    }
+
+    fn serve(&self) -> Result<(), String> {
+        if self.programs.is_empty() {
+            clusters::copy(self.path())?;
+        }
+        self.launch(&[])?;
+        until_blocking("the fleet to serve", || self.started())?
     }
 
     fn unstarted(place: Place, programs: &[(String, PathBuf)]) -> Result<Self, String> {

@@ -9,6 +9,7 @@ mod harness;
 
 mod admin;
 mod api;
+mod audit;
 mod book;
 mod budgets;
 mod cancels;
@@ -156,6 +157,7 @@ fn main() -> std::process::ExitCode {
         runbooks::trials(),
         admin::trials(),
         api::trials(),
+        audit::trials(),
         config::trials(),
         dev::trials(),
         doctor::trials(),

@@ -22,6 +22,8 @@ use crate::provision::Dumps;
 use crate::server::Connector;
 use crate::turns::Turns;
 
+/// How long ago the last failed try may be: longer than any pause between tries.
+pub(crate) const TRIED_LATELY: Duration = Duration::from_secs(60);
 /// Tries in a row from which on failures are noted.
 const TRIES_NOTED_FROM: u32 = 3;
 /// How long writing such a note may take.
@@ -95,6 +97,22 @@ impl Context {
     }
 }
 
+/// The tries of an operation under way that failed in a row lately, for who wonders why nothing goes on; null without any.
+pub(crate) fn trying(operation: &Operation) -> Value {
+    let trying = operation.data.get("trying").filter(|_| !is_ended(operation));
+    let lately = |trying: &&Value| {
+        let at = trying["at"].as_u64().map(Duration::from_secs).unwrap_or_default();
+        since_epoch().saturating_sub(at) < TRIED_LATELY
+    };
+    trying
+        .filter(lately)
+        .map_or(Value::Null, |trying| json!({ "tries": trying["tries"], "error": trying["error"] }))
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 /// An operation under way, as its driver sees it: journal, memory, and the wish to abort.
 pub(crate) struct Work {
     pub(crate) context: Arc<Context>,
@@ -122,7 +140,7 @@ impl Work {
         if tries < TRIES_NOTED_FROM || matches!(error, Error::Catalog(_)) {
             return;
         }
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let at = since_epoch().as_secs();
         let note = json!({ "trying": { "tries": tries, "error": error.to_string(), "at": at } });
         drop(tokio::time::timeout(NOTE_TIMEOUT, self.remember(&note)).await);
     }

@@ -94,6 +94,8 @@ async fn each_thing_that_is_wrong_is_named_with_its_remedy(fleet: &mut Fleet) {
         (has("it has not reported for") && has("fails again and again")).then_some(found)
     })
     .await;
+    let moves = fleet.cli(&["move", "list"]).await.json();
+    assert!(moves[0]["trying"]["tries"].as_u64() >= Some(5), "{moves}");
     signal(two, Signal::CONT);
     signal(router, Signal::CONT);
     assert_named(

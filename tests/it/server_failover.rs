@@ -436,10 +436,24 @@ async fn a_closed_server_is_opened_again_only_as_the_last_copy(fleet: &mut Fleet
     assert!(refused.error(4).contains("was closed as an old primary"));
     let error = failover(&old, &["--reopen"]).await.error(4);
     assert!(error.contains("leaves"), "it is not there any more: {error}");
-    // The control plane dies with the server half opened; what asked may be told nothing.
-    let failpoint = fleet.path().join("failpoint");
-    std::fs::write(&failpoint, "reopened").unwrap();
-    failover(&old, &["--reopen", "--accept-differences"]).await;
+    // It is away for a while; then the control plane dies with it half opened, and what asked may be told nothing.
+    let (failpoint, waiting) = (fleet.path().join("failpoint"), fleet.path().join("failpoint.waiting"));
+    std::fs::write(&failpoint, "wait confirm").unwrap();
+    let away = async {
+        until("it to stand there", async || waiting.exists().then_some(())).await;
+        let _down = fleet.keep_parts_down();
+        signal(fleet.postmaster("pg-1"), Signal::QUIT);
+        until("the server to be gone", async || fleet.try_postmaster("pg-1").is_none().then_some(())).await;
+        std::fs::write(&failpoint, "reopened").unwrap();
+        let trying = until("it to be told why nothing goes on", async || {
+            let failover = shown(fleet).await?["failovers"][0].clone();
+            failover["trying"].is_object().then_some(failover)
+        })
+        .await;
+        assert_eq!((&trying["state"], &trying["step"]), (&json!("running"), &json!("confirm")), "{trying}");
+        assert!(trying["trying"]["error"].as_str().unwrap().contains("can't be reached"), "{trying}");
+    };
+    tokio::join!(failover(&old, &["--reopen", "--accept-differences"]), away);
     until("it to have died", async || (!failpoint.exists()).then_some(())).await;
     let shown = is_done(fleet).await;
     assert_eq!(shown["failovers"].as_array().unwrap().len(), 2, "there, and back: {shown}");

@@ -108,6 +108,10 @@ fn head(answer: &Value) -> Vec<String> {
     tell("", "failed_over");
     tell("can be turned round until ", "reversible_until");
     tell("asked for by ", "asked_by");
+    if let Some(trying) = answer.get("trying").filter(|trying| trying.is_object()) {
+        let (tries, error) = (number(trying, "tries"), output::printable(text(trying, "error")));
+        lines.push(format!("failed {tries} times in a row, and is tried again: {error}"));
+    }
     if let Some(paused) = answer.get("paused").filter(|paused| paused.is_object()) {
         let (since, by) = (text(paused, "since"), output::printable(text(paused, "by")));
         lines.push(format!("paused by {by} since {since}; it goes on with: tenantry move resume {id}"));

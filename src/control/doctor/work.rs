@@ -1,8 +1,11 @@
 //! Work on record that does not go on: operations, switched moves, migration runs, tenants that are not finished.
 
+use std::time::Duration;
+
 use catalog::{Kind, OperationHealth, RunHealth, UnfinishedTenant};
 
 use super::diagnosis::{Part, age, count};
+use crate::context::TRIED_LATELY;
 
 /// How long an operation's record may stay as it is.
 const QUIET_MAX_MS: i64 = 15 * 60_000;
@@ -10,9 +13,8 @@ const QUIET_MAX_MS: i64 = 15 * 60_000;
 const QUIET_LONG_MAX_MS: i64 = 2 * 3_600_000;
 /// Steps of that kind.
 const LONG_STEPS: [&str; 4] = ["begin", "schema", "build", "verify"];
-/// Failed tries in a row that are worth a word, and how long ago the last may be: longer than any pause between tries.
+/// Failed tries in a row that are worth a word.
 const TRIES_MAX: u32 = 5;
-const TRIED_LATELY_MS: i64 = 60_000;
 /// How long a switched move may stay so after its window: its tenant may be busy.
 const WINDOW_PAST_MAX_MS: i64 = 10 * 60_000;
 /// How long a tenant may be in the making.
@@ -26,7 +28,9 @@ pub(super) fn judge_operations(seen: &[OperationHealth]) -> Part {
     // A switched move is driven, too, when it is due.
     for operation in seen {
         let what = name(operation);
-        let lately = operation.trying.as_ref().filter(|t| t.tries >= TRIES_MAX && t.ago_ms < TRIED_LATELY_MS);
+        let lately = operation.trying.as_ref().filter(|t| {
+            t.tries >= TRIES_MAX && Duration::from_millis(t.ago_ms.unsigned_abs()) < TRIED_LATELY
+        });
         if let Some(trying) = lately {
             part.error(
                 format!(

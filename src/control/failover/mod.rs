@@ -21,7 +21,7 @@ use shard_map::moves::Phase;
 use shard_map::recovery::Finding;
 use shard_map::{Server, ServerName};
 
-use crate::context::Context;
+use crate::context::{Context, trying};
 use crate::error::{Error, Result};
 use crate::map::MapTools;
 use crate::moves;
@@ -154,9 +154,9 @@ async fn wait(context: &Context, id: i64) -> Result<Value> {
         match operation.state.as_str() {
             "running" if Instant::now() < deadline => {}
             "running" => {
-                let trying = operation.data.pointer("/trying/error").and_then(Value::as_str);
-                let (step, why) =
-                    (&operation.step, trying.map_or_else(String::new, |why| format!(" ({why})")));
+                let why =
+                    trying(&operation)["error"].as_str().map_or_else(String::new, |why| format!(" ({why})"));
+                let step = &operation.step;
                 let server = operation.input["server"].as_str().unwrap_or_default();
                 return Err(Error::Timeout(format!(
                     "failover {id} is at step {step}{why}, and goes on by itself: tenantry server show {server}"
@@ -203,6 +203,7 @@ pub(crate) async fn history(context: &Context, server: &ServerName) -> Result<Va
             ("state", json!(operation.state)),
             ("step", json!(operation.step)),
             ("error", json!(operation.error)),
+            ("trying", trying(operation)),
             ("at", json!(operation.created_at)),
         ] {
             shown[key] = value;

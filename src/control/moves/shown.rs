@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use shard_map::moves::Phase;
 
 use super::Window;
+use crate::context::trying;
 
 /// What stands on record of a move.
 pub(crate) fn shown(operation: &Operation, steps: &[Step]) -> Value {
@@ -42,6 +43,7 @@ pub(crate) fn shown(operation: &Operation, steps: &[Step]) -> Value {
         ("failed_over", data("failed_over")),
         ("tables_copied", counted("tables_copied")),
         ("tables_total", data("tables_total")),
+        ("trying", trying(operation)),
     ] {
         shown[key] = value;
     }

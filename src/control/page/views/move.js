@@ -51,6 +51,7 @@ function Told({ move }) {
   const told = [
     move.error && ["bad", typeof move.error === "string" ? move.error : move.error.error ?? JSON.stringify(move.error)],
     move.warning && ["warn", move.warning], running && move.waiting_for && ["warn", `It waits for ${move.waiting_for}.`],
+    move.trying && ["bad", `It failed ${move.trying.tries} times in a row, and is tried again: ${move.trying.error}`],
     running && move.slowed_by && ["plain", `It does not go faster because of ${move.slowed_by}.`],
     running && move.abort_requested && ["warn", "It is to be given up, as an operator asked."],
     move.paused && running && ["warn", html`Paused by ${move.paused.by} <${Ago} at=${move.paused.since} />.`],

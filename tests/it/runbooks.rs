@@ -18,6 +18,19 @@ trials! {
     versions a_server_is_left_for_a_newer_version,
 }
 
+/// What a page is wanted for, whatever else there is one for.
+const PAGES: [&str; 10] = [
+    "server-down",
+    "catalog-down",
+    "catalog-lost",
+    "router-behind",
+    "move-stuck",
+    "migration-halted",
+    "disk-slot",
+    "rotating-keys",
+    "postgres-upgrade",
+    "server-at-peak",
+];
 const NOTICE: &str = "How you notice";
 const MEANING: &str = "What it means for customers";
 const DO: &str = "What to do";
@@ -26,6 +39,9 @@ const NEVER: &str = "What never to do";
 
 async fn every_page_says_all_that_a_page_says() {
     let list = std::fs::read_to_string(format!("{RUNBOOKS}/README.md")).unwrap();
+    for page in PAGES {
+        assert!(list.contains(&format!("({page}.md)")), "there is no page {page}");
+    }
     for file in std::fs::read_dir(RUNBOOKS).unwrap() {
         let path = file.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
@@ -52,15 +68,23 @@ async fn parts_that_are_down_or_lost_come_back(fleet: &mut Fleet) {
     let fleet = &*fleet;
     fleet.create("acme", &["--server", "pg-2"]).await;
     fleet.connect("acme").await.run("SELECT 1").await;
-    a_server_is_down(fleet).await;
     the_catalog_is_down(fleet).await;
     a_router_hangs(fleet).await;
     the_catalog_is_lost(fleet).await;
+    a_server_is_down(fleet).await;
 }
 
 async fn a_server_is_down(fleet: &Fleet) {
     let url = fleet.server_url("pg-2");
-    let variables = [("SERVER", "pg-2"), ("SERVER_URL", &url), ("TENANT", "acme")];
+    let elsewhere = url.replace("127.0.0.1", "localhost");
+    let standby = fleet.server_standby("pg-2").await;
+    let variables = [
+        ("SERVER", "pg-2"),
+        ("SERVER_URL", &url),
+        ("TENANT", "acme"),
+        ("PROMOTED", standby.url()),
+        ("ELSEWHERE", &elsewhere),
+    ];
     lose_server(fleet, "pg-2");
     let page = Runbook::open(fleet, "server-down", &variables).await;
     page.run(NOTICE).await;
@@ -72,6 +96,17 @@ async fn a_server_is_down(fleet: &Fleet) {
     })
     .await;
     page.run_until_well(OVER).await;
+    page.run("It comes back from a backup").await;
+    page.run("It comes back under another address").await;
+    assert_eq!(fleet.cli(&["server", "show", "pg-2"]).await.ok()["host"], "localhost");
+    lose_server(fleet, "pg-2");
+    standby.promote().await;
+    page.run("Its standby was promoted").await;
+    until("clients to be served there", async || {
+        let client = connect(&fleet.config("acme")).await.ok()?;
+        client.simple_query("CREATE TABLE served_there ()").await.ok()
+    })
+    .await;
     page.done();
 }
 
@@ -165,7 +200,13 @@ async fn a_slot_keeps_log(fleet: &Fleet, switched: &str) {
     let make = format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')");
     fleet.direct("pg-1", "tenantry").await.run(&make).await;
     let url = fleet.server_url("pg-1");
-    whole(fleet, "disk-slot", &[("SERVER_URL", &url), ("SLOT", slot), ("MOVE", switched)]).await;
+    fleet.create("busy", &["--server", "pg-1"]).await;
+    let client = fleet.connect("busy").await;
+    client.run("BEGIN; SELECT 1").await;
+    let running = fleet.cli(&["move", "start", "busy", "--to", "pg-2"]).await.ok()["id"].to_string();
+    let variables = [("SERVER_URL", url.as_str()), ("SLOT", slot), ("RUNNING", &running), ("MOVE", switched)];
+    whole(fleet, "disk-slot", &variables).await;
+    assert_eq!(fleet.cli(&["move", "show", &running]).await.ok()["state"], "aborted");
 }
 
 async fn a_migration_halts(fleet: &Fleet) {
@@ -176,7 +217,37 @@ async fn a_migration_halts(fleet: &Fleet) {
     let run = fleet.cli(&["migrate", "run", "--dir", files.path(), "--canary", "2"]).await.exits(1).json();
     let mending = "DELETE FROM people a USING people b WHERE a.name = b.name AND a.ctid > b.ctid";
     let run = run["id"].to_string();
-    whole(fleet, "migration-halted", &[("RUN", &run), ("TENANT", "bravo"), ("MENDING", mending)]).await;
+    let variables = [("RUN", run.as_str()), ("TENANT", "bravo"), ("MENDING", mending), ("DIR", files.path())];
+    let page = Runbook::open(fleet, "migration-halted", &variables).await;
+    for heading in [NOTICE, MEANING, DO, "The file is wrong and ran nowhere"] {
+        page.run(heading).await;
+    }
+    page.run_until_well(OVER).await;
+    it_stops_at_once(fleet, &page).await;
+    page.done();
+}
+
+/// A run that waits for a client's lock is stopped.
+async fn it_stops_at_once(fleet: &Fleet, page: &Runbook) {
+    let reading = fleet.connect("bravo").await;
+    reading.run("BEGIN; SELECT FROM people").await;
+    let files = migrations::Files::new(&[
+        (
+            "V1__once.sql",
+            "CREATE TABLE IF NOT EXISTS people (name text); CREATE UNIQUE INDEX once ON people (name)",
+        ),
+        ("V2__more.sql", "ALTER TABLE people ADD more text"),
+    ]);
+    let run = fleet.cli(&["migrate", "run", "--dir", files.path(), "--no-wait"]).await.ok()["id"].to_string();
+    page.set("RUN", &run);
+    page.run("It has to stop at once while it runs").await;
+    reading.run("COMMIT").await;
+    until("the run to have ended", async || {
+        let shown = fleet.cli(&["migrate", "status", &run]).await.json();
+        (shown["state"] == "aborted").then_some(())
+    })
+    .await;
+    fleet.cli(&["migrate", "resume", &run]).await.ok();
 }
 
 async fn keys_are_rotated(fleet: &Fleet) {

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::cli::{Output, PROGRAM, command, finish};
@@ -40,6 +41,12 @@ impl Runbook {
         let page = Self { name: name.to_owned(), sections, variables, home, run: RefCell::default() };
         page.run("").await;
         page
+    }
+
+    /// Gives a variable another value, as an operator does who comes back to a page.
+    pub(crate) fn set(&self, variable: &str, value: &str) {
+        let mut state = std::fs::OpenOptions::new().append(true).open(self.home.join("state")).unwrap();
+        writeln!(state, "export {variable}={value}").unwrap();
     }
 
     /// Runs the blocks below a heading, up to the next one. Each has to go well.

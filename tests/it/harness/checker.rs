@@ -27,8 +27,6 @@ const TABLES: &str = "
     INSERT INTO accounts SELECT n, 1000 FROM generate_series(0, 9) n;
     INSERT INTO versions SELECT n, 0 FROM generate_series(0, 99) n";
 const ACCOUNTS: i64 = 10;
-/// Between two transactions of a client.
-const PACE: Duration = Duration::from_millis(8);
 
 /// What clients do.
 #[derive(Clone, Copy)]
@@ -76,17 +74,17 @@ struct Shared {
 }
 
 impl Checker {
-    /// Makes the tables, and starts so many clients of each kind.
-    pub(crate) async fn start(fleet: &Fleet, tenant: &str, of_each_kind: i64, seed: u64) -> Self {
+    /// Makes the tables, and starts two clients of each kind, each of which rests for `pace` between two transactions.
+    pub(crate) async fn start(fleet: &Fleet, tenant: &str, pace: Duration, seed: u64) -> Self {
         fleet.connect(tenant).await.run(TABLES).await;
         let shared = Rc::new(Shared::default());
         let start = |id: i64| {
             let kind = KINDS[usize::try_from(id).unwrap() % KINDS.len()];
             let rng = StdRng::seed_from_u64(seed.wrapping_add(id.unsigned_abs()));
-            let one = One { id, kind, rng, config: fleet.config(tenant), shared: shared.clone() };
+            let one = One { id, kind, rng, config: fleet.config(tenant), pace, shared: shared.clone() };
             tokio::task::spawn_local(one.live())
         };
-        let clients = (0..of_each_kind * KINDS.len() as i64).map(start).collect();
+        let clients = (0..2 * KINDS.len() as i64).map(start).collect();
         let checker = Self { tenant: tenant.to_owned(), shared, clients };
         checker.goes_on().await;
         checker
@@ -209,6 +207,8 @@ struct One {
     kind: Kind,
     rng: StdRng,
     config: Config,
+    /// Between two transactions.
+    pace: Duration,
     shared: Rc<Shared>,
 }
 
@@ -223,7 +223,7 @@ impl One {
                     Ok(connected) => client = Some(connected),
                     Err(error) => {
                         self.count(&error);
-                        tokio::time::sleep(PACE).await;
+                        tokio::time::sleep(self.pace).await;
                     }
                 }
                 continue;
@@ -241,7 +241,7 @@ impl One {
                     self.count(&error);
                 }
             }
-            tokio::time::sleep(PACE).await;
+            tokio::time::sleep(self.pace).await;
         }
     }
 

@@ -20,6 +20,9 @@ use crate::cli::output::Format;
 use answer::{Answer, read, refusal};
 use exchange::{CHANGE_TIMEOUT, CONNECT_TIMEOUT, Call, LOOK_TIMEOUT, reason};
 
+/// The query for long pages of what is listed with more to it.
+pub(crate) const LONG_PAGE: &[(&str, &str)] = &[("limit", "1000")];
+
 /// How to reach the control plane, and how to print what it says.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Connection {

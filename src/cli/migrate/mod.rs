@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use shard_map::Selector;
 
-use crate::cli::api::{Api, Connection};
+use crate::cli::api::{Api, Connection, LONG_PAGE};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::output::{self, Format};
 use crate::cli::values::{self, Waves};
@@ -168,7 +168,7 @@ pub(crate) async fn run(args: MigrateArgs) -> anyhow::Result<()> {
                 ("FAILED", "failed"),
                 ("PENDING", "pending"),
             ];
-            Ok(output::list(format, &api.get(&["v1", "migrations"]).await?, &columns)?)
+            Ok(output::list(format, &api.list(&["v1", "migrations"], LONG_PAGE).await?, &columns)?)
         }
     }
 }

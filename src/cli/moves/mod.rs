@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::cli::api::{Api, Connection};
+use crate::cli::api::{Api, Connection, LONG_PAGE};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::output::Format;
 use crate::cli::values;
@@ -80,7 +80,7 @@ pub(crate) async fn run(args: MoveArgs) -> anyhow::Result<()> {
     let format = args.connection.output;
     match args.command {
         MoveCommand::Start(start) => start::run(&api, format, &start).await,
-        MoveCommand::List => show::list(format, &api.get(&["v1", "moves"]).await?),
+        MoveCommand::List => show::list(format, &api.list(&["v1", "moves"], LONG_PAGE).await?),
         MoveCommand::Show { id } => show::print(format, &api.get(&["v1", "moves", &id.to_string()]).await?),
         MoveCommand::Abort(change) => run_change(&api, format, &change, ("abort", &["aborted"])).await,
         MoveCommand::Pause { id } => {

@@ -113,9 +113,14 @@ fn why_closed(operation: &Operation) -> Option<String> {
     }
 }
 
-/// Who asks: by the name of the token, and as they say themselves, as one token may be of many.
+/// Who asks, as the request's header has it.
 fn asked_by(who: &Who, headers: &HeaderMap) -> Option<String> {
-    let said = headers.get(ASKED_BY).and_then(|said| said.to_str().ok());
+    named(who, headers.get(ASKED_BY).and_then(|said| said.to_str().ok()))
+}
+
+/// Who asks: by the name of the token, and as they say themselves, as one token may be of many.
+fn named(who: &Who, said: Option<&str>) -> Option<String> {
+    let said = said.map(str::trim).filter(|said| !said.is_empty());
     let said = said.map(|said| said.chars().take(NAME_MAX).collect::<String>());
     if who.name == CONFIG {
         return said;
@@ -202,12 +207,12 @@ pub(super) struct Pause {
 
 pub(super) async fn pause(
     State(context): Shared,
+    Extension(who): Extension<Who>,
     Path(id): Path<i64>,
     Body(pause): Body<Pause>,
 ) -> Answer<Value> {
     find_operation(&context, id).await?;
-    let by = pause.by.as_deref().map_or("", str::trim);
-    let by: String = if by.is_empty() { "an operator" } else { by }.chars().take(NAME_MAX).collect();
+    let by = named(&who, pause.by.as_deref()).unwrap_or_else(|| "an operator".to_owned());
     let steps = Phase::ALL.into_iter().filter(|phase| phase.can_pause()).map(Phase::as_str);
     let steps: Vec<&str> = steps.chain(["begin"]).collect();
     if !context.catalog.pause_move(id, &by, &steps).await? {

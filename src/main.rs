@@ -4,6 +4,8 @@
 
 mod cli;
 mod config;
+#[cfg(test)]
+mod metrics_reference;
 mod telemetry;
 
 use std::process::ExitCode;

@@ -67,6 +67,8 @@ pub struct RouterLoad {
     pub servers: BTreeMap<ServerName, Load>,
     /// The busiest tenants, the busiest first.
     pub tenants: Vec<TenantLoad>,
+    /// Tenants that somebody looks at, busy or not; one that is not there has nobody at this router.
+    pub watched: Vec<TenantLoad>,
 }
 
 impl RouterLoad {
@@ -75,12 +77,8 @@ impl RouterLoad {
         for (server, load) in more.servers {
             *self.servers.entry(server).or_default() += load;
         }
-        for one in more.tenants {
-            match self.tenants.iter_mut().find(|known| known.tenant == one.tenant) {
-                Some(known) => known.load += one.load,
-                None => self.tenants.push(one),
-            }
-        }
+        add(&mut self.tenants, more.tenants);
+        add(&mut self.watched, more.watched);
         self.keep_busiest(most);
     }
 
@@ -90,6 +88,15 @@ impl RouterLoad {
             b.load.rank().total_cmp(&a.load.rank()).then_with(|| a.tenant.as_str().cmp(b.tenant.as_str()))
         });
         self.tenants.truncate(most);
+    }
+}
+
+fn add(all: &mut Vec<TenantLoad>, more: Vec<TenantLoad>) {
+    for one in more {
+        match all.iter_mut().find(|known| known.tenant == one.tenant) {
+            Some(known) => known.load += one.load,
+            None => all.push(one),
+        }
     }
 }
 

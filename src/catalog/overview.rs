@@ -67,7 +67,7 @@ pub struct RouterView {
     pub server_down: bool,
     /// Whether the tenant's server refuses its password.
     pub locked_out: bool,
-    /// What its clients do there; none if it is not among the router's busiest.
+    /// What its clients do there; none before the router was told that somebody looks.
     pub load: Option<Load>,
     /// Sessions of the tenant that keep their server connection, by reason.
     pub pinned: BTreeMap<String, u32>,
@@ -161,36 +161,40 @@ impl Catalog {
         self.json("overview_history", SQL, &[&id.as_str(), &count_max]).await
     }
 
-    /// What routers that reported within this time can do for a tenant.
+    /// What routers that reported within this time can do for these tenants.
     ///
     /// # Errors
     /// When the catalog can't be reached.
-    pub async fn serving(&self, id: &TenantId, router_timeout: Duration) -> Result<Option<Serving>> {
+    pub async fn servings(
+        &self,
+        ids: &[&TenantId],
+        router_timeout: Duration,
+    ) -> Result<BTreeMap<TenantId, Serving>> {
         const SQL: &str = "
-            WITH tenant AS (SELECT id, server FROM tenant WHERE id = $1), live AS (
-                SELECT * FROM router WHERE seen_at > now() - $2 * interval '1 second'
+            WITH live AS (
+                SELECT *, coalesce(load->'watched', '[]') || coalesce(load->'tenants', '[]') AS loads
+                FROM router WHERE seen_at > now() - $2 * interval '1 second'
             ), changed AS (
-                SELECT max(version) AS version FROM change_log
+                SELECT coalesce(entry#>>'{tenant,id}', entry->>'no_tenant') AS tenant, max(version) AS version FROM change_log
                 WHERE version > (SELECT greatest(min(live.map_version), m.version - $3) FROM live, map_version m
                     GROUP BY m.version)
-                AND coalesce(entry#>>'{tenant,id}', entry->>'no_tenant') = $1
+                GROUP BY 1
             )
-            SELECT jsonb_build_object(
+            SELECT jsonb_build_array(tenant.id, jsonb_build_object(
                 'routers', (SELECT coalesce(jsonb_agg(jsonb_build_object('name', name, 'address', address,
                     'has_epoch', map_version >= coalesce(changed.version, 0)
                         AND map_version >= (SELECT version - $3 FROM map_version),
                     'server_down', coalesce(report->'servers_down', '[]') ? tenant.server,
                     'locked_out', coalesce(report->'locked_out', '[]') ? tenant.id,
-                    'load', (SELECT t FROM jsonb_array_elements(coalesce(load->'tenants', '[]')) t
-                        WHERE t->>'tenant' = tenant.id),
+                    'load', (SELECT t FROM jsonb_array_elements(loads) t WHERE t->>'tenant' = tenant.id LIMIT 1),
                     'pinned', coalesce(report->'pinned'->tenant.id, '{}')) ORDER BY name, started_at), '[]')
-                    FROM live, changed),
+                    FROM live),
                 'held_ms', (SELECT nullif(greatest(0, expires_at_ms - (extract(epoch FROM now()) * 1000)::bigint), 0)
-                    FROM hold WHERE hold.tenant = tenant.id))
-            FROM tenant";
-        let params: crate::query::Params<'_> =
-            &[&id.as_str(), &router_timeout.as_secs_f64(), &CHANGES_SEARCHED_MAX];
-        Ok(self.json("overview_serving", SQL, params).await?.into_iter().next())
+                    FROM hold WHERE hold.tenant = tenant.id)))
+            FROM tenant LEFT JOIN changed ON changed.tenant = tenant.id WHERE tenant.id = ANY($1)";
+        let ids: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
+        let params: crate::query::Params<'_> = &[&ids, &router_timeout.as_secs_f64(), &CHANGES_SEARCHED_MAX];
+        Ok(self.json::<(TenantId, Serving)>("overview_serving", SQL, params).await?.into_iter().collect())
     }
 
     /// What was measured of servers, by name.

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use deadpool_postgres::{
     Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
 };
-use prometheus::{HistogramOpts, HistogramVec, Registry};
+use prometheus::{HistogramVec, Registry};
 use serde::de::DeserializeOwned;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use crate::connect::{CONNECT_TIMEOUT, STATEMENT_TIMEOUT, ToAnyHost, describe, target};
 use crate::error::{Error, Result};
+use crate::metrics::Maker;
 
 /// How long a call waits for a free connection of the pool.
 const POOL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -39,6 +40,16 @@ pub struct Catalog {
     timings: HistogramVec,
 }
 
+/// Makes the metric of queries, which each part that uses the catalog has.
+///
+/// # Errors
+/// When there is one already.
+pub fn timings(make: &Maker<'_>) -> prometheus::Result<HistogramVec> {
+    let help = "Time of queries to the catalog, by name.";
+    let buckets = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
+    make.histograms(("tenantry_catalog_query_duration_seconds", help), &["query"], &buckets)
+}
+
 impl Catalog {
     /// Prepares to use the catalog at this URL; connects when first used.
     ///
@@ -56,16 +67,7 @@ impl Catalog {
             .recycle_timeout(Some(CONNECT_TIMEOUT))
             .build()
             .map_err(|e| Error::Unreachable(e.to_string()))?;
-        let timings = HistogramVec::new(
-            HistogramOpts::new(
-                "tenantry_catalog_query_duration_seconds",
-                "Time of queries to the catalog, by name.",
-            )
-            .buckets(vec![0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
-            &["query"],
-        )
-        .and_then(|timings| metrics.register(Box::new(timings.clone())).map(|()| timings))
-        .map_err(|e| Error::Conflict(e.to_string()))?;
+        let timings = timings(&Maker::new(metrics)).map_err(|e| Error::Conflict(e.to_string()))?;
         Ok(Self { pool, timings })
     }
 
@@ -156,8 +158,7 @@ impl Catalog {
 /// record, too.
 async fn is_made(client: &Object) -> std::result::Result<bool, tokio_postgres::Error> {
     const RECORD: &str = "
-        SELECT to_regclass('refinery_schema_history') IS NOT NULL AND EXISTS (SELECT FROM pg_attribute
-            WHERE attrelid = to_regclass('server_use') AND attname = 'tenants_active_milli')";
+        SELECT to_regclass('refinery_schema_history') IS NOT NULL AND to_regclass('watched_tenant') IS NOT NULL";
     if !client.query_one(RECORD, &[]).await?.get::<_, bool>(0) {
         return Ok(false);
     }

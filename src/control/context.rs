@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use catalog::{Catalog, Kind, Operation};
+use prometheus::Registry;
 use serde_json::{Value, json};
 use shard_map::policy::PlacementPolicy;
 use shard_map::{MasterKey, Server, ServerName};
@@ -43,6 +44,8 @@ pub(crate) struct Context {
     /// Where last dumps go, if they are made.
     pub(crate) dumps: Option<Dumps>,
     pub(crate) metrics: Metrics,
+    /// What Prometheus reads.
+    pub(crate) registry: Registry,
     /// What may be copied from and to each server.
     pub(crate) budgets: Budgets,
     /// Wakes the reconciler: something new is to be done.

@@ -36,6 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catalog::Catalog;
+use catalog::metrics::Maker;
 use prometheus::Registry;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,7 @@ pub use dump_place::DumpPlace;
 pub use error::{Error, Result};
 pub use map::{MapTools, Outcome};
 use metrics::Metrics;
+pub use metrics::metrics;
 pub use moves::programs::major_of;
 
 /// How long a start waits for the catalog before it gives up.
@@ -77,7 +79,7 @@ async fn serve(config: ControlConfig, secrets: Secrets, shutdown: Shutdown) -> R
     let dumps = config.deleted_dump_dir.as_ref().map(provision::Dumps::at).transpose()?;
     let registry = Registry::new();
     let catalog = Catalog::new(&secrets.catalog_url, &registry)?;
-    let metrics = Metrics::new(registry).map_err(|e| Error::Failed(e.to_string()))?;
+    let metrics = Metrics::new(&Maker::new(&registry)).map_err(|e| Error::Failed(e.to_string()))?;
     let listener = tokio::net::TcpListener::bind(&config.listen)
         .await
         .map_err(|source| Error::Io { what: format!("listen: {}", config.listen), source })?;
@@ -99,6 +101,7 @@ async fn serve(config: ControlConfig, secrets: Secrets, shutdown: Shutdown) -> R
         config,
         dumps,
         metrics,
+        registry,
         nudge: Notify::new(),
         stock_nudge: Notify::new(),
         drain_nudge: Notify::new(),

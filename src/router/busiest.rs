@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::rc::Rc;
 
+use catalog::metrics::Described;
 use shard_map::TenantId;
 
 use crate::admin::REST;
@@ -98,9 +99,8 @@ impl Busiest {
             let value = |figures: &Figures| figures.get(figure) as f64 / unit;
             family(&mut text, (name, help, "counter"), value(&self.rest), &self.named, value);
         }
-        let clients = ("clients", "Clients connected, by tenant.", "gauge");
+        let [clients, connections] = GAUGES.map(|(name, help)| (name, help, "gauge"));
         family(&mut text, clients, rest.clients as f64, held, |held| held.clients as f64);
-        let connections = ("server_connections", "Connections to servers, by tenant.", "gauge");
         family(&mut text, connections, rest.connections as f64, held, |held| held.connections as f64);
         text
     }
@@ -108,15 +108,35 @@ impl Busiest {
 
 /// Name, help, what is counted, and how much of it is one.
 const COUNTERS: [(&str, &str, Figure, f64); Figure::COUNT] = [
-    ("transactions_total", "Transactions, by tenant.", Figure::Transactions, 1.0),
-    ("statements_total", "Statements, by tenant.", Figure::Statements, 1.0),
-    ("bytes_in_total", "Bytes from clients, by tenant.", Figure::BytesIn, 1.0),
-    ("bytes_out_total", "Bytes to clients, by tenant.", Figure::BytesOut, 1.0),
-    ("transaction_seconds_total", "Time in transactions, by tenant.", Figure::TransactionMicros, 1e6),
-    ("waits_total", "Transactions that waited for a connection, by tenant.", Figure::Waits, 1.0),
-    ("wait_seconds_total", "Time of waiting for a connection, by tenant.", Figure::WaitMicros, 1e6),
-    ("errors_total", "Errors that clients got, by tenant.", Figure::Errors, 1.0),
+    ("transactions_total", "Transactions.", Figure::Transactions, 1.0),
+    ("statements_total", "Statements.", Figure::Statements, 1.0),
+    ("bytes_in_total", "Bytes from clients.", Figure::BytesIn, 1.0),
+    ("bytes_out_total", "Bytes to clients.", Figure::BytesOut, 1.0),
+    ("transaction_seconds_total", "Time in transactions.", Figure::TransactionMicros, 1e6),
+    ("waits_total", "Transactions that waited for a connection.", Figure::Waits, 1.0),
+    ("wait_seconds_total", "Time of waiting for a connection.", Figure::WaitMicros, 1e6),
+    ("errors_total", "Errors that clients got.", Figure::Errors, 1.0),
 ];
+
+/// Name and help.
+const GAUGES: [(&str, &str); 2] =
+    [("clients", "Clients connected."), ("server_connections", "Connections to servers.")];
+
+/// What each of them tells.
+pub(crate) fn metrics() -> impl Iterator<Item = Described> {
+    let counters = COUNTERS.map(|(name, help, ..)| (name, help, "counter"));
+    let gauges = GAUGES.map(|(name, help)| (name, help, "gauge"));
+    counters.into_iter().chain(gauges).map(|(name, help, kind)| Described {
+        name: full(name),
+        kind,
+        labels: vec!["tenant".to_owned()],
+        help: help.to_owned(),
+    })
+}
+
+fn full(name: &str) -> String {
+    format!("tenantry_router_tenant_{name}")
+}
 
 fn family<T>(
     text: &mut String,
@@ -125,7 +145,7 @@ fn family<T>(
     named: &BTreeMap<TenantId, T>,
     value: impl Fn(&T) -> f64,
 ) {
-    let name = format!("tenantry_router_tenant_{name}");
+    let name = full(name);
     let named = named.iter().map(|(tenant, of_tenant)| (tenant.as_str(), value(of_tenant)));
     // Writing to a text does not fail; names of tenants need no escapes.
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");

@@ -59,6 +59,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use catalog::Catalog;
+use catalog::metrics::Maker;
 use prometheus::Registry;
 use shard_map::MasterKey;
 use tokio::sync::mpsc;
@@ -67,6 +68,7 @@ use tokio_util::task::TaskTracker;
 
 pub use config::{InvalidConfig, RouterConfig, Secret};
 pub use error::RouterError;
+pub use metrics::metrics;
 pub use process::Process;
 pub use tls::{TlsError, TlsMode};
 
@@ -172,7 +174,7 @@ fn share(
         routers_live: AtomicUsize::new(1),
         name,
         map: map::SharedMap::default(),
-        metrics: metrics::Metrics::new(metrics)?,
+        metrics: metrics::Metrics::new(&Maker::new(metrics))?,
         login_secret: login::mock_secret(&master_key),
         master_key,
         tls: tls::Tls::new(&config)?,

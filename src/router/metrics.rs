@@ -2,10 +2,11 @@
 
 pub(crate) mod local;
 
+use catalog::metrics::{Described, Maker};
 use catalog::tls::CertificateEnds;
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+
+use crate::busiest;
 
 use crate::error::ClientError;
 
@@ -18,6 +19,9 @@ const SQLSTATES: [&str; 40] = [
 ];
 const CLASSES: [&str; 14] =
     ["08", "0A", "22", "23", "25", "28", "3D", "40", "42", "53", "54", "55", "57", "XX"];
+/// Upper ends of the buckets for times, in seconds.
+const TIMES: [f64; 17] =
+    [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 
 /// All metrics of a router.
 pub(crate) struct Metrics {
@@ -55,12 +59,13 @@ impl CancelMetrics {
             sent: make.counter("tenantry_router_cancels_total", "Cancel requests passed on to a server.")?,
             passed_on: make.counters(
                 "tenantry_router_cancels_passed_on_total",
-                "Cancel requests passed on to the router of their session.",
+                "Cancel requests passed on to the router of their session, `ok` or `failed`.",
                 &["outcome"],
             )?,
             refused: make.counters(
                 "tenantry_router_cancels_refused_total",
-                "Cancel requests that are for nobody here or elsewhere, or have another key, by reason.",
+                "Cancel requests with another key than their session's (`key`), or for a session that is nowhere (`nobody`): a \
+                 late one is nothing unusual, many are somebody who guesses.",
                 &["reason"],
             )?,
         })
@@ -75,92 +80,62 @@ struct Servers {
     budget_wait: HistogramVec,
 }
 
-struct Maker<'a>(&'a Registry);
-
-impl Maker<'_> {
-    fn add<C: prometheus::core::Collector + Clone + 'static>(&self, metric: C) -> prometheus::Result<C> {
-        self.0.register(Box::new(metric.clone())).map(|()| metric)
-    }
-
-    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
-        self.add(IntCounter::new(name, help)?)
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
-        self.add(IntCounterVec::new(Opts::new(name, help), labels)?)
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
-        self.add(IntGauge::new(name, help)?)
-    }
-
-    fn histogram(&self, name: &str, help: &str) -> prometheus::Result<Histogram> {
-        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets()))?)
-    }
-}
-
-fn buckets() -> Vec<f64> {
-    vec![
-        0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
-        30.0,
-    ]
-}
-
 impl Servers {
     fn new(make: &Maker<'_>) -> prometheus::Result<Self> {
-        let budget_wait = HistogramOpts::new(
+        let budget_wait = (
             "tenantry_router_budget_wait_seconds",
             "How long tenants waited for one of a server's connections, if they did.",
-        )
-        .buckets(buckets());
+        );
         Ok(Self {
-            connections: make.add(IntGaugeVec::new(
-                Opts::new("tenantry_router_server_connections", "Connections to servers."),
+            connections: make.gauges(
+                "tenantry_router_server_connections",
+                "Connections to servers, `active` or `idle`.",
                 &["server", "state"],
-            )?)?,
+            )?,
             connects: make.counters(
                 "tenantry_router_server_connects_total",
                 "Attempts to connect to a server.",
                 &["server", "outcome"],
             )?,
-            up: make.add(IntGaugeVec::new(
-                Opts::new("tenantry_router_server_up", "0 while a server takes no logins."),
+            up: make.gauges(
+                "tenantry_router_server_up",
+                "0 while a server takes no logins: it does not answer, or is starting up.",
                 &["server"],
-            )?)?,
-            budget_wait: make.add(HistogramVec::new(budget_wait, &["server"])?)?,
+            )?,
+            budget_wait: make.histograms(budget_wait, &["server"], &TIMES)?,
         })
     }
 }
 
+/// Counters of bytes: from clients, and to clients.
+fn bytes(make: &Maker<'_>) -> prometheus::Result<[IntCounter; 2]> {
+    let help = "Bytes from clients (`in`) and to clients (`out`).";
+    let bytes = make.counters("tenantry_router_bytes_total", help, &["direction"])?;
+    Ok(["in", "out"].map(|direction| bytes.with_label_values(&[direction])))
+}
+
 impl Metrics {
-    pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let make = Maker(registry);
-        let bytes = make.counters(
-            "tenantry_router_bytes_total",
-            "Bytes from clients (in) and to clients (out).",
-            &["direction"],
-        )?;
-        let duration = HistogramOpts::new(
-            "tenantry_router_transaction_duration_seconds",
-            "Time of transactions, by server.",
-        )
-        .buckets(buckets());
+    pub(crate) fn new(make: &Maker<'_>) -> prometheus::Result<Self> {
+        let [bytes_in, bytes_out] = bytes(make)?;
+        let duration = ("tenantry_router_transaction_duration_seconds", "Time of transactions.");
         Ok(Self {
             clients: make.gauge("tenantry_router_clients", "Clients connected.")?,
             clients_queued: make
                 .gauge("tenantry_router_clients_queued", "Clients that wait for a server connection.")?,
-            logins: make.counters("tenantry_router_logins_total", "Logins, by outcome.", &["outcome"])?,
-            transactions: make.counters(
-                "tenantry_router_transactions_total",
-                "Transactions, by server.",
-                &["server"],
+            logins: make.counters(
+                "tenantry_router_logins_total",
+                "Logins: `ok`, `wrong_password`, `refused`, `tls_failed`, `abandoned` by the client, `ended` to make room \
+                 for others.",
+                &["outcome"],
             )?,
-            transaction_duration: make.add(HistogramVec::new(duration, &["server"])?)?,
+            transactions: make.counters("tenantry_router_transactions_total", "Transactions.", &["server"])?,
+            transaction_duration: make.histograms(duration, &["server"], &TIMES)?,
             queue_wait: make.histogram(
                 "tenantry_router_queue_wait_seconds",
                 "How long transactions waited for a server connection, if they did.",
+                &TIMES,
             )?,
-            servers: Servers::new(&make)?,
+            servers: Servers::new(make)?,
             pool_hits: make.counter(
                 "tenantry_router_pool_hits_total",
                 "Transactions that found a server connection at once.",
@@ -171,7 +146,7 @@ impl Metrics {
             )?,
             errors: make.counters(
                 "tenantry_router_errors_total",
-                "Errors that clients got, by SQLSTATE, its class (two characters), or other.",
+                "Errors that clients got, by SQLSTATE, its class (two characters), or `other`.",
                 &["sqlstate"],
             )?,
             limits: make.counters(
@@ -179,21 +154,24 @@ impl Metrics {
                 "Times that a limit was hit, by its key in the configuration.",
                 &["limit"],
             )?,
-            hold_duration: make
-                .histogram("tenantry_router_hold_duration_seconds", "How long holds lasted.")?,
+            hold_duration: make.histogram(
+                "tenantry_router_hold_duration_seconds",
+                "How long holds lasted.",
+                &TIMES,
+            )?,
             holds: make.gauge("tenantry_router_holds", "Tenants with clients here that are held.")?,
             pins: make.counters(
                 "tenantry_router_pins_total",
-                "Times that a client began to need its server connection for itself, by reason.",
+                "Times that a client began to need its server connection for itself.",
                 &["reason"],
             )?,
             map_version: make.gauge("tenantry_router_map_version", "Version of the shard map served by.")?,
-            bytes_in: bytes.with_label_values(&["in"]),
-            bytes_out: bytes.with_label_values(&["out"]),
-            cancels: CancelMetrics::new(&make)?,
+            bytes_in,
+            bytes_out,
+            cancels: CancelMetrics::new(make)?,
             certificate_ends: CertificateEnds::register(
                 "tenantry_router_certificate_expiry_timestamp_seconds",
-                registry,
+                make,
             )?,
         })
     }
@@ -222,6 +200,18 @@ impl Metrics {
     }
 }
 
+/// What all of them tell.
+///
+/// # Errors
+/// When two have one name.
+pub fn metrics() -> prometheus::Result<Vec<Described>> {
+    let registry = Registry::new();
+    let make = Maker::new(&registry);
+    catalog::timings(&make)?;
+    Metrics::new(&make)?;
+    Ok(make.made().into_iter().chain(busiest::metrics()).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,7 +219,7 @@ mod tests {
     #[test]
     fn sqlstates_stay_a_closed_set() {
         let registry = Registry::new();
-        let metrics = Metrics::new(&registry).unwrap();
+        let metrics = Metrics::new(&Maker::new(&registry)).unwrap();
         for state in ["40001", "40999", "ZZ000", "", "evil\n"] {
             metrics.error(state);
         }

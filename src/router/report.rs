@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use catalog::{Catalog, Copying, Latency, Report, Reporter, RouterLoad};
+use catalog::{Catalog, Copying, Heed, Latency, Report, Reporter, RouterLoad};
 use futures_util::future::join_all;
 use shard_map::TenantId;
 use tokio::sync::mpsc;
@@ -58,16 +58,17 @@ impl LockedOut {
     }
 }
 
-/// What is copied at present, as the catalog says.
+/// What is copied at present and who is looked at, as the catalog says.
 #[derive(Debug, Default)]
-pub(crate) struct CopiedNow {
+pub(crate) struct Heeded {
     tenants: HashSet<TenantId>,
     servers: HashSet<String>,
+    watched: Vec<TenantId>,
 }
 
-impl CopiedNow {
-    fn of(copying: Vec<Copying>) -> Self {
-        let mut now = Self::default();
+impl Heeded {
+    fn of(Heed { copying, watched }: Heed) -> Self {
+        let mut now = Self { watched, ..Self::default() };
         for Copying { tenant, servers } in copying {
             now.tenants.insert(tenant);
             now.servers.extend(servers);
@@ -75,8 +76,8 @@ impl CopiedNow {
         now
     }
 
-    /// Whether this tenant is. It is asked for each transaction.
-    pub(crate) fn has(&self, tenant: &TenantId) -> bool {
+    /// Whether this tenant is copied. It is asked for each transaction.
+    pub(crate) fn copies(&self, tenant: &TenantId) -> bool {
         !self.tenants.is_empty() && self.tenants.contains(tenant)
     }
 }
@@ -92,12 +93,12 @@ struct WorkerReport {
 }
 
 impl Worker {
-    /// What is to be reported of this worker, from now on without the transactions of these tenants.
-    fn report(&self, copied: &Arc<CopiedNow>) -> WorkerReport {
+    /// What is to be reported of this worker, from now on without the transactions of tenants that are copied.
+    fn report(&self, heeded: &Arc<Heeded>) -> WorkerReport {
         self.metrics.flush();
-        *self.copying.borrow_mut() = copied.clone();
+        *self.heeded.borrow_mut() = heeded.clone();
         let of_server = |server: &String| Some((server.clone(), self.metrics.latency(server)?));
-        let latency = copied.servers.iter().filter_map(of_server).collect();
+        let latency = heeded.servers.iter().filter_map(of_server).collect();
         let clients = self.clients.borrow();
         let locked_out = self.locked_out.told();
         let clients_here = clients.len();
@@ -105,7 +106,7 @@ impl Worker {
             clients: clients_here,
             locked_out,
             latency,
-            load: self.load(),
+            load: self.load(&heeded.watched),
             pinned: BTreeMap::new(),
         };
         for client in clients.values() {
@@ -139,7 +140,7 @@ async fn send(
     shared: &Shared,
     catalog: &Catalog,
     (report, load): (&Report, &RouterLoad),
-) -> catalog::Result<CopiedNow> {
+) -> catalog::Result<Heeded> {
     let version = shared.map.read().version;
     let (config, peers) = (shared.config(), &shared.peers);
     let me = Reporter {
@@ -149,19 +150,19 @@ async fn send(
         cancel_host: peers.cancel_host.clone(),
         cancel_port: peers.cancel_port,
     };
-    let copying = catalog.report_router(&me, version, (report, load)).await?;
+    let heed = catalog.report_router(&me, version, (report, load)).await?;
     // Without the catalog, the last that was known stays.
     let within = (config.report_interval * REPORTS_MISSED_MAX).max(LIVE_TIME_LEAST);
     let live = peers.learn(&catalog.live_routers(within).await?);
     if shared.routers_live.swap(live, Ordering::Relaxed) != live {
         tracing::info!(routers = live, "routers live");
     }
-    Ok(CopiedNow::of(copying))
+    Ok(Heeded::of(heed))
 }
 
 /// Reports at intervals, without end.
 pub(crate) async fn run(shared: Arc<Shared>, catalog: Catalog) {
-    let mut copied = Arc::<CopiedNow>::default();
+    let mut heeded = Arc::<Heeded>::default();
     let mut failing = false;
     loop {
         let pause = shared.config().report_interval;
@@ -169,11 +170,11 @@ pub(crate) async fn run(shared: Arc<Shared>, catalog: Catalog) {
         if !shared.map.is_loaded() {
             continue;
         }
-        let (report, load) = collect(&shared, &copied).await;
+        let (report, load) = collect(&shared, &heeded).await;
         match send(&shared, &catalog, (&report, &load)).await {
             Ok(now) => {
                 failing = false;
-                copied = Arc::new(now);
+                heeded = Arc::new(now);
             }
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
@@ -184,14 +185,14 @@ pub(crate) async fn run(shared: Arc<Shared>, catalog: Catalog) {
     }
 }
 
-async fn collect(shared: &Shared, copied: &Arc<CopiedNow>) -> (Report, RouterLoad) {
+async fn collect(shared: &Shared, heeded: &Arc<Heeded>) -> (Report, RouterLoad) {
     // Also a server that nobody has used says so.
-    let latency = copied.servers.iter().map(|server| (server.clone(), Latency::default())).collect();
+    let latency = heeded.servers.iter().map(|server| (server.clone(), Latency::default())).collect();
     let mut report = Report { latency, ..Report::default() };
     let mut load = RouterLoad::default();
     let asked = (0..shared.workers.len()).map(|worker| {
-        let copied = copied.clone();
-        ask::ask(shared, worker, move |worker| worker.report(&copied))
+        let heeded = heeded.clone();
+        ask::ask(shared, worker, move |worker| worker.report(&heeded))
     });
     // One that does not answer in time has its part in the next report.
     let parts = join_all(asked).await;

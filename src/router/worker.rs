@@ -22,7 +22,7 @@ use crate::metrics::local::LocalMetrics;
 use crate::peers;
 use crate::pool::{ServerConnection, steward};
 use crate::relay::Buffers;
-use crate::report::{CopiedNow, LockedOut};
+use crate::report::{Heeded, LockedOut};
 use crate::session::client::{Client, End};
 use crate::session::{self, NewClient};
 use crate::shared::Shared;
@@ -92,7 +92,7 @@ pub(crate) struct Worker {
     /// When its load was last reported.
     pub(crate) load_reported: Cell<Instant>,
     /// Whose transactions are not counted among those that a copy may slow down.
-    pub(crate) copying: RefCell<Arc<CopiedNow>>,
+    pub(crate) heeded: RefCell<Arc<Heeded>>,
     evict_rests: steward::Rests,
     /// Turns in which handshakes of TLS are computed: one at a time.
     pub(crate) handshakes: Rc<Semaphore>,
@@ -121,7 +121,7 @@ impl Worker {
             clients: RefCell::default(),
             next_id: Cell::new(0),
             unacknowledged: RefCell::default(),
-            copying: RefCell::default(),
+            heeded: RefCell::default(),
             locked_out: LockedOut::default(),
             load_reported: Cell::new(Instant::now()),
             evict_rests: steward::Rests::default(),

@@ -465,10 +465,11 @@ async fn a_closed_server_is_opened_again_only_as_the_last_copy(fleet: &mut Fleet
     move_to(fleet, "kept", "pg-2").await;
     assert_eq!(client.number("SELECT count(*) FROM t").await, 2);
     // It stays open, but for who has left.
+    let again = fleet.direct("pg-1", "postgres").await;
     let limit =
         |tenant: &str| format!("SELECT datconnlimit::bigint FROM pg_database WHERE datname = '{tenant}'");
-    assert_eq!(primary.number(&limit("stays")).await, -1);
-    assert_eq!(primary.number(&limit("leaves")).await, 0);
+    assert_eq!(again.number(&limit("stays")).await, -1);
+    assert_eq!(again.number(&limit("leaves")).await, 0);
     let lost = found(fleet).await;
     assert!(!lost.is_empty() && lost.iter().all(|finding| finding.contains("leaves")), "{lost:?}");
 }

@@ -2,7 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use prometheus::{IntGaugeVec, Opts, Registry};
+use prometheus::IntGaugeVec;
+
+use crate::metrics::Maker;
 
 /// When the certificates end that are shown to clients and to servers.
 pub struct CertificateEnds(IntGaugeVec);
@@ -11,12 +13,11 @@ impl CertificateEnds {
     /// Makes the metric of this name, and registers it.
     ///
     /// # Errors
-    /// When `registry` has it already.
-    pub fn register(name: &str, registry: &Registry) -> prometheus::Result<Self> {
-        let help = "When the certificate ends that is in use, in seconds since 1970, by whom it is shown to.";
-        let ends = IntGaugeVec::new(Opts::new(name, help), &["shown_to"])?;
-        registry.register(Box::new(ends.clone()))?;
-        Ok(Self(ends))
+    /// When there is one already.
+    pub fn register(name: &str, make: &Maker<'_>) -> prometheus::Result<Self> {
+        let help = "When the certificate in use ends, in seconds since 1970, of those shown to `clients` and to `servers`; \
+                    of a chain, the first that ends.";
+        make.gauges(name, help, &["shown_to"]).map(Self)
     }
 
     /// Notes the end of the certificate for `clients` or `servers`; none where none is shown.

@@ -84,7 +84,8 @@ fn app(context: Arc<Context>) -> Router {
 }
 
 async fn metrics(State(context): Shared) -> Response {
-    ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], context.metrics.encode()).into_response()
+    let text = prometheus::TextEncoder::new().encode_to_string(&context.registry.gather());
+    ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text.unwrap_or_default()).into_response()
 }
 
 async fn count(State(context): Shared, request: Request, next: Next) -> Response {

@@ -34,8 +34,10 @@ pub(super) async fn history(State(context): Shared, Path(id): Path<String>) -> A
 pub(super) async fn serving(State(context): Shared, Path(id): Path<String>) -> Answer<Value> {
     let id: TenantId = parse(&id)?;
     let row = context.catalog.tenant(&id).await?;
-    let serving = context.catalog.serving(&id, context.config.router_timeout).await?;
-    let serving = serving.unwrap_or(Serving { routers: Vec::new(), held_ms: None });
+    // Routers tell its figures from then on. Without that, how it is served is known all the same.
+    drop(context.catalog.watch_tenant(&id).await);
+    let servings = context.catalog.servings(&[&id], context.config.router_timeout).await?;
+    let serving = servings.into_values().next().unwrap_or(Serving { routers: Vec::new(), held_ms: None });
     let (state, why) = serving.judge(row.tenant.state, row.tenant.read_only);
     let Serving { routers, held_ms } = serving;
     Ok(Json(json!({ "state": state, "why": why, "routers": routers, "held_ms": held_ms })))

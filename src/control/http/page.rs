@@ -38,12 +38,21 @@ macro_rules! files {
 }
 
 static FILES: &[File] = files![
-    "actions.js": SCRIPT,
+    "actions/command.js": SCRIPT,
+    "actions/make.js": SCRIPT,
+    "actions/move.js": SCRIPT,
+    "actions/quota.js": SCRIPT,
+    "actions/run.js": SCRIPT,
+    "actions/server.js": SCRIPT,
+    "actions/start_move.js": SCRIPT,
+    "actions/tenant.js": SCRIPT,
+    "actions/values.js": SCRIPT,
     "api.js": SCRIPT,
     "base.css": STYLE,
     "chart.js": SCRIPT,
     "data.js": SCRIPT,
     "dialog.js": SCRIPT,
+    "fields.js": SCRIPT,
     "format.js": SCRIPT,
     "heat.js": SCRIPT,
     "html.js": SCRIPT,
@@ -57,11 +66,13 @@ static FILES: &[File] = files![
     "session.js": SCRIPT,
     "shell.js": SCRIPT,
     "store.js": SCRIPT,
+    "views/audit.js": SCRIPT,
     "views/fleet.js": SCRIPT,
     "views/health.js": SCRIPT,
     "views/migrations.js": SCRIPT,
     "views/move.js": SCRIPT,
     "views/moves.js": SCRIPT,
+    "views/pages.js": SCRIPT,
     "views/server.js": SCRIPT,
     "views/sign_in.js": SCRIPT,
     "views/tenant.js": SCRIPT,
@@ -141,7 +152,7 @@ mod tests {
     fn every_file_of_the_page_is_served() {
         let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("page");
         let mut there = Vec::new();
-        for folder in ["", "views/", "vendor/"] {
+        for folder in ["", "actions/", "views/", "vendor/"] {
             let entries = std::fs::read_dir(page.join(folder)).unwrap().map(|entry| entry.unwrap());
             let files = entries.filter(|entry| entry.path().is_file());
             there.extend(files.map(|file| format!("{folder}{}", file.file_name().to_str().unwrap())));

@@ -41,12 +41,15 @@ pub(super) struct Filter {
     selector: Option<String>,
     /// A part of the id.
     q: Option<String>,
+    /// Whether how each is served is told, too.
+    #[serde(default)]
+    serving: bool,
 }
 
 pub(super) async fn list(
     State(context): Shared,
     uri: Uri,
-    Query(Filter { server, selector, q }): Query<Filter>,
+    Query(Filter { server, selector, q, serving }): Query<Filter>,
     Query(asked): Query<Page<String>>,
 ) -> Result<Response, Refusal> {
     let limit = asked.limit(LONG)?;
@@ -56,7 +59,17 @@ pub(super) async fn list(
         context.catalog.server(name).await?;
     }
     let filter = TenantFilter { server, selector, contains: q, after: asked.after, limit: limit + 1 };
-    let rows: Vec<Value> = context.catalog.some_tenants(&filter).await?.iter().map(shown).collect();
+    let tenants = context.catalog.some_tenants(&filter).await?;
+    let mut rows: Vec<Value> = tenants.iter().map(shown).collect();
+    if serving {
+        let ids: Vec<&TenantId> = tenants.iter().map(|row| &row.tenant.id).collect();
+        let servings = context.catalog.servings(&ids, context.config.router_timeout).await?;
+        for (shown, TenantRow { tenant, .. }) in rows.iter_mut().zip(&tenants) {
+            let judged =
+                servings.get(&tenant.id).map(|serving| serving.judge(tenant.state, tenant.read_only));
+            shown["serving"] = json!(judged.map(|(state, why)| json!({ "state": state, "why": why })));
+        }
+    }
     Ok(page(rows, limit, &uri, |row| row["id"].as_str().unwrap_or_default().to_owned()))
 }
 

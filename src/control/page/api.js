@@ -26,8 +26,8 @@ async function refusal(response) {
   return new Refusal(response.status, String(message), told.hint);
 }
 
-async function send(method, path, body, token) {
-  const given = { method, headers: headers(token), cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) };
+async function send(method, path, body, token, timeoutMs = TIMEOUT_MS) {
+  const given = { method, headers: headers(token), cache: "no-store", signal: AbortSignal.timeout(timeoutMs) };
   if (method !== "GET") given.headers["Idempotency-Key"] = randomKey();
   if (body !== undefined) {
     given.headers["Content-Type"] = "application/json";
@@ -43,9 +43,9 @@ async function send(method, path, body, token) {
 const randomKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 /** One call; the answer with its headers. */
-export async function callFully(method, path, body) {
+export async function callFully(method, path, body, timeoutMs) {
   const { token } = session.get();
-  const response = await send(method, path, body, token);
+  const response = await send(method, path, body, token, timeoutMs);
   if (response.status === 401 && session.get().token === token) {
     signOut("The token is not valid any more. Sign in again.");
   }
@@ -58,7 +58,7 @@ export async function callFully(method, path, body) {
 }
 
 /** One call; the answer. */
-export const call = async (method, path, body) => (await callFully(method, path, body)).data;
+export const call = async (...asked) => (await callFully(...asked)).data;
 
 /** Who a token is; an older control plane has one token, which may do everything. */
 export async function whoami(token) {

@@ -1,66 +1,74 @@
 // The one dialog: before anything is changed it says what happens, and which command does the same.
 import { html, useEffect, useRef, useState } from "./html.js";
+import { Fields, beginnings } from "./fields.js";
 import { Problem } from "./parts.js";
+import { mayAct, session } from "./session.js";
 import { store, useStore } from "./store.js";
 
 const asked = store(null);
 
-/** Asks whether `action` is to be done. */
-export const ask = (action) => asked.set(action);
-
-/** A button for an action; none for who may not do it. */
-export const ActionButton = ({ action }) => html`<button type="button" class=${action.danger ? "danger" : ""}
-  onClick=${() => ask(action)}>${action.label} …</button>`;
+/**
+ * A button for each action; none for who may not act.
+ *
+ * An action has a `label` (and `verb`, if it is confirmed by another word), a `title`, `what` happens, and whether that is a
+ * `danger`; `fields` for what is to be said about it, and `also`, values that none of them asks for; the `command` for these
+ * values, and how to `run` it. Some can be looked at before by a `check`, whose answer is drawn by `found`.
+ */
+export function Actions({ of }) {
+  const may = useStore(session, mayAct);
+  return may && of.map((action) => html`<button type="button" class=${action.danger ? "danger" : ""}
+    onClick=${() => asked.set(action)}>${action.label} …</button>`);
+}
 
 export function Dialog() {
   const action = useStore(asked);
   return action && html`<${Question} key=${action.title} action=${action} />`;
 }
 
+const IDLE = { busy: false, error: null, answer: null };
+
 function Question({ action }) {
   const box = useRef(null);
-  const [values, setValues] = useState(() => Object.fromEntries((action.fields ?? []).map((field) => [field.name, field.value])));
-  const [state, setState] = useState({ busy: false, error: null, found: null });
+  const [values, setValues] = useState(() => ({ ...action.also, ...beginnings(action.fields) }));
+  const [state, setState] = useState(IDLE);
   useEffect(() => {
     const before = document.activeElement;
     box.current.showModal();
-    box.current.querySelector("select, input, button[value=cancel]")?.focus();
+    box.current.querySelector("select:not(details *), input:not(details *), button[value=cancel]").focus();
     return () => before?.focus?.();
   }, []);
-  const close = () => asked.set(null);
+  useEffect(() => { if (state.answer || state.error) box.current.querySelector(".outcome").scrollIntoView({ block: "nearest" }); }, [state]);
+  const close = () => asked.set((now) => (now === action ? null : now));
+  const set = (name, value) => setValues((all) => ({ ...all, [name]: value }));
+  // What was found is of other values then.
+  const change = (name, value) => { set(name, value); setState((now) => (now.busy ? now : IDLE)); };
   const attempt = async (what) => {
-    setState({ busy: true, error: null, found: null });
+    if (state.busy) return;
+    setState({ ...IDLE, busy: true });
     try {
       await what();
     } catch (error) {
-      setState({ busy: false, error, found: null });
+      setState({ ...IDLE, error });
     }
   };
   const submit = (event) => {
     event.preventDefault();
     attempt(async () => { await action.run(values); close(); });
   };
-  const check = () => attempt(async () => setState({ busy: false, error: null, found: await action.check(values) }));
+  const check = (event) => event.target.form.reportValidity() && attempt(async () => setState({ ...IDLE, answer: await action.check(values) }));
   return html`<dialog ref=${box} aria-labelledby="dialog-title" onClose=${close}>
     <form onSubmit=${submit}>
       <h2 id="dialog-title">${action.title}</h2>
       <p>${action.what}</p>
-      ${action.fields?.map((field) => html`<${Field} field=${field} value=${values[field.name]}
-        onChange=${(value) => setValues((all) => ({ ...all, [field.name]: value }))} />`)}
+      ${action.fields && html`<${Fields} fields=${action.fields} values=${values} set=${change} />`}
       <p class="command"><span>The same from a shell:</span><code>${action.command(values)}</code></p>
-      ${state.found}
-      <${Problem} error=${state.error} />
+      <div class="outcome" aria-live="polite">${state.answer && action.found({ answer: state.answer, values, set })}<${Problem} error=${state.error} /></div>
       <div class="buttons">
-        ${action.check && html`<button type="button" disabled=${state.busy} onClick=${check}>Only look</button>`}
+        ${action.check && html`<button type="button" aria-disabled=${state.busy} onClick=${check}>Only look</button>`}
         <button type="button" value="cancel" onClick=${close}>Cancel</button>
-        <button type="submit" class=${action.danger ? "danger primary" : "primary"} disabled=${state.busy}>
-          ${state.busy ? "…" : action.label}</button>
+        <button type="submit" class=${action.danger ? "danger primary" : "primary"} aria-disabled=${state.busy}>
+          ${state.busy ? "…" : action.verb ?? action.label}</button>
       </div>
     </form>
   </dialog>`;
 }
-
-const Field = ({ field, value, onChange }) => html`<label class="field"><span>${field.label}</span>
-  <select name=${field.name} required value=${value} onChange=${(event) => onChange(event.target.value)}>
-    ${field.options.map(([key, text]) => html`<option value=${key} selected=${key === value}>${text}</option>`)}
-  </select></label>`;

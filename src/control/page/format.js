@@ -10,6 +10,14 @@ export function bytes(value) {
   return `${value < 9.95 ? value.toFixed(1) : Math.round(value)} ${UNITS[unit]}`;
 }
 
+const SIZES = ["B", "kB", "MB", "GB", "TB"];
+
+/** The bytes of a size as Postgres writes it: `512MB`, `10GB`. */
+export function sizeOf(text) {
+  const [, number, unit] = /^(\d+)(\w+)$/.exec(text);
+  return Number(number) * 1024 ** SIZES.indexOf(unit);
+}
+
 export const count = (value) => (value === null || value === undefined ? "–" : Number(value).toLocaleString("en"));
 
 export const plural = (value, one, many = `${one}s`) => `${count(value)} ${value === 1 ? one : many}`;

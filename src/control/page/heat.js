@@ -1,6 +1,6 @@
 // A server's tenants as cells, the largest or the busiest first; drawn on a canvas, so that a thousand cost no more than ten.
 import { html, useEffect, useMemo, useRef, useState } from "./html.js";
-import { bytes, count } from "./format.js";
+import { bytes, count, plural } from "./format.js";
 import { go, to } from "./route.js";
 import { store, useStore } from "./store.js";
 
@@ -51,6 +51,8 @@ export function Heat({ server, crowds, moving }) {
   const canvas = useRef(null);
   const [width, setWidth] = useState(0);
   const [at, setAt] = useState(null);
+  // Whom keys have come to.
+  const [picked, setPicked] = useState(null);
   useEffect(() => {
     const look = new ResizeObserver(([entry]) => setWidth(Math.floor(entry.contentRect.width)));
     look.observe(canvas.current.parentElement);
@@ -61,33 +63,45 @@ export function Heat({ server, crowds, moving }) {
   const shown = tenants.slice(0, fits);
   const rows = Math.ceil(shown.length / columns);
   const height = Math.max(cell, rows * (cell + GAP) - GAP);
+  const index = picked === null ? -1 : shown.findIndex(([id]) => id === picked);
   useEffect(() => {
-    if (width) paint(canvas.current, { shown, moving, heatOf: (tenant) => heat(value(tenant), most, measure), cell, columns, width, height });
-  }, [tenants, moving, most, width, dark]);
+    if (width) paint(canvas.current, { shown, index, moving, heatOf: (tenant) => heat(value(tenant), most, measure), cell, columns, width, height });
+  }, [tenants, index, moving, most, width, dark]);
   const find = (event) => {
     const box = canvas.current.getBoundingClientRect();
     const column = Math.floor((event.clientX - box.left) / (cell + GAP));
     const index = Math.floor((event.clientY - box.top) / (cell + GAP)) * columns + column;
     return column < columns ? shown[index] : undefined;
   };
+  const open = (tenant) => tenant && go(to(["tenants", tenant[0]]));
+  const press = (event) => {
+    const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, Home: -index, End: shown.length - 1 - index };
+    if (event.key === "Enter") open(shown[index]);
+    if (!(event.key in steps)) return;
+    event.preventDefault();
+    const next = shown[index + steps[event.key]];
+    if (next) setPicked(next[0]);
+  };
+  const told = at ?? shown[index];
   const more = all - shown.length;
   return html`<div class="heat">
-    <canvas ref=${canvas} role="img" aria-label=${`${count(all)} tenants of ${server}${tenants[0] ? `, the ${measure.most} is ${tenants[0][0]} with ${measure.tell(tenants[0][measure.at])}` : ""}`}
+    <canvas ref=${canvas} role="application" tabindex=${shown.length > 0 ? 0 : null} aria-label=${`${plural(all, "tenant")} of ${server}${tenants[0] ? `, the ${measure.most} is ${tenants[0][0]} with ${measure.tell(tenants[0][measure.at])}` : ""}; arrow keys go from one to the next, Enter opens it`}
+      onFocus=${(event) => event.target.matches(":focus-visible") && setPicked(shown[0]?.[0] ?? null)} onBlur=${() => setPicked(null)} onKeyDown=${press}
       onPointerMove=${(event) => setAt(find(event))} onPointerLeave=${() => setAt(null)}
-      onClick=${(event) => { const tenant = find(event); if (tenant) go(to(["tenants", tenant[0]])); }}></canvas>
-    <p class="under">${at ? html`<b>${at[0]}</b> ${measure.tell(at[measure.at])}${at[2] === "open" ? "" : `, ${at[2]}`}${moving.has(at[0]) ? ", moving" : ""}`
-      : html`<a href=${to(["tenants"], { server })}>${count(all)} tenants</a>${more > 0 ? `, the ${count(shown.length)} ${measure.most} shown` : ""}`}</p>
+      onClick=${(event) => open(find(event))}></canvas>
+    <p class="under" aria-live="polite">${told ? html`<b>${told[0]}</b> ${measure.tell(told[measure.at])}${told[2] === "open" ? "" : `, ${told[2]}`}${moving.has(told[0]) ? ", moving" : ""}`
+      : html`<a href=${to(["tenants"], { server })}>${plural(all, "tenant")}</a>${more > 0 ? `, the ${count(shown.length)} ${measure.most} shown` : ""}`}</p>
   </div>`;
 }
 
-function paint(canvas, { shown, moving, heatOf, cell, columns, width, height }) {
+function paint(canvas, { shown, index: picked, moving, heatOf, cell, columns, width, height }) {
   const scale = devicePixelRatio || 1;
   canvas.width = width * scale;
   canvas.height = height * scale;
   canvas.style.height = `${height}px`;
   const colours = getComputedStyle(canvas);
   const colour = (name) => colours.getPropertyValue(name).trim();
-  const [cool, hot, off, edge] = ["--heat-cool", "--heat-hot", "--heat-off", "--accent"].map(colour);
+  const [cool, hot, off, edge, text] = ["--heat-cool", "--heat-hot", "--heat-off", "--accent", "--text"].map(colour);
   const pen = canvas.getContext("2d");
   pen.scale(scale, scale);
   shown.forEach((tenant, index) => {
@@ -96,8 +110,8 @@ function paint(canvas, { shown, moving, heatOf, cell, columns, width, height }) 
     const y = Math.floor(index / columns) * (cell + GAP);
     pen.fillStyle = state === "open" ? mix(cool, hot, heatOf(tenant)) : off;
     pen.fillRect(x, y, cell, cell);
-    if (moving.has(id)) {
-      pen.strokeStyle = edge;
+    if (moving.has(id) || index === picked) {
+      pen.strokeStyle = index === picked ? text : edge;
       pen.lineWidth = 2;
       pen.strokeRect(x + 1, y + 1, cell - 2, cell - 2);
     }

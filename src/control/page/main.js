@@ -7,6 +7,7 @@ import { route } from "./route.js";
 import { session, signOut } from "./session.js";
 import { Shell } from "./shell.js";
 import { useStore } from "./store.js";
+import { Audit } from "./views/audit.js";
 import { Fleet } from "./views/fleet.js";
 import { Health } from "./views/health.js";
 import { Migration, Migrations } from "./views/migrations.js";
@@ -23,9 +24,10 @@ function View({ path, query }) {
     case "": return html`<${Fleet} />`;
     case "servers": return name ? html`<${Server} key=${name} name=${name} />` : html`<${Fleet} />`;
     case "tenants": return name ? html`<${Tenant} key=${name} id=${name} />` : html`<${Tenants} query=${query} />`;
-    case "moves": return name ? html`<${Move} key=${name} id=${Number(name)} />` : html`<${Moves} />`;
-    case "migrations": return name ? html`<${Migration} key=${name} id=${Number(name)} />` : html`<${Migrations} />`;
+    case "moves": return name ? html`<${Move} key=${name} id=${Number(name)} />` : html`<${Moves} query=${query} />`;
+    case "migrations": return name ? html`<${Migration} key=${name} id=${Number(name)} />` : html`<${Migrations} query=${query} />`;
     case "health": return html`<${Health} />`;
+    case "audit": return html`<${Audit} query=${query} />`;
     default: return html`<p class="empty">There is nothing here. <a href="#/">The fleet</a></p>`;
   }
 }

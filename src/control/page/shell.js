@@ -7,7 +7,7 @@ import { go, route, to } from "./route.js";
 import { session, signOut } from "./session.js";
 import { useStore } from "./store.js";
 
-const PLACES = [["", "Fleet"], ["tenants", "Tenants"], ["moves", "Moves"], ["migrations", "Migrations"], ["health", "Health"]];
+const PLACES = [["", "Fleet"], ["tenants", "Tenants"], ["moves", "Moves"], ["migrations", "Migrations"], ["health", "Health"], ["audit", "Audit"]];
 
 export function Shell({ at, children }) {
   const place = at.path[0] ?? "";

@@ -137,11 +137,13 @@ impl LocalMetrics {
 
 #[cfg(test)]
 mod tests {
+    use catalog::metrics::Maker;
+
     use super::*;
 
     #[test]
     fn what_workers_count_adds_up_when_it_is_flushed() {
-        let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
+        let metrics = Metrics::new(&Maker::new(&prometheus::Registry::new())).unwrap();
         let workers = [LocalMetrics::new(&metrics), LocalMetrics::new(&metrics)];
         for worker in &workers {
             let server = worker.server(&metrics, "pg-1");

@@ -289,7 +289,7 @@ impl Session {
             self.tenant.counters.add(Figure::Transactions, 1);
             let micros = time.as_micros() as u64;
             self.tenant.counters.add(Figure::TransactionMicros, micros);
-            if !self.tenant.worker.copying.borrow().has(&self.tenant.id) {
+            if !self.tenant.worker.heeded.borrow().copies(&self.tenant.id) {
                 connection.place.metrics.count_latency(micros);
             }
         }

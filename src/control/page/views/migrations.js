@@ -1,38 +1,36 @@
 // Migration runs over the fleet.
 import { html } from "../html.js";
-import { runActions } from "../actions.js";
+import { newRun, runActions } from "../actions/run.js";
 import { useData } from "../data.js";
-import { ActionButton } from "../dialog.js";
+import { Actions } from "../dialog.js";
 import { count, span } from "../format.js";
 import { live } from "../live.js";
 import { Ago, Badge, Bar, Empty, Facts, Loading, Problem, Section, Table, Title } from "../parts.js";
 import { to } from "../route.js";
-import { mayAct, session } from "../session.js";
 import { useStore } from "../store.js";
+import { Pages, useNumbered } from "./pages.js";
 
-export function Migrations() {
-  const { data, error } = useData("migrations", 10_000);
+export function Migrations({ query }) {
+  const after = query.get("after");
   const news = useStore(live, (state) => state.migration);
-  const runs = new Map((data ?? []).map((run) => [run.id, run]));
-  if (news) runs.set(news.id, news);
-  const all = [...runs.values()].sort((a, b) => b.id - a.id);
-  return html`<${Title}>Migrations</${Title}><${Problem} error=${error} />
-    ${!data && !error && html`<${Loading} />`}
-    ${data && all.length === 0 && html`<${Empty}>No run is on record: <code>tenantry migrate run --dir DIR</code></${Empty}>`}
-    ${all.length > 0 && html`<${Table} label="Runs" rows=${all} keyOf=${(run) => run.id} columns=${[
+  const { rows, read, next, error } = useNumbered("migrations", after, 10_000, news ? [news] : []);
+  return html`<${Title} actions=${html`<${Actions} of=${[newRun()]} />`}>Migrations</${Title}><${Problem} error=${error} />
+    ${!read && !error && html`<${Loading} />`}
+    ${read && rows.length === 0 && html`<${Empty}>No run is on record.</${Empty}>`}
+    ${rows.length > 0 && html`<${Table} label="Runs" rows=${rows} keyOf=${(run) => run.id} columns=${[
       ["Run", (run) => html`<a href=${to(["migrations", String(run.id)])}>${run.id}</a>`], ["State", (run) => html`<${Badge} word=${run.state} />`], ["Version", (run) => run.version ?? "–", "number"],
-      ["Done", (run) => `${count(run.done)} of ${count(run.total)}`, "number"], ["Failed", (run) => count(run.failed), "number"], ["Begun", (run) => html`<${Ago} at=${run.created_at} />`]]} />`}`;
+      ["Done", (run) => `${count(run.done)} of ${count(run.total)}`, "number"], ["Failed", (run) => count(run.failed), "number"], ["Begun", (run) => html`<${Ago} at=${run.created_at} />`]]} />`}
+    <${Pages} place="migrations" after=${after} older=${next} />`;
 }
 
 export function Migration({ id }) {
   const { data, error, reload } = useData(`migrations/${id}`, 4000);
   const news = useStore(live, (state) => (state.migration?.id === id ? state.migration : null));
-  const may = useStore(session, mayAct);
   if (!data) return html`<${Title}>Migration run ${id}</${Title}>${error ? html`<${Problem} error=${error} />` : html`<${Loading} />`}`;
   // The news have all but who failed and who waits.
   const run = news ? { ...data, ...news, failures: data.failures, waiting: data.waiting } : data;
   const ended = run.done + run.failed + run.gone;
-  return html`<${Title} badge=${html`<${Badge} word=${run.state} />`} actions=${may && runActions(run, reload).map((action) => html`<${ActionButton} action=${action} />`)}>Migration run ${id}</${Title}>
+  return html`<${Title} badge=${html`<${Badge} word=${run.state} />`} actions=${html`<${Actions} of=${runActions(run, reload)} />`}>Migration run ${id}</${Title}>
     <div class="load wide"><${Bar} part=${ended} whole=${run.total} label="Tenants whose turn has ended" tone=${run.failed ? "warn" : "accent"} /><span>${count(ended)} of ${count(run.total)} tenants</span></div>
     ${run.error && html`<${Problem} error=${{ message: run.error }} />`}
     <${Facts} facts=${[["version", run.version], ["step", run.step], ["wave", run.wave === null ? null : `${run.wave} of ${run.last_wave}`], ["done", count(run.done)], ["failed", count(run.failed)], ["waiting", count(run.pending)],

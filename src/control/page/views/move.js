@@ -1,14 +1,13 @@
 // One move, as it goes.
 import { html } from "../html.js";
-import { moveActions } from "../actions.js";
+import { moveActions } from "../actions/move.js";
 import { Chart, useTrail } from "../chart.js";
 import { useData } from "../data.js";
-import { ActionButton } from "../dialog.js";
+import { Actions } from "../dialog.js";
 import { bytes, count, span } from "../format.js";
 import { live } from "../live.js";
 import { Ago, Badge, Bar, Facts, Loading, Problem, Section, Table, Title } from "../parts.js";
 import { to } from "../route.js";
-import { mayAct, session } from "../session.js";
 import { useStore } from "../store.js";
 import { progress, standing, whole } from "./moves.js";
 
@@ -27,14 +26,13 @@ const RESULTS = { done: "well", takenback: "taken back", snapshotlost: "its snap
 export function Move({ id }) {
   const { data, error, reload } = useData(`moves/${id}`, 5000);
   const news = useStore(live, (state) => state.moves.get(id));
-  const may = useStore(session, mayAct);
   // Whichever is newer; only the one that was asked for has a receipt.
   const move = news && (!data || news.updated_at >= data.updated_at) ? { ...data, ...news } : data;
   const trail = useTrail([move?.state === "running" ? move.bytes_per_second : null, move?.state === "running" ? move.lag_bytes : null]);
   if (!move) return html`<${Title}>Move ${id}</${Title}>${error ? html`<${Problem} error=${error} />` : html`<${Loading} />`}`;
   const running = move.state === "running";
   return html`<${Title} badge=${html`<${Badge} word=${move.paused && running ? "paused" : move.state} />`}
-      actions=${may && moveActions(move, reload).map((action) => html`<${ActionButton} action=${action} />`)}>Move ${id}</${Title}>
+      actions=${html`<${Actions} of=${moveActions(move, reload)} />`}>Move ${id}</${Title}>
     <p class="lead"><a href=${to(["tenants", move.tenant])}>${move.tenant}</a> from <a href=${to(["servers", move.from])}>${move.from}</a> to <a href=${to(["servers", move.to])}>${move.to}</a></p>
     ${running && html`<div class="load wide"><${Bar} part=${whole(move)} whole=${1} label="The whole move" tone=${move.paused || move.warning ? "warn" : "accent"} /><span>${standing(move)}</span></div>`}
     <${Told} move=${move} />

@@ -1,11 +1,11 @@
 // Moves: those under way as they go, and those that were.
 import { html } from "../html.js";
-import { useData } from "../data.js";
 import { bytes, span } from "../format.js";
 import { live } from "../live.js";
 import { Ago, Badge, Bar, Empty, Loading, Problem, Section, Table, Title } from "../parts.js";
 import { to } from "../route.js";
 import { useStore } from "../store.js";
+import { Pages, useNumbered } from "./pages.js";
 
 export const isUnderWay = (move) => move.state === "running";
 
@@ -41,19 +41,19 @@ export const MoveLine = ({ move }) => html`<li><a href=${to(["moves", String(mov
   <span class="way">${move.from} → ${move.to}</span><${Bar} part=${whole(move)} whole=${1} label=${`Move of ${move.tenant}`} tone=${move.paused || move.warning ? "warn" : "accent"} />
   <span class="stand">${standing(move)}</span></li>`;
 
-export function Moves() {
-  const { data, error } = useData("moves", 15_000);
-  const news = useStore(live, (state) => state.moves);
-  const all = new Map((data ?? []).map((move) => [move.id, move]));
-  for (const [id, move] of news) all.set(id, move);
-  const moves = [...all.values()].sort((a, b) => b.id - a.id);
-  const [underWay, others] = [moves.filter(isUnderWay), moves.filter((move) => !isUnderWay(move))];
+export function Moves({ query }) {
+  const after = query.get("after");
+  const news = [...useStore(live, (state) => state.moves).values()];
+  const { rows, read, next, error } = useNumbered("moves", after, 15_000, news);
+  const underWay = news.filter(isUnderWay).sort((a, b) => b.id - a.id);
+  const others = rows.filter((move) => !isUnderWay(move));
   return html`<${Title}>Moves</${Title}><${Problem} error=${error} />
     <${Section} title="Under way" id="under-way">${underWay.length > 0 ? html`<ul class="lines">${underWay.map((move) => html`<${MoveLine} key=${move.id} move=${move} />`)}</ul>`
       : html`<${Empty}>None. One is started from its tenant's page.</${Empty}>`}</${Section}>
-    <${Section} title="Before" id="before">${!data && !error ? html`<${Loading} />` : others.length === 0 ? html`<${Empty}>None is on record.</${Empty}>` : html`<${Table} label="Moves" rows=${others} keyOf=${(move) => move.id} columns=${[
+    <${Section} title="Before" id="before">${!read && !error ? html`<${Loading} />` : others.length === 0 ? html`<${Empty}>None is on record.</${Empty}>` : html`<${Table} label="Moves" rows=${others} keyOf=${(move) => move.id} columns=${[
       ["Move", (move) => html`<a href=${to(["moves", String(move.id)])}>${move.id}</a>`], ["Tenant", (move) => html`<a href=${to(["tenants", move.tenant])}>${move.tenant}</a>`],
       ["Way", (move) => `${move.from} → ${move.to}`], ["State", (move) => html`<${Badge} word=${move.state} />`],
       ["Held", (move) => (move.hold_ms === null ? "–" : span(move.hold_ms)), "number"], ["Copied", (move) => bytes(move.bytes_copied), "number"],
-      ["Compared", (move) => (move.verified === true ? "alike" : move.verified === false ? "differs" : "–")], ["Ended", (move) => html`<${Ago} at=${move.updated_at} />`]]} />`}</${Section}>`;
+      ["Compared", (move) => (move.verified === true ? "alike" : move.verified === false ? "differs" : "–")], ["Ended", (move) => html`<${Ago} at=${move.updated_at} />`]]} />`}
+      <${Pages} place="moves" after=${after} older=${next} /></${Section}>`;
 }

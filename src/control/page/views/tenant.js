@@ -1,13 +1,13 @@
 // One tenant: where it is, whether its clients are served, and what was done to it.
 import { html } from "../html.js";
-import { tenantActions } from "../actions.js";
+import { tenantActions } from "../actions/tenant.js";
+import { time } from "../actions/values.js";
 import { useData } from "../data.js";
-import { ActionButton } from "../dialog.js";
-import { bytes, count, plural, span } from "../format.js";
+import { Actions } from "../dialog.js";
+import { bytes, count, plural, sizeOf, span } from "../format.js";
 import { live } from "../live.js";
 import { Ago, Badge, Bar, Empty, Facts, Loading, Problem, Section, Table, Title } from "../parts.js";
 import { to } from "../route.js";
-import { mayAct, session } from "../session.js";
 import { useStore } from "../store.js";
 import { load } from "./fleet.js";
 import { MoveLine } from "./moves.js";
@@ -21,13 +21,11 @@ export function Tenant({ id }) {
   const { data: history, reload: recall } = useData(`${path}/history`, EVERY_MS);
   const fleet = useStore(live, (state) => state.fleet);
   const moves = useStore(live, (state) => state.moves);
-  const may = useStore(session, mayAct);
   if (!tenant) return html`<${Title}>${id}</${Title}>${error ? html`<${Problem} error=${error} />` : html`<${Loading} />`}`;
   const again = () => [reload, look, recall].forEach((read) => read());
   const { operation } = tenant;
   const move = operation?.kind === "move" ? moves.get(operation.id) : null;
-  const actions = may && fleet ? tenantActions(tenant, fleet.servers, again) : [];
-  return html`<${Title} badge=${html`<${Badge} word=${tenant.state} />`} actions=${actions.map((action) => html`<${ActionButton} action=${action} />`)}>${id}</${Title}>
+  return html`<${Title} badge=${html`<${Badge} word=${tenant.state} />`} actions=${fleet && html`<${Actions} of=${tenantActions(tenant, fleet.servers, again)} />`}>${id}</${Title}>
     ${error && html`<${Problem} error=${error} />`}
     ${move && html`<ul class="lines"><${MoveLine} move=${move} /></ul>`}
     ${operation && !move && html`<p class="note">Operation ${operation.id} is under way: ${operation.kind}, at step ${operation.step}, since <${Ago} at=${operation.created_at} />.</p>`}
@@ -58,12 +56,10 @@ function Serving({ serving, server }) {
 
 function Use({ tenant }) {
   const { bytes: used, quota = {}, size_state: standing } = tenant;
-  const limit = quota.size_bytes ?? quota.size;
-  const number = typeof limit === "number" ? limit : null;
-  const rest = Object.entries(quota).filter(([key]) => key !== "size").map(([key, value]) => [key.replaceAll("_", " "), String(value)]);
-  return html`${number && html`<div class="load"><${Bar} part=${used ?? 0} whole=${number} label="Size against quota" /><span>${bytes(used)} of ${bytes(number)}</span></div>`}
-    <${Facts} facts=${[["size", used === null ? "not measured yet" : bytes(used)], ["size allowed", limit && !number ? String(limit) : limit ? bytes(number) : "no limit"], ["stands", standing],
-      ["may write until", tenant.writable_until && html`<${Ago} at=${tenant.writable_until} />`], ...rest]} />`;
+  return html`${quota.size && html`<div class="load wide"><${Bar} part=${used ?? 0} whole=${sizeOf(quota.size)} label="Size against quota" /><span>${bytes(used)} of ${quota.size}</span></div>`}
+    <${Facts} facts=${[["size", used === null ? "not measured yet" : bytes(used)], ["size allowed", quota.size ?? "no limit"], ["stands", standing],
+      ["may write until", tenant.writable_until && html`<${Ago} at=${tenant.writable_until} />`],
+      ["connections", quota.connections], ["a statement takes at most", time(quota.statement_timeout)]]} />`;
 }
 
 /** An operation in words. */

@@ -1,6 +1,8 @@
 // All tenants, or those that a search finds: the control plane searches, the page shows a screenful.
 import { html } from "../html.js";
+import { createTenant } from "../actions/make.js";
 import { useData } from "../data.js";
+import { Actions } from "../dialog.js";
 import { count } from "../format.js";
 import { live } from "../live.js";
 import { Badge, Empty, Loading, Problem, Table, Title } from "../parts.js";
@@ -20,7 +22,8 @@ export function Tenants({ query }) {
   const down = new Set((fleet?.servers ?? []).filter((one) => ["down", "unreachable"].includes(stateOf(one))).map((one) => one.name));
   const stateIn = (tenant) => (moving.has(tenant.id) ? "moving" : tenant.state === "open" && down.has(tenant.server) ? "down" : tenant.state);
   const shown = data?.slice(0, LIMIT);
-  return html`<${Title} badge=${fleet && !q && !server && html`<span class="aside">${count(fleet.tenants)}</span>`}>Tenants</${Title}>
+  return html`<${Title} badge=${fleet && !q && !server && html`<span class="aside">${count(fleet.tenants)}</span>`}
+      actions=${fleet && html`<${Actions} of=${[createTenant(fleet.servers)]} />`}>Tenants</${Title}>
     ${(q || server) && html`<p class="found" aria-live="polite">${q && html`with “${q}” in the name `}${server && html`on <a href=${to(["servers", server])}>${server}</a> `}<a href="#/tenants">Show all</a></p>`}
     <${Problem} error=${error} />
     ${!data && !error && html`<${Loading} />`}

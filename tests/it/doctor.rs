@@ -73,6 +73,12 @@ async fn each_thing_that_is_wrong_is_named_with_its_remedy(fleet: &mut Fleet) {
     fleet.cli(&["migrate", "run", "--dir", files.path()]).await.exits(1);
     catalog.run("UPDATE tenant SET server = 'pg-3' WHERE id = 'second'").await;
     catalog.run("UPDATE server SET max_connections = 100000 WHERE name = 'pg-3'").await;
+    catalog
+        .run(
+            "INSERT INTO operation (kind, tenant, state, step, input)
+            SELECT 'move', 'third', 'aborted', 'aborted', '{}' FROM generate_series(1, 150)",
+        )
+        .await;
     // Nobody can read what it is to do, so it fails each time.
     catalog
         .run(
@@ -95,6 +101,7 @@ async fn each_thing_that_is_wrong_is_named_with_its_remedy(fleet: &mut Fleet) {
     })
     .await;
     let moves = fleet.cli(&["move", "list"]).await.json();
+    assert_eq!(moves.as_array().unwrap().len(), 151, "all of them");
     assert!(moves[0]["trying"]["tries"].as_u64() >= Some(5), "{moves}");
     signal(two, Signal::CONT);
     signal(router, Signal::CONT);

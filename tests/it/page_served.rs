@@ -128,9 +128,21 @@ async fn a_tenants_history_and_whether_it_is_served_are_told(fleet: &Fleet) {
     };
     let told = served("served").await;
     assert_eq!(told["routers"][0]["has_epoch"], true, "{told}");
+    // It is among nobody's busiest; routers tell of it because somebody looks.
+    until("its figures to be told", async || {
+        let told = read("serving").await;
+        (told["routers"][0]["load"]["clients"] == 0).then_some(())
+    })
+    .await;
+    let listed = async || {
+        let list = get(fleet, "/v1/tenants?q=page-history&serving=true").await.json::<Value>().await.unwrap();
+        list[0]["serving"]["state"].clone()
+    };
+    assert_eq!(listed().await, "served");
     fleet.cli(&["tenant", "suspend", "page-history"]).await.ok();
     let told = served("off").await;
     assert!(told["why"].as_str().unwrap().contains("suspended"), "{told}");
+    assert_eq!(listed().await, "off");
     let history = read("history").await;
     let kinds: Vec<&str> =
         history.as_array().unwrap().iter().map(|one| one["kind"].as_str().unwrap()).collect();

@@ -9,7 +9,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rustix::process::Signal;
 
 use crate::harness::checker::Checker;
-use crate::harness::{Fleet, Sql as _, connect_url, signal, trials, until};
+use crate::harness::{Fleet, Sql as _, connect, connect_url, signal, trials, until};
 use crate::recovery::{ends_in_one_place, has_come_to};
 
 trials! {
@@ -151,4 +151,7 @@ async fn server_killed(fleet: &Fleet, server: &str) {
         fleet.try_postmaster(server).filter(|new| *new != before)
     })
     .await;
+    // The move may be over by then, and who looks at what is left asks each server.
+    let url = fleet.server_url(server).parse().unwrap();
+    until("the server to answer", async || connect(&url).await.ok()).await;
 }

@@ -35,7 +35,7 @@ test: ## all tests, on real Postgres servers
 
 page: ## the page in a real browser, on a real fleet; writes its pictures to docs/images
 	@$(with_postgres) $(with_browser) TENANTRY_PAGE_IMAGES=$(CURDIR)/docs/images \
-		cargo test --locked --features failpoints --test it -- page_browser::
+		cargo test --locked --features failpoints --test it -- page_
 
 torture: ## many moves with faults drawn by lot (MOVES=200 SEED=1)
 	@$(with_postgres) TENANTRY_TORTURE_MOVES=$(or $(MOVES),200) TENANTRY_TORTURE_SEED=$(or $(SEED),1) \

@@ -49,6 +49,13 @@ async fn leave_things_at_servers(fleet: &Fleet) {
     three.run("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'half'").await;
 }
 
+/// Moves that were given up, and one of which nobody can read what it is to do, so that it fails each time.
+const MOVES: &str = "
+    INSERT INTO operation (kind, tenant, state, step, input)
+    SELECT 'move', 'third', 'aborted', 'aborted', '{}' FROM generate_series(1, 150);
+    INSERT INTO operation (kind, tenant, state, step, input, data)
+    VALUES ('move', 'first', 'switched', 'switched', '{}', '{\"keep_until\": 1}')";
+
 async fn each_thing_that_is_wrong_is_named_with_its_remedy(fleet: &mut Fleet) {
     fleet.create("first", &["--server", "pg-1"]).await;
     fleet.create("second", &["--server", "pg-2"]).await;
@@ -73,19 +80,7 @@ async fn each_thing_that_is_wrong_is_named_with_its_remedy(fleet: &mut Fleet) {
     fleet.cli(&["migrate", "run", "--dir", files.path()]).await.exits(1);
     catalog.run("UPDATE tenant SET server = 'pg-3' WHERE id = 'second'").await;
     catalog.run("UPDATE server SET max_connections = 100000 WHERE name = 'pg-3'").await;
-    catalog
-        .run(
-            "INSERT INTO operation (kind, tenant, state, step, input)
-            SELECT 'move', 'third', 'aborted', 'aborted', '{}' FROM generate_series(1, 150)",
-        )
-        .await;
-    // Nobody can read what it is to do, so it fails each time.
-    catalog
-        .run(
-            "INSERT INTO operation (kind, tenant, state, step, input, data)
-            VALUES ('move', 'first', 'switched', 'switched', '{}', '{\"keep_until\": 1}')",
-        )
-        .await;
+    catalog.run(MOVES).await;
     // The control plane's own look, which it keeps, by nobody's files.
     has_snapshot(fleet, "second").await;
     fleet.cli_in(&[("TENANTRY_MAP_CONFIG", "")], &["map", "verify"]).await.exits(1);

@@ -66,7 +66,12 @@ mod outage;
 #[cfg(feature = "failpoints")]
 mod pace;
 mod page_browser;
+mod page_migrations;
+#[cfg(feature = "failpoints")]
+mod page_moves;
 mod page_served;
+mod page_tenants;
+mod page_trouble;
 mod pooling;
 mod prepared;
 mod provisioning;
@@ -127,8 +132,6 @@ fn main() -> std::process::ExitCode {
         budgets::trials(),
         openings::trials(),
         outage::trials(),
-        page_browser::trials(),
-        page_served::trials(),
         migrations::trials(),
         migrations_disturbed::trials(),
         migrations_refused::trials(),
@@ -163,8 +166,20 @@ fn main() -> std::process::ExitCode {
         doctor::trials(),
         demo::trials(),
     ];
+    areas.extend(of_the_page());
     areas.extend(with_failpoints());
     harness::run(areas)
+}
+
+/// Those of the page for operators.
+fn of_the_page() -> Vec<Vec<harness::Test>> {
+    vec![
+        page_browser::trials(),
+        page_migrations::trials(),
+        page_served::trials(),
+        page_tenants::trials(),
+        page_trouble::trials(),
+    ]
 }
 
 /// Those that need points at which the control plane dies or stands.
@@ -176,6 +191,7 @@ fn with_failpoints() -> Vec<Vec<harness::Test>> {
         moves_verify::trials(),
         moves_reverse_crashes::trials(),
         pace::trials(),
+        page_moves::trials(),
         sleepwalker::trials(),
         map_crashes::trials(),
         crashes::trials(),

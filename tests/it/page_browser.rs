@@ -15,7 +15,8 @@ trials! {
 }
 
 /// Keys that WebDriver has characters for.
-const ENTER: &str = "\u{E007}";
+pub(crate) const ENTER: &str = "\u{E007}";
+const RIGHT: &str = "\u{E014}";
 const ESCAPE: &str = "\u{E00C}";
 const DOWN: &str = "\u{E015}";
 const TAB: &str = "\u{E004}";
@@ -23,23 +24,37 @@ const TAB: &str = "\u{E004}";
 async fn an_operator_does_their_work_on_the_page(fleet: &mut Fleet) {
     let _client = furnish(fleet).await;
     let _crowd = if images().is_some() { crowd(fleet).await } else { Vec::new() };
-    let browser = Browser::start().await;
-    browser.size(1280, 860).await;
-    browser.prefer("light").await;
-    browser.open(fleet.variable("TENANTRY_API")).await;
+    let browser = opened(fleet).await;
     sign_in(&browser, fleet).await;
     a_move_is_started_by_keyboard_and_watched(&browser, fleet).await;
     a_tenant_is_suspended_only_when_it_is_confirmed(&browser, fleet).await;
     tenants_are_compared_by_what_is_chosen(&browser).await;
+    cells_are_told_and_opened_by_keyboard(&browser).await;
     every_view_is_readable_everywhere(&browser, fleet).await;
     a_viewer_sees_all_of_it_and_can_do_nothing(&browser, fleet).await;
-    let complaints = browser.complaints().await;
-    let odd = complaints.iter().filter(|told| !told.contains("401"));
-    assert_eq!(odd.collect::<Vec<_>>(), Vec::<&String>::new());
+    has_no_complaint(&browser).await;
     a_page_without_its_control_plane_says_so_and_goes_on(&browser, fleet).await;
 }
 
-/// Tenants to look at, some of them with rows.
+/// A browser that has the page before it, and nobody signed in.
+async fn opened(fleet: &Fleet) -> Browser {
+    let browser = Browser::start().await;
+    browser.size(1280, 860).await;
+    browser.prefer("light").await;
+    browser.open(fleet.variable("TENANTRY_API")).await;
+    browser
+}
+
+/// A browser in which an operator of this name is signed in, who is no admin.
+pub(crate) async fn of_operator(fleet: &Fleet, name: &str) -> Browser {
+    let made = fleet.cli(&["token", "create", name, "--role", "operator"]).await.ok();
+    let browser = opened(fleet).await;
+    browser.fill("input[name=token]", made["token"].as_str().unwrap()).await;
+    browser.press(ENTER).await;
+    browser.see("article h3", "pg-1").await;
+    browser
+}
+
 /// Tenants, and a client of one of them.
 async fn furnish(fleet: &Fleet) -> Client {
     for (tenant, server) in [("acme", "pg-1"), ("globex", "pg-1"), ("initech", "pg-2"), ("hooli", "pg-1")] {
@@ -100,29 +115,39 @@ async fn a_move_is_started_by_keyboard_and_watched(browser: &Browser, fleet: &Fl
     browser.press(ENTER).await;
     browser.see("h1", "acme").await;
     browser.see(".state", "served").await;
-    // To the first of the actions, with nothing but Tab.
-    let focused = "return document.activeElement.textContent";
-    until("Tab to come to the action", async || {
-        browser.press(TAB).await;
-        (browser.script(focused, &[]).await == "Move …").then_some(())
-    })
-    .await;
+    tab_to(browser, "Move …").await;
     browser.press(ENTER).await;
     browser.see("dialog code", "tenantry move start acme --to pg-2").await;
+    assert_eq!(unnamed(browser).await, json!([]));
     picture(browser, "page-dialog").await;
     browser.press(ESCAPE).await;
     browser.see_no("dialog", "").await;
-    assert_eq!(browser.script(focused, &[]).await, "Move …", "the focus is where it was");
+    assert_eq!(browser.script(FOCUSED, &[]).await, "Move …", "the focus is where it was");
     browser.press(ENTER).await;
-    browser.click("dialog button", "Only look").await;
+    tab_to(browser, "Only look").await;
+    browser.press(ENTER).await;
     browser.see("dialog .note", "Nothing stands in the way").await;
-    browser.click("dialog button[type=submit]", "Move").await;
+    tab_to(browser, "Move").await;
+    browser.press(ENTER).await;
     browser.see("h1", "Move ").await;
     browser.see(".badge", "switched").await;
     browser.see(".facts", "transactions held").await;
     browser.see(".facts", "page").await;
     assert_eq!(fleet.tenant("acme").await["server"], "pg-2");
+    let made = fleet.cli(&["move", "list"]).await.ok()[0].clone();
+    assert_eq!((&made["verify"], &made["verified"]), (&json!("full"), &json!(true)), "as by the command");
     picture(browser, "page-move").await;
+}
+
+const FOCUSED: &str = "return document.activeElement.textContent.trim()";
+
+/// Presses Tab until the focus is at what has this text.
+async fn tab_to(browser: &Browser, text: &str) {
+    until(&format!("Tab to come to {text}"), async || {
+        browser.press(TAB).await;
+        (browser.script(FOCUSED, &[]).await == text).then_some(())
+    })
+    .await;
 }
 
 async fn a_tenant_is_suspended_only_when_it_is_confirmed(browser: &Browser, fleet: &Fleet) {
@@ -146,11 +171,14 @@ async fn a_viewer_sees_all_of_it_and_can_do_nothing(browser: &Browser, fleet: &F
     browser.press(ENTER).await;
     browser.see(".who", "viewer").await;
     let of_move = format!("#/moves/{}", fleet.cli(&["move", "list"]).await.ok()[0]["id"]);
-    for view in ["#/tenants/acme", "#/servers/pg-1", &of_move] {
+    for view in VIEWS.into_iter().chain([of_move.as_str()]) {
         go(browser, view).await;
         settle(browser).await;
         let buttons = "return [...document.querySelectorAll('main button')].map((one) => one.textContent)";
-        assert_eq!(browser.script(buttons, &[]).await, json!([]), "{view}");
+        // To look again is for everybody.
+        let looks =
+            if view == "#/health" { json!(["Look again", "Look at the servers now"]) } else { json!([]) };
+        assert_eq!(browser.script(buttons, &[]).await, looks, "{view}");
     }
 }
 
@@ -166,28 +194,65 @@ async fn tenants_are_compared_by_what_is_chosen(browser: &Browser) {
         .await;
     };
     told("the largest is").await;
-    let choose = "const [by] = arguments; const select = document.querySelector('.section select');
-        select.value = by; select.dispatchEvent(new Event('change', { bubbles: true }));";
-    browser.script(choose, &[json!("load")]).await;
+    choose(browser, ".section select", "load").await;
     told("the busiest is").await;
-    browser.script(choose, &[json!("size")]).await;
+    choose(browser, ".section select", "size").await;
     told("the largest is").await;
 }
+
+async fn cells_are_told_and_opened_by_keyboard(browser: &Browser) {
+    // The card with several tenants.
+    let on_cells = "return document.activeElement.matches('[aria-label=\"Server pg-1\"] canvas')";
+    until("Tab to come to the cells", async || {
+        browser.press(TAB).await;
+        (browser.script(on_cells, &[]).await == true).then_some(())
+    })
+    .await;
+    let told = "return document.querySelector('[aria-label=\"Server pg-1\"] [aria-live] b').textContent";
+    let first = browser.script(told, &[]).await;
+    browser.press(RIGHT).await;
+    let second = browser.script(told, &[]).await;
+    assert_ne!(first, second);
+    browser.press(ENTER).await;
+    browser.see("h1", second.as_str().unwrap()).await;
+}
+
+/// Fails if the browser complained of anything but that the API refused something.
+pub(crate) async fn has_no_complaint(browser: &Browser) {
+    let complaints = browser.complaints().await;
+    let odd = complaints.iter().filter(|told| !told.contains("/v1/"));
+    assert_eq!(odd.collect::<Vec<_>>(), Vec::<&String>::new());
+}
+
+/// Confirms what is asked, and waits until it is done.
+pub(crate) async fn confirm(browser: &Browser) {
+    browser.click("dialog button[type=submit]", "").await;
+    browser.see_no("dialog", "").await;
+}
+
+/// Chooses in a list.
+pub(crate) async fn choose(browser: &Browser, list: &str, value: &str) {
+    browser.see(list, "").await;
+    let choose = "const [list, value] = arguments; const select = document.querySelector(list);
+        select.value = value; select.dispatchEvent(new Event('change', { bubbles: true }));";
+    browser.script(choose, &[json!(list), json!(value)]).await;
+}
+
+const VIEWS: [&str; 8] = [
+    "#/",
+    "#/tenants",
+    "#/tenants/globex",
+    "#/servers/pg-1",
+    "#/moves",
+    "#/migrations",
+    "#/health",
+    "#/audit",
+];
 
 async fn every_view_is_readable_everywhere(browser: &Browser, fleet: &Fleet) {
     let started = fleet.cli(&["move", "list"]).await.ok();
     let of_move = format!("#/moves/{}", started[0]["id"]);
-    let views = [
-        "#/",
-        "#/tenants",
-        "#/tenants/acme",
-        "#/servers/pg-1",
-        "#/moves",
-        &of_move,
-        "#/migrations",
-        "#/health",
-    ];
-    for view in views {
+    for view in VIEWS.into_iter().chain([of_move.as_str()]) {
         browser.size(360, 740).await;
         go(browser, view).await;
         settle(browser).await;
@@ -198,6 +263,15 @@ async fn every_view_is_readable_everywhere(browser: &Browser, fleet: &Fleet) {
     go(browser, "#/").await;
     settle(browser).await;
     picture(browser, "page-phone").await;
+    go(browser, "#/tenants/globex").await;
+    browser.click("button", "Move").await;
+    browser.click("dialog summary", "More").await;
+    let wide = browser.script("return document.querySelector('dialog').scrollWidth", &[]).await;
+    assert!(wide.as_u64().unwrap() <= 360, "the dialog is {wide} wide on a phone");
+    picture(browser, "page-phone-dialog").await;
+    browser.click("dialog button", "Cancel").await;
+    go(browser, "#/").await;
+    settle(browser).await;
     browser.size(1280, 860).await;
     let ground = "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)";
     let brightness = |colour: Value| colour.as_array().unwrap().iter().filter_map(Value::as_u64).sum::<u64>();
@@ -234,7 +308,7 @@ async fn a_page_without_its_control_plane_says_so_and_goes_on(browser: &Browser,
     browser.see("#results a", "late").await;
 }
 
-async fn go(browser: &Browser, address: &str) {
+pub(crate) async fn go(browser: &Browser, address: &str) {
     browser.script("location.hash = arguments[0]", &[json!(address)]).await;
 }
 

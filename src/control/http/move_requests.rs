@@ -208,11 +208,13 @@ pub(super) struct Pause {
 pub(super) async fn pause(
     State(context): Shared,
     Extension(who): Extension<Who>,
+    headers: HeaderMap,
     Path(id): Path<i64>,
     Body(pause): Body<Pause>,
 ) -> Answer<Value> {
     find_operation(&context, id).await?;
-    let by = named(&who, pause.by.as_deref()).unwrap_or_else(|| "an operator".to_owned());
+    let by = pause.by.map_or_else(|| asked_by(&who, &headers), |by| named(&who, Some(&by)));
+    let by = by.unwrap_or_else(|| "an operator".to_owned());
     let steps = Phase::ALL.into_iter().filter(|phase| phase.can_pause()).map(Phase::as_str);
     let steps: Vec<&str> = steps.chain(["begin"]).collect();
     if !context.catalog.pause_move(id, &by, &steps).await? {

@@ -51,7 +51,7 @@ function Serving({ serving, server }) {
       ["Load", (router) => (router.load ? load(router.load.busy) : "–"), "number"], ["Clients", (router) => count(router.load?.clients), "number"],
       ["Waiting", (router) => count(router.load?.waiting), "number"], ["Connections", (router) => count(router.load?.connections), "number"],
       ["Pinned sessions", (router) => pinned(router) || "none"]]} />
-      ${routers.every((router) => !router.load) && html`<p class="under">It is not among the busiest tenants of any router: its clients and connections are not told here.</p>`}`}`;
+      ${routers.every((router) => !router.load) && html`<p class="under">Routers tell what its clients do within seconds.</p>`}`}`;
 }
 
 function Use({ tenant }) {

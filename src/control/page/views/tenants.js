@@ -8,19 +8,18 @@ import { live } from "../live.js";
 import { Badge, Empty, Loading, Problem, Table, Title } from "../parts.js";
 import { to } from "../route.js";
 import { useStore } from "../store.js";
-import { stateOf } from "./fleet.js";
 
 const LIMIT = 100;
 
 export function Tenants({ query }) {
   const [q, server, after] = ["q", "server", "after"].map((name) => query.get(name) ?? "");
-  const asked = new URLSearchParams(Object.entries({ q, server, after, limit: LIMIT }).filter(([, value]) => value));
+  const asked = new URLSearchParams(Object.entries({ q, server, after, serving: true, limit: LIMIT }).filter(([, value]) => value));
   const { data, next, error } = useData(`tenants?${asked}`, 10_000);
   const fleet = useStore(live, (state) => state.fleet);
   const moves = useStore(live, (state) => state.moves);
   const moving = new Set([...moves.values()].filter((move) => move.state === "running").map((move) => move.tenant));
-  const down = new Set((fleet?.servers ?? []).filter((one) => ["down", "unreachable"].includes(stateOf(one))).map((one) => one.name));
-  const stateIn = (tenant) => (moving.has(tenant.id) ? "moving" : tenant.state === "open" && down.has(tenant.server) ? "down" : tenant.state);
+  const unwell = (tenant) => tenant.state === "open" && tenant.serving && tenant.serving.state !== "served";
+  const stateIn = (tenant) => (unwell(tenant) ? tenant.serving.state : moving.has(tenant.id) ? "moving" : tenant.state);
   const shown = data?.slice(0, LIMIT);
   return html`<${Title} badge=${fleet && !q && !server && html`<span class="aside">${count(fleet.tenants)}</span>`}
       actions=${fleet && html`<${Actions} of=${[createTenant(fleet.servers)]} />`}>Tenants</${Title}>
@@ -30,7 +29,7 @@ export function Tenants({ query }) {
     ${shown?.length === 0 && html`<${Empty}>${q ? `No tenant has “${q}” in its name.` : "There is none."}</${Empty}>`}
     <div id="results">${shown?.length > 0 && html`<${Table} label="Tenants" rows=${shown} keyOf=${(tenant) => tenant.id} columns=${[
       ["Tenant", (tenant) => html`<a href=${to(["tenants", tenant.id])}>${tenant.id}</a>`],
-      ["State", (tenant) => html`<${Badge} word=${stateIn(tenant)} />${tenant.read_only ? html` <${Badge} word="limited" />` : ""}`],
+      ["State", (tenant) => html`<span title=${tenant.serving?.why}><${Badge} word=${stateIn(tenant)} /></span>`],
       ["Server", (tenant) => html`<a href=${to(["servers", tenant.server])}>${tenant.server}</a>`],
       ["Schema", (tenant) => tenant.schema_version ?? "–", "number"],
       ["Epoch", (tenant) => tenant.epoch, "number"],

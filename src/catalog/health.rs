@@ -257,8 +257,8 @@ impl Catalog {
             ),
             ", 'overdue_ms', ((extract(epoch FROM now()) - (data->>'keep_until')::float8) * 1000)::bigint,
                 'waiting_for', data->>'waiting_for',
-                'trying', (data->'trying') || jsonb_build_object('ago_ms',
-                    ((extract(epoch FROM now()) - (data#>>'{trying,at}')::float8) * 1000)::bigint))
+                'trying', CASE WHEN data#>>'{trying,step}' = step THEN (data->'trying') || jsonb_build_object('ago_ms',
+                    ((extract(epoch FROM now()) - (data#>>'{trying,at}')::float8) * 1000)::bigint) END)
             FROM operation WHERE state IN ('running', 'switched') ORDER BY id"
         );
         self.json("operation_health", SQL, &[]).await

@@ -67,7 +67,7 @@ pub use placing::NEIGHBOURS_NAMED_MAX;
 pub use query::{Catalog, timings};
 pub use recovery::{Opened, Repair, Writing};
 pub use removal::{Removal, Removed};
-pub use routers::{Copying, Heed, InService, Report, Reporter, RouterRow};
+pub use routers::{Copying, InService, Report, Reporter, RouterRow};
 pub use servers::{Identity, ServerRow};
 pub use tenants::{TenantFilter, TenantRow};
 pub use uses::{ServerUse, SizeRow, TenantUse, TenantUses};

@@ -67,7 +67,7 @@ pub struct RouterLoad {
     pub servers: BTreeMap<ServerName, Load>,
     /// The busiest tenants, the busiest first.
     pub tenants: Vec<TenantLoad>,
-    /// Tenants that somebody looks at, busy or not; one that is not there has nobody at this router.
+    /// Tenants that somebody looks at, busy or not.
     pub watched: Vec<TenantLoad>,
 }
 

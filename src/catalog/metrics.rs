@@ -102,7 +102,10 @@ impl<'r> Maker<'r> {
         let kind = match metric.collect().first().map(prometheus::proto::MetricFamily::get_field_type) {
             Some(MetricType::COUNTER) => "counter",
             Some(MetricType::HISTOGRAM) => "histogram",
-            _ => "gauge",
+            Some(MetricType::GAUGE) => "gauge",
+            other => {
+                return Err(prometheus::Error::Msg(format!("a metric of type {other:?} is not documented")));
+            }
         };
         self.made.borrow_mut().extend(metric.desc().into_iter().map(|desc| Described {
             name: desc.fq_name.clone(),

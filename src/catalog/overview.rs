@@ -67,7 +67,7 @@ pub struct RouterView {
     pub server_down: bool,
     /// Whether the tenant's server refuses its password.
     pub locked_out: bool,
-    /// What its clients do there; none before the router was told that somebody looks.
+    /// What its clients do there; none if the router does not tell: it was not asked yet, or is of an older version.
     pub load: Option<Load>,
     /// Sessions of the tenant that keep their server connection, by reason.
     pub pinned: BTreeMap<String, u32>,
@@ -161,7 +161,7 @@ impl Catalog {
         self.json("overview_history", SQL, &[&id.as_str(), &count_max]).await
     }
 
-    /// What routers that reported within this time can do for these tenants.
+    /// What routers that reported within this time can do for these tenants; what their clients do there only for `details`.
     ///
     /// # Errors
     /// When the catalog can't be reached.
@@ -169,6 +169,7 @@ impl Catalog {
         &self,
         ids: &[&TenantId],
         router_timeout: Duration,
+        details: bool,
     ) -> Result<BTreeMap<TenantId, Serving>> {
         const SQL: &str = "
             WITH live AS (
@@ -186,14 +187,16 @@ impl Catalog {
                         AND map_version >= (SELECT version - $3 FROM map_version),
                     'server_down', coalesce(report->'servers_down', '[]') ? tenant.server,
                     'locked_out', coalesce(report->'locked_out', '[]') ? tenant.id,
-                    'load', (SELECT t FROM jsonb_array_elements(loads) t WHERE t->>'tenant' = tenant.id LIMIT 1),
-                    'pinned', coalesce(report->'pinned'->tenant.id, '{}')) ORDER BY name, started_at), '[]')
+                    'load', CASE WHEN $4 THEN
+                        (SELECT t FROM jsonb_array_elements(loads) t WHERE t->>'tenant' = tenant.id LIMIT 1) END,
+                    'pinned', CASE WHEN $4 THEN coalesce(report->'pinned'->tenant.id, '{}') ELSE '{}' END) ORDER BY name, started_at), '[]')
                     FROM live),
                 'held_ms', (SELECT nullif(greatest(0, expires_at_ms - (extract(epoch FROM now()) * 1000)::bigint), 0)
                     FROM hold WHERE hold.tenant = tenant.id)))
             FROM tenant LEFT JOIN changed ON changed.tenant = tenant.id WHERE tenant.id = ANY($1)";
         let ids: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
-        let params: crate::query::Params<'_> = &[&ids, &router_timeout.as_secs_f64(), &CHANGES_SEARCHED_MAX];
+        let params: crate::query::Params<'_> =
+            &[&ids, &router_timeout.as_secs_f64(), &CHANGES_SEARCHED_MAX, &details];
         Ok(self.json::<(TenantId, Serving)>("overview_serving", SQL, params).await?.into_iter().collect())
     }
 

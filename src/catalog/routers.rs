@@ -93,15 +93,6 @@ const WATCHED_FOR: Duration = Duration::from_secs(10);
 /// Tenants that routers tell of for who looks at them.
 const WATCHED_MAX: i64 = 50;
 
-/// What a router is to heed, as it is told when it reports.
-#[derive(Debug, Clone, Default, Deserialize)]
-pub struct Heed {
-    /// What is copied at present.
-    pub copying: Vec<Copying>,
-    /// Tenants that somebody looks at.
-    pub watched: Vec<TenantId>,
-}
-
 impl Catalog {
     /// Writes a router's report; doing so regularly is what makes it count as live. Returns what is copied at present: on
     /// those servers, the other tenants' transactions are of interest.
@@ -113,17 +104,14 @@ impl Catalog {
         me: &Reporter,
         map_version: i64,
         (report, load): (&Report, &RouterLoad),
-    ) -> Result<Heed> {
+    ) -> Result<Vec<Copying>> {
         const AGAIN: &str = "
             UPDATE router SET address = $2, map_version = $3, report = $4, load = $5, seen_at = now() WHERE process = $1
-            RETURNING jsonb_build_object('copying', (
+            RETURNING (
                 SELECT coalesce(jsonb_agg(jsonb_build_object('tenant', o.tenant, 'servers',
                     to_jsonb(array_remove(ARRAY[coalesce(o.input->>'from', t.server), o.input->>'to'], NULL)))), '[]')
                 FROM operation o LEFT JOIN tenant t ON t.id = o.tenant
-                WHERE o.state = 'running' AND o.kind IN ('move', 'clone', 'delete') AND o.step <> 'begin'
-            ), 'watched', (
-                SELECT coalesce(jsonb_agg(tenant), '[]') FROM (SELECT tenant FROM watched_tenant
-                    WHERE looked_at > now() - $6 * interval '1 second' ORDER BY looked_at DESC LIMIT $7) lately))";
+                WHERE o.state = 'running' AND o.kind IN ('move', 'clone', 'delete') AND o.step <> 'begin')";
         // An address is told as `host:port`, IPv6 in brackets; a socket on the catalog's own host has none.
         const FIRST: &str = "
             INSERT INTO router (process, name, address, map_version, report, load, cancel_address, number, started_at)
@@ -132,16 +120,26 @@ impl Catalog {
             FROM coalesce($7, host(inet_client_addr()), '127.0.0.1') host";
         let (report, load) = (serde_json::json!(report), serde_json::json!(load));
         let (process, address) = (&me.process, &me.address);
-        let params: Params<'_> =
-            &[process, address, &map_version, &report, &load, &WATCHED_FOR.as_secs_f64(), &WATCHED_MAX];
-        let again: Option<Heed> = self.json("router_report", AGAIN, params).await?.pop();
-        if again.is_none() {
+        let again: Vec<Vec<Copying>> =
+            self.json("router_report", AGAIN, &[process, address, &map_version, &report, &load]).await?;
+        if again.is_empty() {
             let port = me.cancel_port.to_string();
             let first: Params<'_> =
                 &[process, address, &map_version, &report, &load, &me.name, &me.cancel_host, &port];
             self.execute("router_first_report", FIRST, first).await?;
         }
-        Ok(again.unwrap_or_default())
+        Ok(again.into_iter().flatten().collect())
+    }
+
+    /// Tenants that somebody looks at.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached, or is not yet of this version: routers are upgraded before it.
+    pub async fn watched_tenants(&self) -> Result<Vec<TenantId>> {
+        const SQL: &str = "
+            SELECT to_jsonb(tenant) FROM watched_tenant WHERE looked_at > now() - $1 * interval '1 second'
+            ORDER BY looked_at DESC LIMIT $2";
+        self.json("router_watched", SQL, &[&WATCHED_FOR.as_secs_f64(), &WATCHED_MAX]).await
     }
 
     /// Notes that somebody looks at a tenant: routers tell for some seconds what it has to do.
@@ -151,7 +149,9 @@ impl Catalog {
     pub async fn watch_tenant(&self, id: &TenantId) -> Result<()> {
         // Whoever goes on looking is noted once in a while, and what nobody looks at goes.
         const SQL: &str = "
-            WITH gone AS (DELETE FROM watched_tenant WHERE tenant <> $1 AND looked_at < now() - $2 * interval '1 second')
+            WITH old AS (SELECT tenant FROM watched_tenant
+                WHERE tenant <> $1 AND looked_at < now() - $2 * interval '1 second' FOR UPDATE SKIP LOCKED),
+            gone AS (DELETE FROM watched_tenant USING old WHERE watched_tenant.tenant = old.tenant)
             INSERT INTO watched_tenant (tenant) SELECT $1::text
             WHERE NOT EXISTS (SELECT FROM watched_tenant WHERE tenant = $1 AND looked_at > now() - $2 * interval '0.5 second')
             ON CONFLICT (tenant) DO UPDATE SET looked_at = excluded.looked_at";

@@ -100,9 +100,10 @@ impl Context {
     }
 }
 
-/// The tries of an operation under way that failed in a row lately, for who wonders why nothing goes on; null without any.
+/// The tries of an operation's step that failed in a row lately, for who wonders why nothing goes on; null without any.
 pub(crate) fn trying(operation: &Operation) -> Value {
-    let trying = operation.data.get("trying").filter(|_| !is_ended(operation));
+    let is_of_step = |trying: &&Value| trying["step"] == operation.step.as_str() && !is_ended(operation);
+    let trying = operation.data.get("trying").filter(is_of_step);
     let lately = |trying: &&Value| {
         let at = trying["at"].as_u64().map(Duration::from_secs).unwrap_or_default();
         since_epoch().saturating_sub(at) < TRIED_LATELY
@@ -144,8 +145,12 @@ impl Work {
             return;
         }
         let at = since_epoch().as_secs();
-        let note = json!({ "trying": { "tries": tries, "error": error.to_string(), "at": at } });
-        drop(tokio::time::timeout(NOTE_TIMEOUT, self.remember(&note)).await);
+        let noted = async {
+            let step = self.context.catalog.operation(self.operation.id).await?.step;
+            let note = json!({ "step": step, "tries": tries, "error": error.to_string(), "at": at });
+            self.remember(&json!({ "trying": note })).await
+        };
+        drop(tokio::time::timeout(NOTE_TIMEOUT, noted).await);
     }
 
     /// Ends the operation, or makes it `switched`.

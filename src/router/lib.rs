@@ -129,6 +129,7 @@ async fn route(
         tokio::spawn(Follower::new(shared.clone()).run()),
         tokio::spawn(snapshot.keep(shared.clone())),
         tokio::spawn(peers::run(peer_listener, shared.clone())),
+        tokio::spawn(pool::probe::run(shared.clone())),
         tokio::spawn(tls::watch(shared.clone())),
         tokio::spawn(reload::run(shared.clone())),
         tokio::spawn(systemd::watch(shared.clone())),

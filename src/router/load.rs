@@ -1,5 +1,6 @@
 //! What tenants and servers have to do just now, for whoever looks at the whole fleet: of all servers, and of the busiest tenants.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use catalog::{Load, RouterLoad, TenantLoad};
@@ -14,18 +15,18 @@ pub(crate) const TENANTS_MAX: usize = 20;
 
 impl Worker {
     /// What its tenants did since it was last asked: the busiest of them, and these.
-    pub(crate) fn load(&self, watched: &[TenantId]) -> RouterLoad {
+    pub(crate) fn load(&self, watched: &HashSet<TenantId>) -> RouterLoad {
         let now = Instant::now();
         let seconds = now.duration_since(self.load_reported.replace(now)).as_secs_f64();
-        let mut all = RouterLoad { watched: watched.iter().map(idle).collect(), ..RouterLoad::default() };
+        let mut all = RouterLoad::default();
         for tenant in self.tenants.borrow().values() {
             let load = load_of(tenant, seconds);
             let server = tenant.place().map(|place| place.server.name.clone());
             if let Some(server) = &server {
                 *all.servers.entry(server.clone()).or_default() += load;
             }
-            if let Some(known) = all.watched.iter_mut().find(|known| known.tenant == tenant.id) {
-                *known = TenantLoad { tenant: tenant.id.clone(), server: server.clone(), load };
+            if watched.contains(&tenant.id) {
+                all.watched.push(TenantLoad { tenant: tenant.id.clone(), server: server.clone(), load });
             }
             if load.rank() > 0.0 {
                 all.tenants.push(TenantLoad { tenant: tenant.id.clone(), server, load });
@@ -34,11 +35,6 @@ impl Worker {
         all.keep_busiest(TENANTS_MAX);
         all
     }
-}
-
-/// A tenant of which nobody is here.
-fn idle(tenant: &TenantId) -> TenantLoad {
-    TenantLoad { tenant: tenant.clone(), server: None, load: Load::default() }
 }
 
 fn load_of(tenant: &Tenant, seconds: f64) -> Load {

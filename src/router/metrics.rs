@@ -209,7 +209,9 @@ pub fn metrics() -> prometheus::Result<Vec<Described>> {
     let make = Maker::new(&registry);
     catalog::timings(&make)?;
     Metrics::new(&make)?;
-    Ok(make.made().into_iter().chain(busiest::metrics()).collect())
+    let mut all: Vec<Described> = make.made().into_iter().chain(busiest::metrics()).collect();
+    all.sort();
+    Ok(all)
 }
 
 #[cfg(test)]

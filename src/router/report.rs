@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use catalog::{Catalog, Copying, Heed, Latency, Report, Reporter, RouterLoad};
+use catalog::{Catalog, Copying, Latency, Load, Report, Reporter, RouterLoad, TenantLoad};
 use futures_util::future::join_all;
 use shard_map::TenantId;
 use tokio::sync::mpsc;
@@ -63,12 +63,12 @@ impl LockedOut {
 pub(crate) struct Heeded {
     tenants: HashSet<TenantId>,
     servers: HashSet<String>,
-    watched: Vec<TenantId>,
+    watched: HashSet<TenantId>,
 }
 
 impl Heeded {
-    fn of(Heed { copying, watched }: Heed) -> Self {
-        let mut now = Self { watched, ..Self::default() };
+    fn of(copying: Vec<Copying>, watched: Vec<TenantId>) -> Self {
+        let mut now = Self { watched: watched.into_iter().collect(), ..Self::default() };
         for Copying { tenant, servers } in copying {
             now.tenants.insert(tenant);
             now.servers.extend(servers);
@@ -150,14 +150,16 @@ async fn send(
         cancel_host: peers.cancel_host.clone(),
         cancel_port: peers.cancel_port,
     };
-    let heed = catalog.report_router(&me, version, (report, load)).await?;
+    let copying = catalog.report_router(&me, version, (report, load)).await?;
     // Without the catalog, the last that was known stays.
     let within = (config.report_interval * REPORTS_MISSED_MAX).max(LIVE_TIME_LEAST);
     let live = peers.learn(&catalog.live_routers(within).await?);
     if shared.routers_live.swap(live, Ordering::Relaxed) != live {
         tracing::info!(routers = live, "routers live");
     }
-    Ok(Heeded::of(heed))
+    // A catalog that is not yet of this version knows of none.
+    let watched = catalog.watched_tenants().await.unwrap_or_default();
+    Ok(Heeded::of(copying, watched))
 }
 
 /// Reports at intervals, without end.
@@ -206,7 +208,12 @@ async fn collect(shared: &Shared, heeded: &Arc<Heeded>) -> (Report, RouterLoad) 
             *report.latency.entry(server).or_default() += &latency;
         }
     }
-    if !all_answered {
+    if all_answered {
+        let is_idle = |tenant: &&TenantId| load.watched.iter().all(|one| one.tenant != **tenant);
+        let idle: Vec<&TenantId> = heeded.watched.iter().filter(is_idle).collect();
+        load.watched.extend(idle.into_iter().map(idle_load));
+    } else {
+        load.watched.clear();
         // A count that goes down and up again would be taken for new transactions.
         report.latency.clear();
     }
@@ -217,6 +224,11 @@ async fn collect(shared: &Shared, heeded: &Arc<Heeded>) -> (Report, RouterLoad) 
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     report.unix_ms = i64::try_from(since_1970.as_millis()).ok();
     (report, load)
+}
+
+/// Of a tenant of which nobody is here.
+fn idle_load(tenant: &TenantId) -> TenantLoad {
+    TenantLoad { tenant: tenant.clone(), server: None, load: Load::default() }
 }
 
 /// Acknowledges holds as they come into force, without end.

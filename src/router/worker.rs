@@ -91,7 +91,7 @@ pub(crate) struct Worker {
     pub(crate) locked_out: LockedOut,
     /// When its load was last reported.
     pub(crate) load_reported: Cell<Instant>,
-    /// Whose transactions are not counted among those that a copy may slow down.
+    /// Whose transactions are not counted among those that a copy may slow down, and whose figures are told.
     pub(crate) heeded: RefCell<Arc<Heeded>>,
     evict_rests: steward::Rests,
     /// Turns in which handshakes of TLS are computed: one at a time.

@@ -239,8 +239,12 @@ async fn it_stops_at_once(fleet: &Fleet, page: &Runbook) {
         ("V2__more.sql", "ALTER TABLE people ADD more text"),
     ]);
     let run = fleet.cli(&["migrate", "run", "--dir", files.path(), "--no-wait"]).await.ok()["id"].to_string();
+    let server = fleet.tenant("bravo").await["server"].as_str().unwrap().to_owned();
+    let there = fleet.direct(&server, "postgres").await;
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'bravo' AND wait_event_type = 'Lock'";
+    until("the run to wait", async || (there.number(waits).await > 0).then_some(())).await;
     page.set("RUN", &run);
-    page.run("It has to stop at once while it runs").await;
+    page.run("It has to stop while it runs").await;
     reading.run("COMMIT").await;
     until("the run to have ended", async || {
         let shown = fleet.cli(&["migrate", "status", &run]).await.json();

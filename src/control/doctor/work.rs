@@ -29,7 +29,7 @@ pub(super) fn judge_operations(seen: &[OperationHealth]) -> Part {
     for operation in seen {
         let what = name(operation);
         let lately = operation.trying.as_ref().filter(|t| {
-            t.tries >= TRIES_MAX && Duration::from_millis(t.ago_ms.unsigned_abs()) < TRIED_LATELY
+            t.tries >= TRIES_MAX && Duration::from_millis(u64::try_from(t.ago_ms).unwrap_or(0)) < TRIED_LATELY
         });
         if let Some(trying) = lately {
             part.error(

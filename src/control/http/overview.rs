@@ -36,7 +36,7 @@ pub(super) async fn serving(State(context): Shared, Path(id): Path<String>) -> A
     let row = context.catalog.tenant(&id).await?;
     // Routers tell its figures from then on. Without that, how it is served is known all the same.
     drop(context.catalog.watch_tenant(&id).await);
-    let servings = context.catalog.servings(&[&id], context.config.router_timeout).await?;
+    let servings = context.catalog.servings(&[&id], context.config.router_timeout, true).await?;
     let serving = servings.into_values().next().unwrap_or(Serving { routers: Vec::new(), held_ms: None });
     let (state, why) = serving.judge(row.tenant.state, row.tenant.read_only);
     let Serving { routers, held_ms } = serving;

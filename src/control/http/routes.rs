@@ -301,7 +301,7 @@ fn of_tenants() -> Vec<Route> {
             .gives("Started"),
         Route::get("/tenants/{id}/history", "What was done to a tenant, the newest first", overview::history)
             .gives_all("PastOperation"),
-        Route::get("/tenants/{id}/serving", "Whether a tenant's clients are served", overview::serving)
+        Route::get("/tenants/{id}/serving", "Whether a tenant's clients are served, and what they do: routers tell that for some seconds after it was asked", overview::serving)
             .gives("Serving"),
         Route::get("/crowds", "Each server's largest and busiest tenants", overview::crowds)
             .gives_all("Crowd"),

@@ -17,7 +17,7 @@ use shard_map::{Selector, ServerClass, ServerName, TenantId, TenantState};
 
 use super::Shared;
 use super::answer::{Answer, Body, Path, Query, Refusal, parse};
-use super::paging::{LONG, Page, page};
+use super::paging::{LONG, Page, SHORT, page};
 use crate::context::Context;
 use crate::error::Error;
 use crate::{provision, quotas};
@@ -52,7 +52,7 @@ pub(super) async fn list(
     Query(Filter { server, selector, q, serving }): Query<Filter>,
     Query(asked): Query<Page<String>>,
 ) -> Result<Response, Refusal> {
-    let limit = asked.limit(LONG)?;
+    let limit = asked.limit(if serving { SHORT } else { LONG })?;
     let server = server.as_deref().map(parse::<ServerName>).transpose()?;
     let selector = selector.as_deref().map(parse::<Selector>).transpose()?.unwrap_or_default();
     if let Some(name) = &server {
@@ -63,7 +63,7 @@ pub(super) async fn list(
     let mut rows: Vec<Value> = tenants.iter().map(shown).collect();
     if serving {
         let ids: Vec<&TenantId> = tenants.iter().map(|row| &row.tenant.id).collect();
-        let servings = context.catalog.servings(&ids, context.config.router_timeout).await?;
+        let servings = context.catalog.servings(&ids, context.config.router_timeout, false).await?;
         for (shown, TenantRow { tenant, .. }) in rows.iter_mut().zip(&tenants) {
             let judged =
                 servings.get(&tenant.id).map(|serving| serving.judge(tenant.state, tenant.read_only));

@@ -1,6 +1,6 @@
 //! A breaker for each server: a server that does not answer is tried by one login at a time, not by all that wait.
 //!
-//! It learns from the logins that tenants make anyway. Open, it lets a probe through after growing pauses, and everybody as
+//! It learns from the logins that tenants make anyway, and while nobody makes one, from probes. Open, it lets a probe through after growing pauses, and everybody as
 //! soon as one is answered; and at all times it lets only a few log in together, so that a server that comes back is not
 //! run over. A server that answers anything, if only that it is full, is up. What it does not see is a server that stops
 //! in the middle of its connections' work: that is for the limits on queries.
@@ -155,9 +155,21 @@ impl Breaker {
         let may_go = pass.0.is_some() || self.next_probe().is_none();
         may_go.then(|| Attempt { breaker: self.clone(), pass, _login: login })
     }
+
+    /// The probe that somebody should have made this long ago; none if there is none, or somebody makes it.
+    fn forgotten(self: &Arc<Self>, overdue: Duration) -> Option<Attempt> {
+        self.next_probe().filter(|next| next.elapsed() > overdue)?;
+        let turn = self.probe.clone().try_acquire_owned().ok()?;
+        let login = self.logins.clone().try_acquire_owned().ok()?;
+        Some(Attempt { breaker: self.clone(), pass: Pass(Some(turn)), _login: login })
+    }
 }
 
 impl Attempt {
+    pub(crate) fn server(&self) -> &ServerName {
+        &self.breaker.server
+    }
+
     /// The server answered, whatever it said.
     pub(crate) fn answered(self) {
         let before = std::mem::take(&mut *self.breaker.health());
@@ -203,6 +215,12 @@ impl Breakers {
         let mut names: Vec<String> = open.map(|breaker| breaker.server.to_string()).collect();
         names.sort();
         names
+    }
+
+    /// Probes that nobody has made who should have, this long ago.
+    pub(crate) fn forgotten(&self, overdue: Duration) -> Vec<Attempt> {
+        let breakers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        breakers.values().filter_map(|breaker| breaker.forgotten(overdue)).collect()
     }
 
     /// Whether a server was tried and does not answer.

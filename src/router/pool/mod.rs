@@ -9,6 +9,7 @@ pub(crate) mod connect;
 pub(crate) mod connection;
 mod leave;
 mod opener;
+pub(crate) mod probe;
 pub(crate) mod reset;
 mod shares;
 pub(crate) mod steward;

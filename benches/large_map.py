@@ -5,9 +5,11 @@ The tenants are rows in the catalog. Their databases are not made: a router open
 
 import argparse
 import contextlib
+import os
 import subprocess
 import sys
 import time
+import urllib.request
 
 import setting
 import tables
@@ -19,6 +21,7 @@ SERVERS = 200
 CATCH_UP_SECONDS = 120
 SETTLE_SECONDS = 3
 SNAPSHOT_SECONDS = 60
+LOOKS = 20
 SELECT = Workload("select, simple, 16 clients", ("--select-only", "--protocol=simple", "--client=16", "--jobs=2"))
 
 
@@ -115,6 +118,30 @@ def transactions(ways, peers, session):
             tables.row(proxy.name, *map(tables.spread, cells))
 
 
+def looks(name):
+    """What the page asks of a control plane, each time of a request of its own."""
+    tables.title("Large map: the page's questions", f"Each {LOOKS} times, one after the other; from the request to the end of the answer.")
+    tables.head("question", "answer, ms", "kB")
+    asked = {
+        "a hundred tenants, and how each is served": "tenants?limit=100&serving=true",
+        "tenants with a part of the name that few have": f"tenants?limit=8&q={name[-5:]}",
+        "tenants with a part of the name that none has": "tenants?limit=8&q=nobody",
+        "each server's largest and busiest, for the heat map": "crowds",
+        "how one tenant is served": f"tenants/{name}/serving",
+        "one tenant": f"tenants/{name}",
+    }
+    for what, path in asked.items():
+        took = []
+        for _ in range(LOOKS):
+            request = urllib.request.Request(f"{os.environ['TENANTRY_API']}/v1/{path}")
+            request.add_header("Authorization", f"Bearer {os.environ['TENANTRY_TOKEN']}")
+            begun = time.perf_counter()
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                size = len(answer.read())
+            took.append((time.perf_counter() - begun) * 1000)
+        tables.row(what, tables.spread(took), tables.number(size / 1000))
+
+
 def main():
     parser = argparse.ArgumentParser(description="Measures a router with a large map.")
     parser.add_argument("rounds", type=int)
@@ -136,6 +163,7 @@ def main():
         f"tenantry, {len(names):,} tenants, snapshot and catalog": lambda: Router(snapshot=large),
         f"tenantry, {len(names):,} tenants, catalog and no snapshot": Router,
     }
+    looks(names[len(names) // 2])
     catch_up(given.rounds)
     with contextlib.ExitStack() as stack:
         peers = []

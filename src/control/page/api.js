@@ -3,13 +3,16 @@ import { session, signOut } from "./session.js";
 
 const BASE = new URL("../v1/", location.href);
 const TIMEOUT_MS = 60_000;
+/** A change that takes longer goes on, but nobody is told how it ended. */
+const CHANGE_TIMEOUT_MS = 600_000;
 
 /** What the control plane answered instead, or that it did not answer (status 0). */
 export class Refusal extends Error {
-  constructor(status, message, hint) {
+  constructor(status, message, told = {}) {
     super(message);
     this.status = status;
-    this.hint = hint;
+    this.hint = told.hint;
+    this.told = told;
   }
 }
 
@@ -23,10 +26,10 @@ async function refusal(response) {
   let told = {};
   try { told = await response.json(); } catch { /* Not from the control plane itself. */ }
   const message = told.error ?? told.detail ?? told.title ?? `the answer was ${response.status}`;
-  return new Refusal(response.status, String(message), told.hint);
+  return new Refusal(response.status, String(message), told);
 }
 
-async function send(method, path, body, token, timeoutMs = TIMEOUT_MS) {
+async function send(method, path, body, token, timeoutMs = method === "GET" ? TIMEOUT_MS : CHANGE_TIMEOUT_MS) {
   const given = { method, headers: headers(token), cache: "no-store", signal: AbortSignal.timeout(timeoutMs) };
   if (method !== "GET") given.headers["Idempotency-Key"] = randomKey();
   if (body !== undefined) {
@@ -60,14 +63,11 @@ export async function callFully(method, path, body, timeoutMs) {
 /** One call; the answer. */
 export const call = async (...asked) => (await callFully(...asked)).data;
 
-/** Who a token is; an older control plane has one token, which may do everything. */
+/** Who a token is. */
 export async function whoami(token) {
   const response = await send("GET", "whoami", undefined, token);
-  if (response.ok) return response.json();
-  if (response.status !== 404) throw await refusal(response);
-  const servers = await send("GET", "servers", undefined, token);
-  if (!servers.ok) throw await refusal(servers);
-  return { name: "the control plane's token", role: "admin" };
+  if (!response.ok) throw await refusal(response);
+  return response.json();
 }
 
 /** The stream of events. */

@@ -14,17 +14,24 @@ export function useData(path, everyMs = 0) {
   useEffect(() => {
     if (!path) return undefined;
     let over = false;
+    let [last, underWay] = [0, 0];
     const read = async () => {
+      const mine = ++last;
+      // A newer one was begun: what it is told counts.
+      const isOld = () => over || mine !== last;
+      underWay++;
       try {
         const { data, response } = await callFully("GET", path);
-        if (!over) setState({ path, data, next: nextOf(response), error: null });
+        if (!isOld()) setState({ path, data, next: nextOf(response), error: null });
       } catch (error) {
-        if (!over) setState((before) => ({ ...(before.path === path ? before : { path, data: null, next: null }), error }));
+        if (!isOld()) setState((before) => ({ ...(before.path === path ? before : { path, data: null, next: null }), error }));
+      } finally {
+        underWay--;
       }
     };
     reader.current = read;
     read();
-    const timer = everyMs && setInterval(() => document.hidden || read(), everyMs);
+    const timer = everyMs && setInterval(() => document.hidden || underWay || read(), everyMs);
     return () => { over = true; clearInterval(timer); };
   }, [path, everyMs, turn]);
   const current = state.path === path ? state : { data: null, next: null, error: null };

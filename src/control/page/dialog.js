@@ -2,17 +2,23 @@
 import { html, useEffect, useRef, useState } from "./html.js";
 import { Fields, beginnings } from "./fields.js";
 import { Problem } from "./parts.js";
+import { go, route } from "./route.js";
 import { mayAct, session } from "./session.js";
 import { store, useStore } from "./store.js";
 
 const asked = store(null);
+
+// A question is of the view that it was asked in, and of who may act.
+route.follow(() => asked.set(null));
+session.follow((now) => { if (!mayAct(now)) asked.set(null); });
 
 /**
  * A button for each action; none for who may not act.
  *
  * An action has a `label` (and `verb`, if it is confirmed by another word), a `title`, `what` happens, and whether that is a
  * `danger`; `fields` for what is to be said about it, and `also`, values that none of them asks for; the `command` for these
- * values, and how to `run` it. Some can be looked at before by a `check`, whose answer is drawn by `found`.
+ * values, and how to `run` it, which may return the address of what was begun. Some can be looked at before by a `check`,
+ * whose answer is drawn by `found`.
  */
 export function Actions({ of }) {
   const may = useStore(session, mayAct);
@@ -25,12 +31,13 @@ export function Dialog() {
   return action && html`<${Question} key=${action.title} action=${action} />`;
 }
 
-const IDLE = { busy: false, error: null, answer: null };
+const IDLE = { busy: false, running: false, error: null, answer: null };
 
 function Question({ action }) {
   const box = useRef(null);
   const [values, setValues] = useState(() => ({ ...action.also, ...beginnings(action.fields) }));
   const [state, setState] = useState(IDLE);
+  const focused = useRef(null);
   useEffect(() => {
     const before = document.activeElement;
     box.current.showModal();
@@ -38,13 +45,16 @@ function Question({ action }) {
     return () => before?.focus?.();
   }, []);
   useEffect(() => { if (state.answer || state.error) box.current.querySelector(".outcome").scrollIntoView({ block: "nearest" }); }, [state]);
+  // Fields can't have it while something goes on.
+  useEffect(() => { if (!state.busy) focused.current?.focus(); }, [state.busy]);
   const close = () => asked.set((now) => (now === action ? null : now));
   const set = (name, value) => setValues((all) => ({ ...all, [name]: value }));
-  // What was found is of other values then.
-  const change = (name, value) => { set(name, value); setState((now) => (now.busy ? now : IDLE)); };
-  const attempt = async (what) => {
+  // What was found, and what was said to that, is of other values then.
+  const change = (name, value) => { setValues((all) => ({ ...all, ...action.also, [name]: value })); setState(IDLE); };
+  const attempt = async (running, what) => {
     if (state.busy) return;
-    setState({ ...IDLE, busy: true });
+    focused.current = document.activeElement;
+    setState({ ...IDLE, busy: true, running });
     try {
       await what();
     } catch (error) {
@@ -53,19 +63,25 @@ function Question({ action }) {
   };
   const submit = (event) => {
     event.preventDefault();
-    attempt(async () => { await action.run(values); close(); });
+    attempt(true, async () => {
+      const begun = await action.run(values);
+      // Who has gone on to something else stays there.
+      if (asked.get() !== action) return;
+      close();
+      if (begun) go(begun);
+    });
   };
-  const check = (event) => event.target.form.reportValidity() && attempt(async () => setState({ ...IDLE, answer: await action.check(values) }));
+  const check = (event) => event.target.form.reportValidity() && attempt(false, async () => setState({ ...IDLE, answer: await action.check(values) }));
   return html`<dialog ref=${box} aria-labelledby="dialog-title" onClose=${close}>
     <form onSubmit=${submit}>
       <h2 id="dialog-title">${action.title}</h2>
       <p>${action.what}</p>
-      ${action.fields && html`<${Fields} fields=${action.fields} values=${values} set=${change} />`}
+      ${action.fields && html`<fieldset disabled=${state.busy}><${Fields} fields=${action.fields} values=${values} set=${change} /></fieldset>`}
       <p class="command"><span>The same from a shell:</span><code>${action.command(values)}</code></p>
       <div class="outcome" aria-live="polite">${state.answer && action.found({ answer: state.answer, values, set })}<${Problem} error=${state.error} /></div>
       <div class="buttons">
         ${action.check && html`<button type="button" aria-disabled=${state.busy} onClick=${check}>Only look</button>`}
-        <button type="button" value="cancel" onClick=${close}>Cancel</button>
+        <button type="button" value="cancel" onClick=${close}>${state.running ? "Close, it goes on" : "Cancel"}</button>
         <button type="submit" class=${action.danger ? "danger primary" : "primary"} aria-disabled=${state.busy}>
           ${state.busy ? "…" : action.verb ?? action.label}</button>
       </div>

@@ -51,6 +51,8 @@ function useKeys() {
 function Search({ at }) {
   const timer = useRef(0);
   const box = useRef(null);
+  // Who has gone on is not pulled back.
+  useEffect(() => () => clearTimeout(timer.current), [at]);
   const asked = at.path[0] === "tenants" && at.path.length === 1 ? at.query.get("q") ?? "" : "";
   useEffect(() => { if (document.activeElement !== box.current) box.current.value = asked; }, [asked]);
   const search = (q) => {

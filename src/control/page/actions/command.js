@@ -20,13 +20,23 @@ export const flags = (given) => Object.entries(given).flatMap(([flag, value]) =>
 export const plain = (label, { title, what, words, path, body = {}, danger, then }) => ({
   label, title, what, danger,
   command: () => command(...words),
-  run: async () => { const answer = await call("POST", path, body); await then?.(answer); },
+  run: async () => then?.(await call("POST", path, body)),
 });
+
+/** An operation; one that can't be looked at just now goes on. */
+async function look(operation) {
+  try {
+    return await call("GET", `operations/${operation}`);
+  } catch (error) {
+    if (error.status > 0 && error.status < 500) throw error;
+    return { state: "running" };
+  }
+}
 
 /** Waits for the end of an operation; fails as it did. */
 export async function finished({ operation }) {
   for (const begun = Date.now(); Date.now() - begun < WAIT_MAX_MS;) {
-    const { state, error } = await call("GET", `operations/${operation}`);
+    const { state, error } = await look(operation);
     if (state === "failed") throw new Error(error ?? "it failed");
     if (state !== "running") return;
     await new Promise((done) => setTimeout(done, POLL_MS));

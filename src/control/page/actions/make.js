@@ -3,10 +3,10 @@ import { html } from "../html.js";
 import { call } from "../api.js";
 import { count, plural } from "../format.js";
 import { Note, Table } from "../parts.js";
-import { go, to } from "../route.js";
+import { to } from "../route.js";
 import { command, flags } from "./command.js";
 import { quotaChanges, quotaFields, quotaFlags } from "./quota.js";
-import { ID, LABELS, asObject, labels } from "./values.js";
+import { ID, LABELS, asObject, distinct, labels } from "./values.js";
 
 const CLASSES = ["shared", "dedicated"];
 
@@ -15,7 +15,7 @@ const places = (servers) => [["", "the one with the most room"], ...CLASSES.map(
   ...servers.filter((server) => server.state !== "draining").map((server) => [`server=${server.name}`, `${server.name} (${server.class}, ${plural(server.tenants, "tenant")})`])];
 
 const make = ({ label, verb, title, what, words, path, servers, labelled }) => {
-  const body = ({ id, place, labelled: given, ...quota }) => ({ id, ...asObject(place ? [place] : []), labels: asObject(labels(given)), quota: quotaChanges(quota) });
+  const body = ({ id, place, labelled: given, ...quota }) => ({ id, ...asObject(place ? [place] : []), labels: distinct(labels(given)), quota: quotaChanges(quota) });
   return {
     label, verb, title, what,
     fields: [
@@ -29,7 +29,7 @@ const make = ({ label, verb, title, what, words, path, servers, labelled }) => {
     found: ({ answer }) => html`<${Decision} decision=${answer} />`,
     run: async (values) => {
       await call("POST", path, body(values));
-      go(to(["tenants", values.id]));
+      return to(["tenants", values.id]);
     },
   };
 };

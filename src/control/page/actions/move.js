@@ -1,5 +1,5 @@
 // What can be done with a move, as it stands.
-import { go, to } from "../route.js";
+import { to } from "../route.js";
 import { plain } from "./command.js";
 
 /** Steps before the decision, in which a move can be paused. */
@@ -34,7 +34,7 @@ const abort = (move, reload) => act(move, "abort", reload, {
 const reverse = (move) => act(move, "reverse", null, {
   label: "Reverse", title: `Turn move ${move.id} round?`,
   what: `Tenant ${move.tenant} goes back to ${move.from} by a short cutover, with all that was written on ${move.to} since. Nothing is copied anew.`,
-  then: (back) => go(to(["moves", String(back.id)])),
+  then: (back) => to(["moves", String(back.id)]),
 });
 
 const complete = (move, reload) => act(move, "complete", reload, {

@@ -3,7 +3,7 @@ import { html } from "../html.js";
 import { call } from "../api.js";
 import { count, plural, span } from "../format.js";
 import { Note, Table } from "../parts.js";
-import { go, to } from "../route.js";
+import { to } from "../route.js";
 import { command, flags, plain } from "./command.js";
 import { LABELS, NUMBER, TIME, WAVES, ms } from "./values.js";
 
@@ -34,7 +34,7 @@ export function newRun() {
     found: ({ answer }) => html`<${Plan} plan=${answer} />`,
     run: async (values) => {
       const { id } = await call("POST", "migrations", await wish(values), EXAMINE_MS);
-      go(to(["migrations", String(id)]));
+      return to(["migrations", String(id)]);
     },
   };
 }

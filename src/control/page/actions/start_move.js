@@ -3,7 +3,7 @@ import { html } from "../html.js";
 import { call } from "../api.js";
 import { bytes, count, plural, span } from "../format.js";
 import { Note } from "../parts.js";
-import { go, to } from "../route.js";
+import { to } from "../route.js";
 import { command, flags } from "./command.js";
 import { TIME, ms } from "./values.js";
 
@@ -35,7 +35,7 @@ export function startMove({ id, server }, others) {
     found: (look) => html`<${Findings} ...${look} />`,
     run: async (values) => {
       const { id: move } = await call("POST", "moves", wish(id, values));
-      go(to(["moves", String(move)]));
+      return to(["moves", String(move)]);
     },
   };
 }

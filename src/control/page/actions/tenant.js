@@ -1,6 +1,6 @@
 // What can be done with a tenant, as it stands: each with what happens then, and the command that does the same.
 import { call } from "../api.js";
-import { go, to } from "../route.js";
+import { to } from "../route.js";
 import { command, finished, flags, plain } from "./command.js";
 import { cloneTenant } from "./make.js";
 import { setQuota } from "./quota.js";
@@ -50,7 +50,7 @@ const rename = ({ id }) => ({
   command: ({ to: name }) => command("tenant", "rename", id, name || "ID"),
   run: async ({ to: name }) => {
     await finished(await call("POST", `tenants/${id}/rename`, { to: name }));
-    go(to(["tenants", name]));
+    return to(["tenants", name]);
   },
 });
 
@@ -60,7 +60,7 @@ const typed = (id, when) => ({ name: "typed", label: `There is no way back: type
 
 async function deleted(id, { now, dump }) {
   await finished(await call("DELETE", `tenants/${id}?${new URLSearchParams({ now, dump })}`));
-  if (now) go(to(["tenants"]));
+  return now && to(["tenants"]);
 }
 
 const remove = ({ id }, reload) => ({
@@ -68,7 +68,7 @@ const remove = ({ id }, reload) => ({
   what: "Its connections are closed and new ones refused. Until its grace time ends it can be brought back; then its database is dropped.",
   fields: [DUMP, { name: "now", label: "Drop its database at once", kind: "checkbox", value: false }, typed(id, ({ now }) => now)],
   command: ({ now, dump }) => command("tenant", "delete", id, ...flags({ "--now": now, "--dump": dump })),
-  run: async (values) => { await deleted(id, values); reload(); },
+  run: async (values) => { const place = await deleted(id, values); reload(); return place; },
 });
 
 const drop = ({ id }) => ({

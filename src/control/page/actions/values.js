@@ -28,6 +28,13 @@ export function time(text) {
 /** The labels of `plan=gold, region=eu`, one by one. */
 export const labels = (text) => text.split(",").map((one) => one.trim()).filter(Boolean);
 
+/** Labels as an object; fails if one is there twice. */
+export function distinct(pairs) {
+  const object = asObject(pairs);
+  if (Object.keys(object).length < pairs.length) throw new Error("a label is given twice");
+  return object;
+}
+
 /** Pieces `key=value` as an object. */
 export const asObject = (pairs) => Object.fromEntries(pairs.map((pair) => {
   const at = pair.indexOf("=");

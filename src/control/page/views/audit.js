@@ -29,6 +29,7 @@ export function Audit({ query }) {
 /** What is looked for, as it is typed. */
 function Filter({ who, about }) {
   const timer = useRef(0);
+  useEffect(() => () => clearTimeout(timer.current), []);
   const type = (event) => {
     clearTimeout(timer.current);
     const asked = Object.fromEntries([...new FormData(event.currentTarget)].map(([name, text]) => [name, text.trim()]));

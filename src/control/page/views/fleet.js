@@ -16,7 +16,7 @@ const BUSIEST_MAX = 8;
 export function Fleet() {
   const { fleet, moves, migration } = useStore(live);
   const { data: crowds, error } = useData("crowds", CROWDS_EVERY_MS);
-  const { data: doctor } = useData("doctor", DOCTOR_EVERY_MS);
+  const { data: doctor, error: unseen } = useData("doctor", DOCTOR_EVERY_MS);
   if (!fleet) return html`<${Title}>Fleet</${Title}>${error ? html`<${Problem} error=${error} />` : html`<${Loading} />`}`;
   const underWay = [...moves.values()].filter(isUnderWay);
   const clients = fleet.routers.reduce((sum, router) => sum + (router.silent ? 0 : router.clients), 0);
@@ -25,7 +25,7 @@ export function Fleet() {
     <${Facts} facts=${[["servers", count(fleet.servers.length)], ["tenants", count(fleet.tenants)], ["clients", count(clients)],
       ["routers", count(fleet.routers.filter((router) => !router.silent).length)], ["moves under way", count(underWay.length)],
       ["leader", fleet.leader ? fleet.leader.split("/")[0] : "none"],
-      ["health", html`<a href="#/health">${!doctor ? "…" : doctor.ok ? "nothing is wrong" : plural(doctor.findings.length, "finding")}</a>`]]} />
+      ["health", html`<a href="#/health">${unseen ? "can't be told in full" : !doctor ? "…" : doctor.ok ? "nothing is wrong" : plural(doctor.findings.length, "finding")}</a>`]]} />
     <${Section} title="Servers" id="servers" aside=${html`a cell is a tenant, coloured <${HeatChoice} />; an outlined one is moving`}>
       ${fleet.servers.length === 0 && html`<${Empty}>There is none yet: <code>tenantry server add NAME --url postgres://…</code></${Empty}>`}
       <div class="servers">${fleet.servers.map((server) => html`<${Server} key=${server.name} server=${server}

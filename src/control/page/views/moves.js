@@ -45,7 +45,7 @@ export function Moves({ query }) {
   const after = query.get("after");
   const news = [...useStore(live, (state) => state.moves).values()];
   const { rows, read, next, error } = useNumbered("moves", after, 15_000, news);
-  const underWay = news.filter(isUnderWay).sort((a, b) => b.id - a.id);
+  const underWay = [...new Map([...rows, ...news].map((move) => [move.id, move])).values()].filter(isUnderWay).sort((a, b) => b.id - a.id);
   const others = rows.filter((move) => !isUnderWay(move));
   return html`<${Title}>Moves</${Title}><${Problem} error=${error} />
     <${Section} title="Under way" id="under-way">${underWay.length > 0 ? html`<ul class="lines">${underWay.map((move) => html`<${MoveLine} key=${move.id} move=${move} />`)}</ul>`

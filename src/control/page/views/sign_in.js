@@ -27,7 +27,7 @@ export function SignIn() {
     <h1>tenantry</h1>
     ${notice && html`<p class="note warn">${notice}</p>`}
     <label class="field"><span>Token</span>
-      <input ref=${box} type="password" name="token" autocomplete="current-password" required spellcheck=${false} /></label>
+      <input ref=${box} type="password" name="token" autocomplete="off" required spellcheck=${false} /></label>
     <${Problem} error=${state.error} />
     <button type="submit" class="primary" disabled=${state.busy}>${state.busy ? "…" : "Sign in"}</button>
     <p class="hint">The token that the command line has in <code>TENANTRY_TOKEN</code>. It stays in this tab until it is closed.</p>

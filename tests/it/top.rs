@@ -2,14 +2,15 @@
 
 use std::process::Stdio;
 
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::harness::{Fleet, PROGRAM, Sql as _, command, tenantry, trials, until};
+use crate::harness::{Fleet, PROGRAM, Sql as _, command, signal, tenantry, trials, until};
 
 trials! {
     shared who_is_in_a_transaction_is_seen_until_it_ends,
-    shared a_terminal_shows_it_live_until_q,
+    shared a_terminal_shows_it_live_until_q_or_a_signal,
     plain each_command_has_a_manual_page,
 }
 
@@ -46,33 +47,39 @@ async fn who_is_in_a_transaction_is_seen_until_it_ends(fleet: &Fleet) {
     .await;
 }
 
-async fn a_terminal_shows_it_live_until_q(fleet: &Fleet) {
+async fn a_terminal_shows_it_live_until_q_or_a_signal(fleet: &Fleet) {
     fleet.create("staged", &["--server", "pg-1"]).await;
     let client = fleet.connect("staged").await;
     client.run("BEGIN; SELECT 1").await;
     let variables =
         ["TENANTRY_API", "TENANTRY_TOKEN"].map(|name| (name.to_owned(), fleet.variable(name).to_owned()));
-    // It gives a program a terminal.
-    let mut script = command("script", &variables);
-    script.env("TERM", "xterm").args(["--quiet", "--return", "--command"]);
-    script.arg(format!("stty rows 200 cols 150; {PROGRAM} top -n 1000")).arg("/dev/null");
-    script.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = script.spawn().unwrap();
-    let (mut keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-    let mut seen = String::new();
-    let mut piece = [0; 4096];
-    while !seen.contains("staged") {
-        let length = screen.read(&mut piece).await.unwrap();
-        assert_ne!(length, 0, "it ended by itself: {seen}");
-        seen += &String::from_utf8_lossy(&piece[..length]);
+    for ended_by in [None, Some(Signal::TERM), Some(Signal::HUP)] {
+        // It gives a program a terminal.
+        let mut script = command("script", &variables);
+        script.env("TERM", "xterm").args(["--quiet", "--return", "--command"]);
+        let stage = format!("stty rows 200 cols 150; echo \"($$)\"; exec {PROGRAM} top -n 1000");
+        script.arg(format!("sh -c '{stage}'")).arg("/dev/null");
+        script.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = script.spawn().unwrap();
+        let (mut keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut seen = String::new();
+        let mut piece = [0; 4096];
+        while !seen.contains("staged") {
+            let length = screen.read(&mut piece).await.unwrap();
+            assert_ne!(length, 0, "it ended by itself: {seen}");
+            seen += &String::from_utf8_lossy(&piece[..length]);
+        }
+        if let Some(how) = ended_by {
+            let pid = seen.split(['(', ')']).nth(1).unwrap().parse().unwrap();
+            signal(Pid::from_raw(pid).unwrap(), how);
+        } else {
+            keys.write_all(b"q").await.unwrap();
+        }
+        screen.read_to_string(&mut seen).await.unwrap();
+        assert!(child.wait().await.unwrap().success());
+        let is_restored = seen.contains("sorted by busy") && seen.contains("\u{1b}[?1049l");
+        assert!(is_restored, "{ended_by:?}: the terminal is not as it was: {seen:?}");
     }
-    keys.write_all(b"q").await.unwrap();
-    screen.read_to_string(&mut seen).await.unwrap();
-    assert!(child.wait().await.unwrap().success());
-    assert!(
-        seen.contains("sorted by busy") && seen.contains("\u{1b}[?1049l"),
-        "the terminal is as it was: {seen:?}"
-    );
 }
 
 async fn each_command_has_a_manual_page() {

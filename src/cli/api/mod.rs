@@ -76,6 +76,13 @@ impl Api {
     }
 
     fn with_authority(urls: &str, token: Option<String>, ca: Option<&Path>) -> anyhow::Result<Self> {
+        if token.as_deref().is_some_and(|token| token.chars().any(char::is_control)) {
+            let hint =
+                "take it without the end of its line, such as the carriage return of a file from elsewhere";
+            return Err(Failure::usage("the token has a line break or another control character")
+                .hint(hint)
+                .into());
+        }
         let instances = urls.split(',').map(instance).collect::<Result<Vec<_>, _>>()?;
         // What the client is built with. It may be set already.
         drop(rustls::crypto::ring::default_provider().install_default());
@@ -258,6 +265,14 @@ mod tests {
         for url in ["ftp://h", "h:1", "", "/x", "http://h:1,", "http://h:1,ftp://h"] {
             let error = Api::at(url, None).unwrap_err();
             assert_eq!(error.downcast_ref::<Failure>().unwrap().exit, Exit::Usage, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_token_with_the_end_of_its_line_is_said_to_be_so() {
+        for token in ["t\r", "t\n", "\0"] {
+            let error = Api::at("http://h:1", Some(token.to_owned())).unwrap_err();
+            assert_eq!(error.downcast_ref::<Failure>().unwrap().exit, Exit::Usage, "{token:?}");
         }
     }
 }

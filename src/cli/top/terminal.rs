@@ -8,6 +8,7 @@ use crossterm::style::{Attribute, Print, SetAttribute};
 use crossterm::terminal::{self, Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen};
 use crossterm::{cursor, execute, queue};
 use futures_util::StreamExt as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Order;
 
@@ -21,12 +22,15 @@ pub(super) enum Wish {
 /// The terminal's other screen; what was on it before is back when this is gone.
 pub(super) struct Screen {
     events: EventStream,
+    /// What else ends it: it must not leave the terminal as it is.
+    ends: [Signal; 2],
 }
 
 impl Screen {
     pub(super) fn open() -> anyhow::Result<Self> {
+        let ends = [signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
         terminal::enable_raw_mode().context("the terminal can't be drawn on; --once says it once")?;
-        let screen = Self { events: EventStream::new() };
+        let screen = Self { events: EventStream::new(), ends };
         execute!(io::stdout(), EnterAlternateScreen, cursor::Hide)?;
         Ok(screen)
     }
@@ -49,14 +53,20 @@ impl Screen {
         out.flush()
     }
 
-    /// Waits for a key that means something; a terminal that is gone wants nothing more.
+    /// Waits for a key that means something; a terminal that is gone wants nothing more, nor does who sends a signal.
     pub(super) async fn wish(&mut self) -> Wish {
-        while let Some(Ok(event)) = self.events.next().await {
+        let [terminated, hung_up] = &mut self.ends;
+        loop {
+            let event = tokio::select! {
+                event = self.events.next() => event,
+                _ = terminated.recv() => None,
+                _ = hung_up.recv() => None,
+            };
+            let Some(Ok(event)) = event else { return Wish::End };
             if let Some(wish) = wish(&event) {
                 return wish;
             }
         }
-        Wish::End
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use catalog::{MoveState, ServerAddress, ServerRow};
-use shard_map::Server;
+use shard_map::{Server, TenantId};
 
 use super::addresses;
 use super::catalog::judge_clock;
@@ -40,6 +40,18 @@ pub(super) struct Expected<'a> {
     pub(super) addresses: &'a [ServerAddress],
 }
 
+impl Expected<'_> {
+    /// Whether something under way drops this database, or will.
+    fn is_dropping(&self, database: &str) -> bool {
+        let tenant = TenantId::of_doomed(database);
+        tenant.is_some_and(|tenant| {
+            self.moves
+                .values()
+                .any(|known| known.state == "running" && known.tenant.as_ref() == Some(&tenant))
+        })
+    }
+}
+
 pub(super) fn judge(row: &ServerRow, seen: &Seen, expected: &Expected<'_>) -> Part {
     let mut part = Part::new("server", row.server.name.as_str());
     addresses::judge(&mut part, row, expected.addresses);
@@ -62,7 +74,8 @@ pub(super) fn judge(row: &ServerRow, seen: &Seen, expected: &Expected<'_>) -> Pa
     judge_settings(&mut part, row, health);
     judge_connections(&mut part, row, health, free);
     judge_registry(&mut part, row, registry, expected);
-    for database in health.invalid_databases.iter().take(EACH_MAX) {
+    let left = health.invalid_databases.iter().filter(|database| !expected.is_dropping(database));
+    for database in left.take(EACH_MAX) {
         part.error(
             format!("database {database} is invalid: its drop was interrupted"),
             on_server(row, &format!("DROP DATABASE {}", ident(database))),

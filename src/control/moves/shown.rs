@@ -27,7 +27,7 @@ pub(crate) fn shown(operation: &Operation, steps: &[Step]) -> Value {
         "bytes_per_second": data("bytes_per_second"),
         "bytes_per_second_max": data("bytes_per_second_max"), "slowed_by": data("slowed_by"), "lag_bytes": data("lag_bytes"),
         "wal_retained": before_decision("wal_retained"), "warning": before_decision("warning"),
-        "waiting_for": data("waiting_for"), "waited_ms": counted("waited_ms"), "taken_back": counted("taken_back"), "last_cutover": data("last_cutover"),
+        "waiting_for": if operation.state == "running" { data("waiting_for") } else { Value::Null }, "waited_ms": counted("waited_ms"), "taken_back": counted("taken_back"), "last_cutover": data("last_cutover"),
         "last_cutover_ms": data("last_cutover_ms"), "last_cutover_parts_ms": data("last_cutover_parts_ms"),
         "hold_ms": data("hold_ms"), "hold_parts_ms": data("hold_parts_ms"), "verified": data("verified"),
         "rows_checked": data("rows_checked"), "tables_checked": data("tables_checked"),

@@ -143,6 +143,17 @@ fn what_was_left_on_a_server_is_told() {
     assert!(part.remedies()[1].contains(r"ROLLBACK PREPARED '\''it'\'''\''s'\''"), "{:?}", part.remedies());
 }
 
+#[test]
+fn what_something_under_way_drops_is_not_told() {
+    let mut seen = health();
+    seen.invalid_databases = vec!["acme__16939__doomed".to_owned()];
+    let told = |state: &str| {
+        let known = MoveState { id: 3, tenant: TenantId::new("acme").ok(), state: state.to_owned() };
+        judged(seen.clone(), registry(), &BTreeMap::from([(3, known)])).wrong().len()
+    };
+    assert_eq!((told("running"), told("aborted")), (0, 1));
+}
+
 /// The words that a shell makes of a command, and what it says of it.
 fn words(command: &str) -> Vec<String> {
     let script = format!("psql() {{ printf '%s\\0' \"$@\"; }}; {command}");

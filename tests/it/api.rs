@@ -11,6 +11,7 @@ use crate::harness::{Fleet, Output, Sql as _, connect_url, signal, trials, until
 
 trials! {
     shared each_role_may_what_it_is_for,
+    shared nobody_may_what_the_document_says_is_for_others,
     shared whatever_is_wrong_is_told_as_a_problem,
     shared a_change_with_a_key_is_made_once,
     shared an_answer_that_is_lost_is_asked_for_again,
@@ -190,6 +191,51 @@ async fn tokens_that_are_tried_out_keep_nobody_waiting(fleet: &Fleet) {
         read > 0.0 && read < GUESSES as f64 / 2.0,
         "one read of the tokens is for all who wait for it: {read}"
     );
+}
+
+/// What is for admins only, by the document.
+const FOR_ADMINS: [&str; 12] = [
+    "DELETE /v1/servers/{name}",
+    "DELETE /v1/tokens/{name}",
+    "DELETE /v1/users/{name}",
+    "GET /v1/map",
+    "POST /v1/map/apply",
+    "POST /v1/map/import",
+    "POST /v1/map/rebuild",
+    "POST /v1/servers",
+    "POST /v1/servers/{name}/failover",
+    "POST /v1/tokens",
+    "POST /v1/users",
+    "PUT /v1/users/{name}/password",
+];
+
+async fn nobody_may_what_the_document_says_is_for_others(fleet: &Fleet) {
+    let viewer = Caller::new(fleet, "document-viewer", "viewer").await;
+    let operator = Caller::new(fleet, "document-operator", "operator").await;
+    let nobody = Caller { fleet, token: String::new() };
+    let (_, document) = viewer.ask(Method::GET, "/v1/openapi.json", None).await;
+    let mut for_admins = Vec::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let address = path.replace("{id}", "999999").replace("{name}", "no-such");
+        for (method, told) in methods.as_object().unwrap() {
+            let method: Method = method.to_uppercase().parse().unwrap();
+            let body = (method != Method::GET && method != Method::DELETE).then(|| json!({}));
+            let status =
+                async |caller: &Caller<'_>| caller.status(method.clone(), &address, body.clone()).await;
+            assert_eq!(status(&nobody).await, 401, "{method} {path}");
+            let description = told["description"].as_str().unwrap();
+            let needs = description.strip_prefix("For the role ").unwrap().split(' ').next().unwrap();
+            if needs != "viewer" {
+                assert_eq!(status(&viewer).await, 403, "{method} {path}");
+            }
+            if needs == "admin" {
+                assert_eq!(status(&operator).await, 403, "{method} {path}");
+                for_admins.push(format!("{method} {path}"));
+            }
+        }
+    }
+    for_admins.sort();
+    assert_eq!(for_admins, FOR_ADMINS);
 }
 
 async fn lists_come_in_pages(fleet: &Fleet) {

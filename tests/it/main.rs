@@ -66,6 +66,7 @@ mod outage;
 #[cfg(feature = "failpoints")]
 mod pace;
 mod page_browser;
+mod page_crowd;
 mod page_migrations;
 #[cfg(feature = "failpoints")]
 mod page_moves;
@@ -175,6 +176,7 @@ fn main() -> std::process::ExitCode {
 fn of_the_page() -> Vec<Vec<harness::Test>> {
     vec![
         page_browser::trials(),
+        page_crowd::trials(),
         page_migrations::trials(),
         page_served::trials(),
         page_tenants::trials(),

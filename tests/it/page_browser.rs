@@ -18,7 +18,7 @@ trials! {
 pub(crate) const ENTER: &str = "\u{E007}";
 const RIGHT: &str = "\u{E014}";
 const ESCAPE: &str = "\u{E00C}";
-const DOWN: &str = "\u{E015}";
+pub(crate) const DOWN: &str = "\u{E015}";
 const TAB: &str = "\u{E004}";
 
 async fn an_operator_does_their_work_on_the_page(fleet: &mut Fleet) {

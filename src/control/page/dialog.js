@@ -7,6 +7,7 @@ import { mayAct, session } from "./session.js";
 import { store, useStore } from "./store.js";
 
 const asked = store(null);
+let questions = 0;
 
 // A question is of the view that it was asked in, and of who may act.
 route.follow(() => asked.set(null));
@@ -23,17 +24,19 @@ session.follow((now) => { if (!mayAct(now)) asked.set(null); });
 export function Actions({ of }) {
   const may = useStore(session, mayAct);
   return may && of.map((action) => html`<button type="button" class=${action.danger ? "danger" : ""}
-    onClick=${() => asked.set(action)}>${action.label} …</button>`);
+    onClick=${() => asked.set({ action, number: ++questions })}>${action.label} …</button>`);
 }
 
 export function Dialog() {
-  const action = useStore(asked);
-  return action && html`<${Question} key=${action.title} action=${action} />`;
+  const question = useStore(asked);
+  // One that is asked again while its dialog is closing has a dialog of its own.
+  return question && html`<${Question} key=${question.number} question=${question} />`;
 }
 
 const IDLE = { busy: false, running: false, error: null, answer: null };
 
-function Question({ action }) {
+function Question({ question }) {
+  const { action } = question;
   const box = useRef(null);
   const [values, setValues] = useState(() => ({ ...action.also, ...beginnings(action.fields) }));
   const [state, setState] = useState(IDLE);
@@ -47,7 +50,7 @@ function Question({ action }) {
   useEffect(() => { if (state.answer || state.error) box.current.querySelector(".outcome").scrollIntoView({ block: "nearest" }); }, [state]);
   // Fields can't have it while something goes on.
   useEffect(() => { if (!state.busy) focused.current?.focus(); }, [state.busy]);
-  const close = () => asked.set((now) => (now === action ? null : now));
+  const close = () => asked.set((now) => (now === question ? null : now));
   const set = (name, value) => setValues((all) => ({ ...all, [name]: value }));
   // What was found, and what was said to that, is of other values then.
   const change = (name, value) => { setValues((all) => ({ ...all, ...action.also, [name]: value })); setState(IDLE); };
@@ -66,7 +69,7 @@ function Question({ action }) {
     attempt(true, async () => {
       const begun = await action.run(values);
       // Who has gone on to something else stays there.
-      if (asked.get() !== action) return;
+      if (asked.get() !== question) return;
       close();
       if (begun) go(begun);
     });

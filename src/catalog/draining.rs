@@ -2,11 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use shard_map::{ServerName, Tenant, TenantId, TenantState};
+use shard_map::{ServerName, ServerState, Tenant, TenantId, TenantState};
 
 use crate::error::{Error, Result};
 use crate::operations::{Kind, insert_operation};
 use crate::query::{Catalog, Params, from_json, limited};
+use crate::removal::no_such_server;
 use crate::tenants::lock_tenant;
 
 /// Moves of which the time that further ones take is guessed.
@@ -27,6 +28,23 @@ pub struct Leaving {
     pub operation: Option<UnderWay>,
     /// Its last move, if that was to leave this server and did not.
     pub failed: Option<FailedMove>,
+    /// Why its move away from this server could not even start when that was last tried, if it could not.
+    pub aside: Option<Aside>,
+}
+
+/// Why a tenant's move did not start.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Aside {
+    /// The reason.
+    pub why: String,
+    /// What to do.
+    pub remedy: String,
+    /// Whether it may pass by itself, such as a server that did not answer in time.
+    pub may_pass: bool,
+    /// How often that was so in a row.
+    pub tries: u32,
+    /// How long ago it was last tried, in seconds.
+    pub age_s: f64,
 }
 
 /// What changes a tenant now.
@@ -87,6 +105,44 @@ pub struct MadeMove {
 }
 
 impl Catalog {
+    /// Has a server emptied, whose tenants are all tried at once, also those that were set aside; or takes that back.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn set_draining(&self, server: &ServerName, drains: bool) -> Result<()> {
+        const SQL: &str = "
+            WITH named AS (UPDATE server SET state = $2 WHERE name = $1 RETURNING name),
+            tried AS (DELETE FROM drain_aside WHERE server = $1)
+            INSERT INTO drain (server) SELECT name FROM named
+            ON CONFLICT (server) DO UPDATE SET asked_at = now()";
+        let state = if drains { ServerState::Draining } else { ServerState::Active };
+        match self.execute("drain_set", SQL, &[&server.as_str(), &state.as_str()]).await? {
+            0 => Err(no_such_server(server)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts on record that a tenant's move off a server could not start.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn set_aside(
+        &self,
+        (tenant, server): (&TenantId, &ServerName),
+        (why, remedy, may_pass): (&str, &str, bool),
+        term: i64,
+    ) -> Result<()> {
+        const SQL: &str = "
+            INSERT INTO drain_aside (tenant, server, why, remedy, may_pass)
+            SELECT id, $2, $3, $4, $5 FROM tenant WHERE id = $1 AND EXISTS (SELECT FROM lease WHERE term = $6)
+            ON CONFLICT (tenant) DO UPDATE SET server = excluded.server, why = excluded.why, remedy = excluded.remedy,
+                may_pass = excluded.may_pass, at = now(), tries = CASE
+                    WHEN drain_aside.server = excluded.server AND drain_aside.may_pass AND excluded.may_pass
+                    THEN least(drain_aside.tries, 1000) + 1 ELSE 1 END";
+        let params: Params<'_> = &[&tenant.as_str(), &server.as_str(), &why, &remedy, &may_pass, &term];
+        self.execute("drain_aside", SQL, params).await.map(drop)
+    }
+
     /// All tenants of a server, the smallest first.
     ///
     /// # Errors
@@ -97,10 +153,15 @@ impl Catalog {
                 CASE WHEN t.state = 'deleted' THEN t.deleted_at + $2 * interval '1 second' END, 'operation',
                 CASE WHEN o.id IS NOT NULL THEN jsonb_build_object('id', o.id, 'kind', o.kind, 'step', o.step,
                     'to', CASE WHEN o.kind = 'move' THEN o.input->>'to' END, 'bytes_copied', o.data->'bytes_copied') END,
-                'failed', CASE WHEN m.state IN ('failed', 'aborted') AND m.input->>'from' = t.server THEN
+                'failed', CASE WHEN m.state IN ('failed', 'aborted') AND m.input->>'from' = t.server
+                    AND (d.asked_at IS NULL OR m.updated_at > d.asked_at) THEN
                     jsonb_build_object('id', m.id, 'state', m.state, 'error', coalesce(m.data->>'failure', m.error),
-                        'age_s', extract(epoch FROM now() - m.updated_at)) END)
+                        'age_s', extract(epoch FROM now() - m.updated_at)) END,
+                'aside', CASE WHEN a.tenant IS NOT NULL THEN jsonb_build_object('why', a.why, 'remedy', a.remedy,
+                    'may_pass', a.may_pass, 'tries', a.tries, 'age_s', extract(epoch FROM now() - a.at)) END)
             FROM tenant t
+            LEFT JOIN drain d ON d.server = t.server
+            LEFT JOIN drain_aside a ON a.tenant = t.id AND a.server = t.server
             LEFT JOIN tenant_use u ON u.tenant = t.id
             LEFT JOIN operation o ON o.tenant = t.id AND o.state = 'running'
             LEFT JOIN LATERAL (
@@ -210,6 +271,8 @@ impl Catalog {
             )));
         }
         let id = insert_operation(&transaction, Kind::Move, Some(tenant), input).await?;
+        let forget = "DELETE FROM drain_aside WHERE tenant = $1";
+        limited(QUERY, transaction.execute(forget, &[&tenant.as_str()])).await?;
         limited(QUERY, transaction.commit()).await?;
         client.keep();
         Ok(Some(id))

@@ -43,7 +43,7 @@ pub use addresses::{AddressState, SeenAddress, ServerAddress};
 pub use api_tokens::{ApiToken, Role, TokenHolder};
 pub use audit::{Asked, AuditFilter, AuditRecord};
 pub use connect::each_host;
-pub use draining::{FailedMove, Leaving, MadeMove, SealedCopy, UnderWay};
+pub use draining::{Aside, FailedMove, Leaving, MadeMove, SealedCopy, UnderWay};
 pub use error::{Error, Result};
 pub use failovers::Pointing;
 pub use feed::Feed;

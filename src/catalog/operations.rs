@@ -367,6 +367,19 @@ impl Catalog {
         self.execute("operation_resume", SQL, &[&id]).await.map(drop)
     }
 
+    /// Has what a switched move left behind removed now, before its time.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] when it is not switched any more.
+    pub async fn finish_move(&self, id: i64) -> Result<()> {
+        const SQL: &str = "
+            UPDATE operation SET data = data || '{\"finish\": true}', updated_at = now() WHERE id = $1 AND state = 'switched'";
+        match self.execute("operation_finish", SQL, &[&id]).await? {
+            0 => Err(Error::Ended(id)),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether somebody asked for the operation to be undone.
     ///
     /// # Errors

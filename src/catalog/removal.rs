@@ -1,7 +1,7 @@
 //! Servers that leave the map: empty ones, and those that are lost with all that was on them.
 
 use serde_json::{Value, json};
-use shard_map::{ServerName, ServerState, TenantId, TenantState};
+use shard_map::{ServerName, TenantId, TenantState};
 use tokio_postgres::Transaction;
 
 use crate::error::{Error, Result};
@@ -40,18 +40,6 @@ enum Fate {
 }
 
 impl Catalog {
-    /// Lets a server take new tenants, or no more.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`].
-    pub async fn set_server_state(&self, name: &ServerName, state: ServerState) -> Result<()> {
-        const SQL: &str = "UPDATE server SET state = $2 WHERE name = $1";
-        match self.execute("server_state", SQL, &[&name.as_str(), &state.as_str()]).await? {
-            0 => Err(no_such_server(name)),
-            _ => Ok(()),
-        }
-    }
-
     /// Takes a server off the map on which nothing is; a lost one with its tenants, and with the operations that can't end
     /// without it. Moves to or from a lost server first leave their other server as they should: an obstacle says so, and
     /// to try again.
@@ -115,7 +103,7 @@ impl Catalog {
     }
 }
 
-fn no_such_server(name: &ServerName) -> Error {
+pub(crate) fn no_such_server(name: &ServerName) -> Error {
     Error::NotFound(format!("server {name} does not exist"))
 }
 

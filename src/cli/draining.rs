@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use shard_map::duration::rough;
 
 use crate::cli::api::Api;
@@ -67,9 +67,6 @@ pub(crate) fn print(format: Format, server: &Value) -> anyhow::Result<()> {
 
 fn print_drain(drain: &Value) -> anyhow::Result<()> {
     output::line(&progress(drain))?;
-    if drain.get("told_by_leader") == Some(&json!(false)) {
-        output::line("this instance does not lead: who was refused a move is told by the one that does")?;
-    }
     for (key, what, columns) in LISTS {
         let (count, listed) = (count(drain, key), &drain[key]["listed"]);
         if count == 0 {
@@ -174,6 +171,8 @@ fn count(drain: &Value, key: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn drain(more: &Value) -> Value {

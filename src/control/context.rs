@@ -12,7 +12,6 @@ use tokio::sync::{Notify, watch};
 
 use crate::config::ControlConfig;
 use crate::doctor::Doctor;
-use crate::drain::Asides;
 use crate::error::{Error, Result};
 use crate::http::{Requests, SignIn, Tls};
 use crate::live::Live;
@@ -54,8 +53,6 @@ pub(crate) struct Context {
     pub(crate) stock_nudge: Notify,
     /// Wakes who empties servers.
     pub(crate) drain_nudge: Notify,
-    /// Tenants that could not be moved off servers that drain.
-    pub(crate) drains: Asides,
     /// When a tenant was last made from the stock here.
     pub(crate) stock_claimed: watch::Sender<Option<Instant>>,
     /// Wakes who measures what servers and tenants use.

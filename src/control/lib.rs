@@ -105,7 +105,6 @@ async fn serve(config: ControlConfig, secrets: Secrets, shutdown: Shutdown) -> R
         nudge: Notify::new(),
         stock_nudge: Notify::new(),
         drain_nudge: Notify::new(),
-        drains: drain::Asides::default(),
         stock_claimed: watch::Sender::new(None),
         measure_nudge: Notify::new(),
         ended: Notify::new(),

@@ -125,7 +125,8 @@ async fn a_move_is_started_by_keyboard_and_watched(browser: &Browser, fleet: &Fl
     assert_eq!(browser.script(FOCUSED, &[]).await, "Move …", "the focus is where it was");
     browser.press(ENTER).await;
     browser.see("dialog code", "tenantry move start acme --to pg-2").await;
-    let at_once = "document.querySelector('dialog').close(); document.querySelector('.actions button').click()";
+    let at_once =
+        "document.querySelector('dialog').close(); document.querySelector('.actions button').click()";
     browser.script(at_once, &[]).await;
     browser.see("dialog code", "tenantry move start acme --to pg-2").await;
     tab_to(browser, "Only look").await;

@@ -58,6 +58,7 @@ async fn a_controller_that_wakes_up_in_the_middle_of_a_move_changes_nothing(flee
     let second = fleet.second_control();
     let catalog = catalog(fleet).await;
     a_follower_tells_what_goes_on(fleet, &second).await;
+    a_follower_takes_orders(fleet, &second).await;
     for (phase, to) in [("copy", "pg-3"), ("catch_up", "pg-1"), ("cutover", "pg-3")] {
         let led = catalog.number("SELECT term FROM lease").await;
         let id = fleet.cli(&["move", "start", "wanted", "--to", to]).await.ok()["id"].as_i64().unwrap();
@@ -120,15 +121,35 @@ async fn a_follower_tells_what_goes_on(fleet: &Fleet, second: &SecondControl) {
     events.find("move", |told| told["id"] == started["id"] && told["state"] == "switched").await;
 }
 
+/// What is asked of an instance that does not lead is done by the one that does.
+async fn a_follower_takes_orders(fleet: &Fleet, second: &SecondControl) {
+    let api = format!("http://{}", second.address());
+    let ask = async |args: &[&str]| fleet.cli_in(&[("TENANTRY_API", &api)], args).await;
+    fleet.connect("watched").await.run("CREATE TABLE marks (seen pg_lsn)").await;
+    ask(&["server", "drain", "pg-2"]).await.ok();
+    let stays = ask(&["server", "drain", "pg-2", "--wait", "--timeout", "10m"]).await.exits(1);
+    let kept = stays.json()["set_aside"]["listed"][0].clone();
+    assert_eq!(kept["tenant"], "watched", "{}", stays.stdout);
+    assert!(kept["why"].as_str().unwrap().contains("log positions"), "{kept}");
+    let shown = ask(&["server", "show", "pg-2"]).await.ok();
+    assert_eq!(shown["drain"]["set_aside"]["count"], 1, "{shown}");
+    assert_eq!(ask(&["server", "drain", "pg-2", "--undo"]).await.ok()["state"], "active");
+    let made = ask(&["move", "list"]).await.ok()[0].clone();
+    assert_eq!((&made["tenant"], &made["state"]), (&json!("watched"), &json!("switched")), "{made}");
+    let ended = ask(&["move", "complete", &made["id"].to_string(), "--wait"]).await.ok();
+    assert_eq!(ended["state"], "completed", "{ended}");
+}
+
 /// Who knows both addresses does not have to know which of them leads, also when that one dies.
 async fn the_command_line_finds_who_leads(fleet: &Fleet, first: Pid, second: &SecondControl) {
     let catalog = catalog(fleet).await;
     let (one, other) = (fleet.variable("TENANTRY_API").to_owned(), format!("http://{}", second.address()));
     let ask = async |api: &str, args: &[&str]| fleet.cli_in(&[("TENANTRY_API", api)], args).await;
-    let orders = ["server", "drain", "pg-2"];
+    let url = fleet.server_url("pg-2");
+    // Only who leads says what of a server's own registry is changed.
+    let orders = ["server", "add", "pg-2", "--url", &url];
     for api in [format!("{one},{other}"), format!("{other},{one}")] {
         ask(&api, &orders).await.ok();
-        ask(&api, &["server", "drain", "pg-2", "--undo"]).await.ok();
     }
     let does_second_lead =
         catalog.column("SELECT holder FROM lease").await.remove(0).starts_with("control-2/");
@@ -137,7 +158,6 @@ async fn the_command_line_finds_who_leads(fleet: &Fleet, first: Pid, second: &Se
     let _down = fleet.keep_parts_down();
     signal(if does_second_lead { second.pid() } else { first }, Signal::KILL);
     ask(&format!("{leader},{follower}"), &orders).await.ok();
-    ask(&format!("{leader},{follower}"), &["server", "drain", "pg-2", "--undo"]).await.ok();
 }
 
 async fn a_controller_that_died_leads_again_where_it_is_started_again(fleet: &mut Fleet) {

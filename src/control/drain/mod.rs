@@ -1,21 +1,20 @@
 //! Emptying servers: moves every tenant off a server that drains, a few at a time, to where the placement policy puts it.
 //!
-//! That a server drains, which the catalog says, is the whole of the intent; what was done about it are moves. So every look
-//! starts from what is there, a leader's successor goes on where it died, and taking the drain back stops it at once: the
-//! transaction that puts a move on record looks whether the server still drains. Moves under way end as all moves do.
+//! That a server drains, which the catalog says, is the whole of the intent; what was done about it is there, too: moves, and who
+//! was set aside because his move could not even start. So every look starts from what is there, a leader's successor goes on
+//! where it died, every instance tells the same, and taking the drain back stops it at once: the transaction that puts a move
+//! on record looks whether the server still drains. Moves under way end as all moves do.
 //!
 //! A tenant that can't be moved is set aside, and the others go on. It does not promise an end: what keeps a tenant may be
 //! for an operator to change.
 
-mod aside;
 mod estimate;
 mod report;
 mod standing;
 mod upgrade;
 
-use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use catalog::{Leaving, ServerRow};
 use serde_json::json;
@@ -27,8 +26,6 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::moves::{Input, Verify, start};
 use crate::provision;
-use aside::Aside;
-pub(crate) use aside::Asides;
 pub(crate) use report::report;
 use standing::{Standing, judge};
 pub(crate) use upgrade::{UpgradePlan, plan as plan_upgrade};
@@ -57,7 +54,6 @@ pub(crate) async fn keep(context: Arc<Context>, stop: CancellationToken) {
             () = context.drain_nudge.notified(), if wait == INTERVAL => {}
         }
         let Some(term) = *terms.borrow_and_update() else {
-            context.drains.retain(&[]);
             context.metrics.draining.reset();
             wait = FIRST_AFTER;
             continue;
@@ -78,8 +74,6 @@ pub(crate) async fn keep(context: Arc<Context>, stop: CancellationToken) {
 async fn pass(context: &Context, term: i64) -> Result<()> {
     let mut servers: Vec<ServerRow> = context.catalog.servers().await?;
     servers.retain(|row| row.server.state == ServerState::Draining);
-    let names: Vec<ServerName> = servers.iter().map(|row| row.server.name.clone()).collect();
-    context.drains.retain(&names);
     context.metrics.draining.reset();
     for row in servers {
         match empty(context, &row.server, term).await {
@@ -97,17 +91,13 @@ async fn pass(context: &Context, term: i64) -> Result<()> {
 async fn empty(context: &Context, server: &Server, term: i64) -> Result<()> {
     let name = &server.name;
     let tenants = context.catalog.leaving(name, context.config.delete_grace).await?;
-    let there: HashSet<_> = tenants.iter().map(|row| &row.tenant.id).collect();
-    context.drains.retain_tenants(name, |id| there.contains(id));
-    let known = context.drains.of(name);
-    let now = Instant::now();
     for row in &tenants {
-        let word = judge(row, &known, now).as_str();
+        let word = judge(row).as_str();
         context.metrics.draining.with_label_values(&[name.as_str(), word]).inc();
     }
     let under_way = context.catalog.copies_at(name).await?;
     let mut room = context.config.moves_per_server_max.saturating_sub(under_way);
-    let is_ready = |row: &&Leaving| matches!(judge(row, &known, now), Standing::Ready);
+    let is_ready = |row: &&Leaving| matches!(judge(row), Standing::Ready);
     let mut ready = tenants.iter().filter(is_ready).take(TRIES_PER_PASS_MAX).peekable();
     let Some(first) = ready.peek().filter(|_| room > 0) else { return Ok(()) };
     let away = provision::ask_servers(context, &first.tenant.id).await?;
@@ -156,7 +146,8 @@ async fn begin(
         Err(error) if error.must_stop() || error.is_unreachable() => return Err(error),
         Err(error) => {
             tracing::warn!(server = %from, tenant = %id, %error, "set aside: it can't be moved away now");
-            context.drains.set(from, id, reason(&error, row, server, away));
+            let (remedy, may_pass) = remedy(&error, row, server, away);
+            context.catalog.set_aside((id, from), (&error.to_string(), &remedy, may_pass), term).await?;
             // Whatever was slow or away would be so for the next one, too: at the next look.
             return Ok(if error.is_transient() { Begun::Enough } else { Begun::NotNow });
         }
@@ -177,7 +168,6 @@ async fn begin(
     match context.catalog.start_drain_move(id, (from, &to), &json!(input), term).await {
         Ok(Some(operation)) => {
             tracing::info!(operation, server = %from, tenant = %id, %to, "moved away, as its server drains");
-            context.drains.forget(from, id);
             context.nudge.notify_one();
             Ok(Begun::Started)
         }
@@ -204,9 +194,9 @@ async fn check(context: &Context, row: &Leaving, server: &Server, away: &[Server
     Ok(to)
 }
 
-/// Why it is set aside, and what to do.
-fn reason(error: &Error, row: &Leaving, server: &Server, away: &[ServerName]) -> Aside {
-    let (remedy, may_pass) = match error {
+/// What to do about one that is set aside, and whether the reason may pass by itself.
+fn remedy(error: &Error, row: &Leaving, server: &Server, away: &[ServerName]) -> (String, bool) {
+    match error {
         Error::Refused { hint, .. } => (hint.clone().unwrap_or_default(), false),
         // No server fits; perhaps one that does not answer would.
         Error::Catalog(catalog::Error::Conflict(_)) => {
@@ -218,6 +208,5 @@ fn reason(error: &Error, row: &Leaving, server: &Server, away: &[ServerName]) ->
             (remedy, !away.is_empty())
         }
         error => ("see the control plane's log".to_owned(), error.is_transient()),
-    };
-    Aside::new(error.to_string(), remedy, may_pass, Instant::now())
+    }
 }

@@ -1,7 +1,5 @@
 //! What is told of a server that drains: who is left and why, how fast it goes, and what stays behind.
 
-use std::time::Instant;
-
 use catalog::{SealedCopy, UnderWay};
 use serde::Serialize;
 use shard_map::{ServerName, TenantId};
@@ -30,8 +28,6 @@ pub(crate) struct Report {
     sealed_copies: Listed<SealedCopy>,
     rate: Option<Rate>,
     eta_s: Option<u64>,
-    /// Whether this instance leads: only the leader knows whose moves could not even start. Others count these as pending.
-    told_by_leader: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -94,7 +90,7 @@ fn kept(tenant: &TenantId, reason: Reason) -> Kept {
     Kept { tenant: tenant.clone(), why, remedy, tried_again_in_s: tried_again_in.map(|left| left.as_secs()) }
 }
 
-/// Looks at a server that drains, as far as the catalog and this instance's memory go: the server is not asked.
+/// Looks at a server that drains, as far as the catalog goes: the server is not asked.
 pub(crate) async fn report(context: &Context, server: &ServerName) -> Result<Report> {
     let catalog = &context.catalog;
     let most = i64::try_from(LISTED_MAX).unwrap_or(i64::MAX);
@@ -116,13 +112,11 @@ pub(crate) async fn report(context: &Context, server: &ServerName) -> Result<Rep
         sealed_copies: Listed { count: usize::try_from(copies_count).unwrap_or(0), listed: copies },
         rate: estimate::rate(&made),
         eta_s: None,
-        told_by_leader: context.term.borrow().is_some(),
     };
-    let (known, now) = (context.drains.of(server), Instant::now());
     let mut to_move = (0, 0_u64);
     for row in &tenants {
         let id = &row.tenant.id;
-        let standing = judge(row, &known, now);
+        let standing = judge(row);
         if matches!(standing, Standing::Ready | Standing::Soon | Standing::Moving(_)) {
             to_move = (to_move.0 + 1, to_move.1.saturating_add(row.bytes.unwrap_or(0)));
         }

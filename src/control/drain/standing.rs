@@ -1,11 +1,16 @@
 //! How each tenant of a server that is emptied stands to that: pure, so that the leader acts by what an operator is shown.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use catalog::{FailedMove, Kind, Leaving, UnderWay};
+use catalog::{Aside, FailedMove, Kind, Leaving, UnderWay};
 use shard_map::TenantState;
 
-use super::aside::{OfServer, SET_ASIDE_FOR};
+/// After so long, who was set aside is tried again.
+const SET_ASIDE_FOR: Duration = Duration::from_mins(10);
+/// The same, if the reason may pass by itself.
+const PASSING_FOR: Duration = Duration::from_secs(15);
+/// Tries in a row after which a reason is not believed to pass soon.
+const PASSING_TRIES_MAX: u32 = 4;
 
 /// How one tenant stands.
 #[derive(Debug)]
@@ -47,7 +52,7 @@ pub(super) struct Reason {
 }
 
 /// Judges one tenant.
-pub(super) fn judge<'a>(row: &'a Leaving, known: &OfServer, now: Instant) -> Standing<'a> {
+pub(super) fn judge(row: &Leaving) -> Standing<'_> {
     let id = &row.tenant.id;
     if let Some(operation) = &row.operation {
         return match operation.kind {
@@ -74,28 +79,26 @@ pub(super) fn judge<'a>(row: &'a Leaving, known: &OfServer, now: Instant) -> Sta
             return stuck("it is not made yet", format!("see why: tenantry tenant show {id}"));
         }
     }
-    if let Some(aside) = known.tenants.get(id)
-        && let Some(left) = aside.tried_again_in(now)
-    {
-        if aside.is_passing() {
-            return Standing::Soon;
-        }
-        let (why, remedy) = (aside.why.clone(), aside.remedy.clone());
-        return Standing::Aside(Reason { why, remedy, tried_again_in: Some(left) });
-    }
-    match &row.failed {
-        Some(failed) => after_failure(row, failed, known, now),
-        None => Standing::Ready,
-    }
+    let refused = row.aside.as_ref().and_then(after_refusal);
+    let failed = || row.failed.as_ref().and_then(|failed| after_failure(row, failed));
+    refused.or_else(failed).unwrap_or(Standing::Ready)
 }
 
-/// Its last move away from here did not get it away.
-fn after_failure<'a>(row: &Leaving, failed: &FailedMove, known: &OfServer, now: Instant) -> Standing<'a> {
-    let age = Duration::try_from_secs_f64(failed.age_s).unwrap_or_default();
-    let is_forgiven = known.anew_since.is_some_and(|since| now.saturating_duration_since(since) < age);
-    let Some(left) = SET_ASIDE_FOR.checked_sub(age).filter(|left| !left.is_zero() && !is_forgiven) else {
-        return Standing::Ready;
-    };
+/// Its move could not even start. None when it is due again.
+fn after_refusal(aside: &Aside) -> Option<Standing<'_>> {
+    let is_passing = aside.may_pass && aside.tries < PASSING_TRIES_MAX;
+    let left = left(if is_passing { PASSING_FOR } else { SET_ASIDE_FOR }, aside.age_s)?;
+    // There is no need yet to bother anybody.
+    if is_passing {
+        return Some(Standing::Soon);
+    }
+    let (why, remedy) = (aside.why.clone(), aside.remedy.clone());
+    Some(Standing::Aside(Reason { why, remedy, tried_again_in: Some(left) }))
+}
+
+/// Its last move away from here did not get it away. None when it is due again.
+fn after_failure<'a>(row: &Leaving, failed: &FailedMove) -> Option<Standing<'a>> {
+    let left = left(SET_ASIDE_FOR, failed.age_s)?;
     let id = failed.id;
     let (why, remedy) = match (&failed.error, failed.state.as_str()) {
         (None, "aborted") => (
@@ -110,18 +113,24 @@ fn after_failure<'a>(row: &Leaving, failed: &FailedMove, known: &OfServer, now: 
             format!("see what it did: tenantry move show {id}"),
         ),
     };
-    Standing::Aside(Reason { why, remedy, tried_again_in: Some(left) })
+    Some(Standing::Aside(Reason { why, remedy, tried_again_in: Some(left) }))
+}
+
+/// What is left of a pause that began so many seconds ago; none when it is over.
+fn left(pause: Duration, age_s: f64) -> Option<Duration> {
+    pause.checked_sub(Duration::try_from_secs_f64(age_s).unwrap_or_default()).filter(|left| !left.is_zero())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::drain::aside::Aside;
+    use serde_json::{Value, json};
 
-    fn row(more: &serde_json::Value) -> Leaving {
-        let mut row = serde_json::json!({
+    use super::*;
+
+    fn row(more: &Value) -> Leaving {
+        let mut row = json!({
             "tenant": { "id": "acme", "server": "pg-1", "epoch": 3, "state": "open", "key_version": 1 },
-            "bytes": 10, "drop_at": null, "operation": null, "failed": null,
+            "bytes": 10, "drop_at": null, "operation": null, "failed": null, "aside": null,
         });
         for (key, value) in more.as_object().unwrap() {
             match key.as_str() {
@@ -132,52 +141,62 @@ mod tests {
         serde_json::from_value(row).unwrap()
     }
 
+    fn word(more: &Value) -> &'static str {
+        judge(&row(more)).as_str()
+    }
+
     #[test]
     fn only_open_tenants_that_nothing_changes_are_moved() {
-        let (known, now) = (OfServer::default(), Instant::now());
-        let judged = |more: serde_json::Value| judge(&row(&more), &known, now).as_str();
-        assert_eq!(judged(serde_json::json!({})), "pending");
-        assert_eq!(
-            judged(serde_json::json!({ "operation": { "id": 1, "kind": "move", "step": "copy" } })),
-            "moving"
-        );
-        let made = serde_json::json!({ "state": "creating", "operation": { "id": 1, "kind": "create", "step": "roles" } });
-        assert_eq!(judged(made), "busy");
+        assert_eq!(word(&json!({})), "pending");
+        assert_eq!(word(&json!({ "operation": { "id": 1, "kind": "move", "step": "copy" } })), "moving");
+        let made =
+            json!({ "state": "creating", "operation": { "id": 1, "kind": "create", "step": "roles" } });
+        assert_eq!(word(&made), "busy");
         for state in ["suspended", "deleted", "creating"] {
-            assert_eq!(judged(serde_json::json!({ "state": state })), "not_movable", "{state}");
+            assert_eq!(word(&json!({ "state": state })), "not_movable", "{state}");
         }
     }
 
     #[test]
-    fn a_failed_move_sets_a_tenant_aside_for_ten_minutes_unless_an_operator_says_anew() {
-        let now = Instant::now() + Duration::from_hours(1);
+    fn a_failed_move_sets_a_tenant_aside_for_ten_minutes() {
         let failed = |age_s: u32| {
-            row(
-                &serde_json::json!({ "failed": { "id": 7, "state": "failed", "error": "no room", "age_s": age_s } }),
-            )
+            row(&json!({ "failed": { "id": 7, "state": "failed", "error": "no room", "age_s": age_s } }))
         };
-        let mut known = OfServer::default();
         let recent = failed(60);
-        let Standing::Aside(reason) = judge(&recent, &known, now) else { panic!("it is set aside") };
+        let Standing::Aside(reason) = judge(&recent) else { panic!("it is set aside") };
         assert_eq!(
             (reason.why.as_str(), reason.tried_again_in),
             ("move 7 failed: no room", Some(Duration::from_mins(9)))
         );
-        assert_eq!(judge(&failed(600), &known, now).as_str(), "pending");
-        known.anew_since = now.checked_sub(Duration::from_secs(30));
-        assert_eq!(judge(&failed(60), &known, now).as_str(), "pending");
-        assert_eq!(judge(&failed(20), &known, now).as_str(), "set_aside", "that was after it");
+        assert_eq!(judge(&failed(600)).as_str(), "pending");
     }
 
     #[test]
-    fn a_refused_one_waits_and_what_passes_is_no_ones_business() {
-        let now = Instant::now();
-        let mut known = OfServer::default();
-        let id = row(&serde_json::json!({})).tenant.id;
-        known.tenants.insert(id.clone(), Aside::new("large objects".into(), "move them".into(), false, now));
-        assert_eq!(judge(&row(&serde_json::json!({})), &known, now).as_str(), "set_aside");
-        assert_eq!(judge(&row(&serde_json::json!({})), &known, now + SET_ASIDE_FOR).as_str(), "pending");
-        known.tenants.insert(id, Aside::new("no answer".into(), "wait".into(), true, now));
-        assert_eq!(judge(&row(&serde_json::json!({})), &known, now).as_str(), "pending");
+    fn who_was_refused_is_tried_again_after_ten_minutes() {
+        let refused = |age_s: u32| {
+            let aside = json!({ "why": "large objects", "remedy": "move them", "may_pass": false, "tries": 1, "age_s": age_s });
+            row(&json!({ "aside": aside }))
+        };
+        let recent = refused(60);
+        let Standing::Aside(reason) = judge(&recent) else { panic!("it is set aside") };
+        assert_eq!(
+            (reason.remedy.as_str(), reason.tried_again_in),
+            ("move them", Some(Duration::from_mins(9)))
+        );
+        assert_eq!(judge(&refused(600)).as_str(), "pending");
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again_soon_and_then_no_oftener_than_the_rest() {
+        let away = |tries: u32, age_s: u32| {
+            let aside = json!({ "why": "pg-2 does not answer", "remedy": "see to it", "may_pass": true, "tries": tries, "age_s": age_s });
+            row(&json!({ "aside": aside }))
+        };
+        for tries in 1..PASSING_TRIES_MAX {
+            assert!(matches!(judge(&away(tries, 14)), Standing::Soon));
+            assert!(matches!(judge(&away(tries, 15)), Standing::Ready));
+        }
+        assert_eq!(judge(&away(PASSING_TRIES_MAX, 15)).as_str(), "set_aside");
+        assert_eq!(judge(&away(PASSING_TRIES_MAX, 600)).as_str(), "pending");
     }
 }

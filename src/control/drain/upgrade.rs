@@ -2,7 +2,7 @@
 //! nothing and is kept nowhere: operators begin the moves, and see after each wave how the tenants do.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use catalog::{Leaving, UnderWay};
 use futures_util::{StreamExt as _, stream};
@@ -10,7 +10,6 @@ use serde::Serialize;
 use shard_map::upgrade::{self, Leaver, Places, Planned, Unplaced};
 use shard_map::{Server, ServerName, TenantId};
 
-use super::aside::OfServer;
 use super::standing::{Reason, Standing, judge};
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -116,7 +115,7 @@ fn leaver(row: Leaving) -> Leaver {
 /// Why a tenant is not in the plan; none if it is. That its last move failed is no reason.
 fn stays(row: &Leaving) -> Option<Stays> {
     let tenant = row.tenant.id.clone();
-    match judge(row, &OfServer::default(), Instant::now()) {
+    match judge(row) {
         Standing::Ready | Standing::Soon | Standing::Aside(_) => None,
         Standing::Stuck(Reason { why, remedy, .. }) => Some(Stays { tenant, why, remedy }),
         Standing::Moving(UnderWay { id, .. }) => {

@@ -256,7 +256,7 @@ pub(super) async fn complete(State(context): Shared, Path(id): Path<i64>) -> Ans
         let message = format!("move {id} is {}: only a switched move can be completed", operation.state);
         return Err(Error::Refused { message, hint: None }.into());
     }
-    context.catalog.merge_data(id, &json!({ "finish": true }), context.leading_term()?).await?;
+    context.catalog.finish_move(id).await?;
     context.nudge.notify_one();
     find(&context, id).await
 }

@@ -197,19 +197,14 @@ pub(super) async fn drain(
     Body(asked): Body<Drain>,
 ) -> Answer<catalog::ServerRow> {
     let name = parse::<ServerName>(&name)?;
-    // Who was set aside is in the leader's memory.
-    context.leading_term()?;
-    let state = if asked.undo { ServerState::Active } else { ServerState::Draining };
-    context.catalog.set_server_state(&name, state).await?;
-    context.drains.begin_anew(&name);
+    context.catalog.set_draining(&name, !asked.undo).await?;
     context.drain_nudge.notify_one();
     Ok(Json(context.catalog.server(&name).await?))
 }
 
-/// How far a server is emptied. Of the leader: only it knows who was set aside before a move.
+/// How far a server is emptied.
 pub(super) async fn drained(State(context): Shared, Path(name): Path<String>) -> Answer<Value> {
     let server = context.catalog.server(&parse::<ServerName>(&name)?).await?.server;
-    context.leading_term()?;
     let mut shown = json!(drain::report(&context, &server.name).await?);
     shown["name"] = json!(server.name);
     shown["state"] = json!(server.state);

@@ -97,7 +97,7 @@ mod tests {
     fn a_hold_counts_until_its_lease_runs_out() {
         let mut map = map(TenantState::Open);
         let acme = TenantId::new("acme").unwrap();
-        map.insert(Entry::Hold(Hold { tenant: acme.clone(), id: 5, expires_at_ms: 2_000 }));
+        map.insert(Entry::Hold(Hold { tenant: acme.clone(), id: 5, expires_at_ms: 2_000, begins_at_ms: 0 }));
         let at = |ms| UNIX_EPOCH + Duration::from_millis(ms);
         assert!(matches!(map.route(&acme, at(1_999)), Route::Hold(..)));
         assert_eq!(map.route(&acme, at(2_000)), Route::Refuse(Refusal::UnknownServer));

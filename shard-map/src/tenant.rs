@@ -83,6 +83,12 @@ impl Tenant {
     }
 }
 
+/// Time until then, in milliseconds since 1970; none when that has passed.
+fn until(at_ms: i64, now: SystemTime) -> Duration {
+    let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(at_ms).unwrap_or(0));
+    at.duration_since(now).unwrap_or_default()
+}
+
 /// New transactions of a tenant wait at the routers while this exists and has not run out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
@@ -92,13 +98,21 @@ pub struct Hold {
     pub id: i64,
     /// When the lease runs out, in milliseconds since 1970 (UTC). Then a router asks the server's registry.
     pub expires_at_ms: i64,
+    /// When it begins, in the same way; 0 is at once.
+    #[serde(default)]
+    pub begins_at_ms: i64,
 }
 
 impl Hold {
     /// How much of the lease is left; `None` when it has run out.
     #[must_use]
     pub fn remaining(&self, now: SystemTime) -> Option<Duration> {
-        let expires = UNIX_EPOCH + Duration::from_millis(u64::try_from(self.expires_at_ms).unwrap_or(0));
-        expires.duration_since(now).ok().filter(|left| !left.is_zero())
+        Some(until(self.expires_at_ms, now)).filter(|left| !left.is_zero())
+    }
+
+    /// How long until it begins; nothing once it has.
+    #[must_use]
+    pub fn begins_in(&self, now: SystemTime) -> Duration {
+        until(self.begins_at_ms, now)
     }
 }

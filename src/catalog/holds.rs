@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use shard_map::TenantId;
 
 use crate::error::{Error, Result};
-use crate::query::Catalog;
+use crate::query::{Catalog, Params};
 
 /// A router says: new transactions of the tenant wait here, and none is running any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,18 +17,27 @@ pub struct HoldAck {
 }
 
 impl Catalog {
-    /// Places a hold, with a lease from now, and returns its id. An older hold of the tenant is replaced.
+    /// Announces a hold that begins after `notice`, with a lease from then, and returns its id. An older hold of the tenant is
+    /// replaced.
     ///
     /// # Errors
     /// [`Error::LeaseLost`] when `term` is not the leader's.
-    pub async fn place_hold(&self, tenant: &TenantId, lease: Duration, term: i64) -> Result<i64> {
+    pub async fn place_hold(
+        &self,
+        tenant: &TenantId,
+        (notice, lease): (Duration, Duration),
+        term: i64,
+    ) -> Result<i64> {
         const SQL: &str = "
-            INSERT INTO hold (tenant, expires_at_ms) SELECT $1, $2 FROM lease WHERE term = $3
-            ON CONFLICT (tenant) DO UPDATE SET id = excluded.id, expires_at_ms = excluded.expires_at_ms
+            INSERT INTO hold (tenant, begins_at_ms, expires_at_ms) SELECT $1, $2, $3 FROM lease WHERE term = $4
+            ON CONFLICT (tenant) DO UPDATE SET id = excluded.id, begins_at_ms = excluded.begins_at_ms,
+                expires_at_ms = excluded.expires_at_ms
             RETURNING id";
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let expires_at_ms = i64::try_from((since_1970 + lease).as_millis()).unwrap_or(i64::MAX);
-        let row = self.row("hold_place", SQL, &[&tenant.as_str(), &expires_at_ms, &term]).await?;
+        let [begins_at_ms, expires_at_ms] = [since_1970 + notice, since_1970 + notice + lease]
+            .map(|at| i64::try_from(at.as_millis()).unwrap_or(i64::MAX));
+        let params: Params<'_> = &[&tenant.as_str(), &begins_at_ms, &expires_at_ms, &term];
+        let row = self.row("hold_place", SQL, params).await?;
         row.map(|row| row.get(0)).ok_or(Error::LeaseLost)
     }
 

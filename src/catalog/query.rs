@@ -158,7 +158,8 @@ impl Catalog {
 /// record, too.
 async fn is_made(client: &Object) -> std::result::Result<bool, tokio_postgres::Error> {
     const RECORD: &str = "
-        SELECT to_regclass('refinery_schema_history') IS NOT NULL AND to_regclass('drain_aside') IS NOT NULL";
+        SELECT to_regclass('refinery_schema_history') IS NOT NULL AND EXISTS (
+            SELECT FROM pg_attribute WHERE attrelid = to_regclass('hold') AND attname = 'begins_at_ms')";
     if !client.query_one(RECORD, &[]).await?.get::<_, bool>(0) {
         return Ok(false);
     }

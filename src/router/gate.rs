@@ -117,7 +117,7 @@ impl Tenant {
     }
 
     /// Sessions that keep their connection and are at rest.
-    fn parked_and_pinned(&self) -> usize {
+    pub(crate) fn parked_and_pinned(&self) -> usize {
         self.clients.borrow().values().filter(|client| client.is_parked_and_pinned()).count()
     }
 

@@ -28,6 +28,7 @@ mod login;
 mod looks;
 mod map;
 mod metrics;
+mod narrowing;
 mod peers;
 mod places;
 mod pool;

@@ -15,6 +15,7 @@ use wire::scram::SaltedKeys;
 
 use crate::error::ClientError;
 use crate::gate::Holding;
+use crate::narrowing::Narrowing;
 use crate::pool::waiters::Waiter;
 use crate::pool::{CancelTarget, Place, ServerConnection};
 use crate::prepared::StatementCache;
@@ -69,6 +70,8 @@ pub(crate) struct Tenant {
     pub(crate) open: Cell<usize>,
     pub(crate) opening: Cell<usize>,
     pub(crate) waiting: RefCell<VecDeque<Waiter>>,
+    /// While it has fewer connections than usual.
+    pub(crate) narrowing: Cell<Option<Narrowing>>,
     /// Why the last attempt to connect failed.
     pub(crate) failure: RefCell<Option<ClientError>>,
     /// When it may be looked for at other servers.
@@ -104,6 +107,7 @@ impl Tenant {
             open: Cell::new(0),
             opening: Cell::new(0),
             waiting: RefCell::default(),
+            narrowing: Cell::new(None),
             failure: RefCell::default(),
             pacing: Pacing::default(),
             held_until: Cell::new(None),
@@ -151,6 +155,7 @@ impl Tenant {
             });
             let gate = match map.route(&self.id, SystemTime::now()) {
                 Route::Forward(..) => Gate::Open,
+                Route::Hold(_, hold) if self.awaits(hold) => Gate::Open,
                 Route::Hold(_, hold) => Gate::Held(Holding::new(hold)),
                 Route::Refuse(refusal) => Gate::Refused(refusal),
             };
@@ -175,8 +180,14 @@ impl Tenant {
         if self.read_only.get() { Access::Readonly } else { access }
     }
 
-    /// Server connections that it may have here: its quota, within the configuration's limit.
+    /// Server connections that it may have here now.
     pub(crate) fn connections_max(&self) -> usize {
+        let most = self.connections_allowed();
+        self.narrowing.get().map_or(most, |narrowing| most.min(narrowing.most))
+    }
+
+    /// Those that it may have at usual times: its quota, within the configuration's limit.
+    pub(crate) fn connections_allowed(&self) -> usize {
         let most = self.worker.shared.config().connections_per_tenant_max;
         self.quota.get().connections.map_or(most, |quota| most.min(quota as usize))
     }

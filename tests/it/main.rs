@@ -31,6 +31,7 @@ mod faults;
 mod frameworks;
 #[cfg(feature = "failpoints")]
 mod frozen;
+mod holds;
 mod hostile;
 mod instances;
 mod last_dumps;
@@ -125,6 +126,7 @@ fn main() -> std::process::ExitCode {
         errors::trials(),
         corners::trials(),
         frameworks::trials(),
+        holds::trials(),
         hostile::trials(),
         instances::trials(),
         cancels::trials(),

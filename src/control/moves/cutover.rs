@@ -24,6 +24,9 @@ const DRAIN_PERCENT: u32 = 60;
 /// How much longer than its budget a cutover may take to notice that a server does not answer.
 const STANDSTILL_MARGIN: Duration = Duration::from_secs(2);
 
+/// How long before a hold routers are told of it, to use fewer and fewer of the tenant's connections until then.
+const NOTICE: Duration = Duration::from_millis(60);
+
 /// Sessions that are opened before the hold, so that it does not wait for logins.
 struct Sessions {
     source_registry: Connection,
@@ -65,11 +68,11 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<Event> {
     };
     failpoint::reach("cutover_prepared").await;
     freshen::run(the_move, &sessions.source).await;
-    let parts = Parts::new();
+    let parts = Parts::beginning_in(NOTICE);
     // For whoever has to tell the hold if this controller dies in it. The fence row is the time, in microseconds.
     the_move.work.remember(&json!({ "hold_began_us": parts.fence_row, "hold_ms": null })).await?;
     // Beside the deadline between its acts, one for an act that stands still because a server is gone.
-    let limit = the_move.max_hold() + STANDSTILL_MARGIN;
+    let limit = NOTICE + the_move.max_hold() + STANDSTILL_MARGIN;
     let attempted = tokio::time::timeout(limit, attempt(the_move, sessions, &parts)).await;
     let outcome = attempted.unwrap_or_else(|_| Err(Error::Timeout("the cutover stood still".into())));
     if let Err(error) = outcome {
@@ -198,7 +201,11 @@ async fn attempt(the_move: &mut Move<'_>, sessions: Sessions, parts: &Parts) -> 
     let fence_row = parts.fence_row;
     let deadline = parts.begun + the_move.max_hold();
     let drained_by = parts.begun + the_move.max_hold() * DRAIN_PERCENT / 100;
-    parts.act("drain", drain(the_move, drained_by)).await?;
+    let notice = parts.begun.saturating_duration_since(Instant::now());
+    let lease = the_move.max_hold() + fence::LEASE_MARGIN;
+    let hold = fence::announce(the_move.work, &the_move.id, (notice, lease)).await?;
+    tokio::time::sleep_until(parts.begun.into()).await;
+    parts.act("drain", drain(the_move, hold, drained_by)).await?;
     let fenced = fence::fence(the_move, &source_registry, source_pid, (drained_by, deadline));
     parts.act("fence", fenced).await?;
     let applied = async {
@@ -246,9 +253,8 @@ async fn attempt(the_move: &mut Move<'_>, sessions: Sessions, parts: &Parts) -> 
     parts.act("release", released).await
 }
 
-async fn drain(the_move: &Move<'_>, deadline: Instant) -> Result<()> {
-    let lease = the_move.max_hold() + fence::LEASE_MARGIN;
-    let pinned = fence::hold(the_move.work, &the_move.id, lease, deadline).await?;
+async fn drain(the_move: &Move<'_>, hold: i64, deadline: Instant) -> Result<()> {
+    let pinned = fence::drained(&the_move.work.context, hold, deadline).await?;
     if pinned > 0 && the_move.input.wait_sessions && !the_move.input.kill_stragglers {
         return Err(Error::Timeout(format!("{pinned} sessions at routers can't be held")));
     }
@@ -275,8 +281,10 @@ struct Parts {
 }
 
 impl Parts {
-    fn new() -> Self {
-        Self { begun: Instant::now(), fence_row: now_us(), parts: Mutex::default() }
+    /// Of a hold that begins after `notice`.
+    fn beginning_in(notice: Duration) -> Self {
+        let notice_us = i64::try_from(notice.as_micros()).unwrap_or(0);
+        Self { begun: Instant::now() + notice, fence_row: now_us() + notice_us, parts: Mutex::default() }
     }
 
     /// Does one part.

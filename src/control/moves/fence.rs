@@ -19,14 +19,20 @@ pub(crate) const POLL: Duration = Duration::from_millis(1);
 /// lives never loses the hold in the middle.
 pub(crate) const LEASE_MARGIN: Duration = Duration::from_secs(3);
 
-/// Places the hold, and waits until every router in service says that nothing of the tenant is running any more. Returns how
-/// many sessions keep their server connections: the fence will end them.
-///
-/// `lease`: for how long it counts without being released.
-pub(crate) async fn hold(work: &Work, tenant: &TenantId, lease: Duration, deadline: Instant) -> Result<i32> {
-    let context = &work.context;
-    let hold = context.catalog.place_hold(tenant, lease, work.term).await?;
+/// Announces the hold: it begins after `notice`, and counts without being released for `lease`.
+pub(crate) async fn announce(
+    work: &Work,
+    tenant: &TenantId,
+    (notice, lease): (Duration, Duration),
+) -> Result<i64> {
+    let hold = work.context.catalog.place_hold(tenant, (notice, lease), work.term).await?;
     failpoint::reach("held").await;
+    Ok(hold)
+}
+
+/// Waits until every router in service says that the hold is in force and nothing of the tenant is running any more. Returns
+/// how many sessions keep their server connections: the fence will end them.
+pub(crate) async fn drained(context: &Context, hold: i64, deadline: Instant) -> Result<i32> {
     loop {
         // Looked up each time: a router may come up, or die, meanwhile.
         let (timeout, lost_after) = (context.config.router_timeout, context.config.router_lost_after);

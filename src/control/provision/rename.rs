@@ -111,7 +111,11 @@ async fn hold(work: &Work, rename: &Rename) -> Result<()> {
         return Ok(());
     }
     wait_for_routers(work).await?;
-    match fence::hold(work, &rename.from, HOLD_LEASE, Instant::now() + DRAIN_TIMEOUT).await {
+    let drained = async {
+        let hold = fence::announce(work, &rename.from, (Duration::ZERO, HOLD_LEASE)).await?;
+        fence::drained(&work.context, hold, Instant::now() + DRAIN_TIMEOUT).await
+    };
+    match drained.await {
         Err(error @ Error::Timeout(_)) => {
             tracing::warn!(operation = work.operation.id, %error, "not everybody could be waited for");
             Ok(())

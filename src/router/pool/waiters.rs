@@ -85,6 +85,7 @@ impl Tenant {
             && connection.cancel.under_way.get() == 0
             && !connection.cancel.spoiled.get()
             && self.is_open()
+            && self.open.get() <= self.connections_max()
             && !connection.gives_way(|access| self.could_use(access));
         if usable {
             connection.set_idle(true, &self.worker.clock);
@@ -163,13 +164,7 @@ impl Tenant {
         }
         // A connection with another access that nobody uses gives way.
         if self.open.get() + self.opening.get() >= most && self.opening.get() == 0 {
-            let other = {
-                let mut idle = self.idle.borrow_mut();
-                (!idle.is_empty()).then(|| idle.remove(0))
-            };
-            if let Some(other) = other {
-                other.close();
-            }
+            self.close_longest_idle();
         }
         while self.opening.get() < wanted.min(most.saturating_sub(self.open.get())) {
             self.opening.set(self.opening.get() + 1);
@@ -209,6 +204,15 @@ impl Tenant {
             // Who went away needs no answer.
             drop(waiter.sender.send(Err(error.clone())));
         }
+    }
+
+    /// Closes the connection that was idle for longest, if there is one.
+    pub(crate) fn close_longest_idle(&self) -> bool {
+        let longest = {
+            let mut idle = self.idle.borrow_mut();
+            (!idle.is_empty()).then(|| idle.remove(0))
+        };
+        longest.map(ServerConnection::close).is_some()
     }
 
     /// Closes what is idle.

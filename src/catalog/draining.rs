@@ -1,5 +1,7 @@
 //! Emptying a server, as the catalog sees it: who is there, what became of the moves away from it, and the start of another.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shard_map::{ServerName, ServerState, Tenant, TenantId, TenantState};
@@ -115,6 +117,9 @@ impl Catalog {
             tried AS (DELETE FROM drain_aside WHERE server = $1)
             INSERT INTO drain (server) SELECT name FROM named
             ON CONFLICT (server) DO UPDATE SET asked_at = now()";
+        const FORGET: &str = "
+            DELETE FROM drain_aside a WHERE NOT EXISTS (SELECT FROM tenant t WHERE t.id = a.tenant AND t.server = a.server)";
+        self.execute("drain_forget", FORGET, &[]).await?;
         let state = if drains { ServerState::Draining } else { ServerState::Active };
         match self.execute("drain_set", SQL, &[&server.as_str(), &state.as_str()]).await? {
             0 => Err(no_such_server(server)),
@@ -122,7 +127,8 @@ impl Catalog {
         }
     }
 
-    /// Puts on record that a tenant's move off a server could not start.
+    /// Puts on record that a tenant's move off a server could not start when that was tried, `tried` ago: not if an operator
+    /// has had it tried anew since, or has taken the drain back.
     ///
     /// # Errors
     /// When the catalog can't be reached.
@@ -130,16 +136,19 @@ impl Catalog {
         &self,
         (tenant, server): (&TenantId, &ServerName),
         (why, remedy, may_pass): (&str, &str, bool),
-        term: i64,
+        (tried, term): (Duration, i64),
     ) -> Result<()> {
         const SQL: &str = "
             INSERT INTO drain_aside (tenant, server, why, remedy, may_pass)
             SELECT id, $2, $3, $4, $5 FROM tenant WHERE id = $1 AND EXISTS (SELECT FROM lease WHERE term = $6)
+                AND EXISTS (SELECT FROM server WHERE name = $2 AND state = 'draining')
+                AND NOT EXISTS (SELECT FROM drain WHERE server = $2 AND asked_at > now() - $7 * interval '1 second')
             ON CONFLICT (tenant) DO UPDATE SET server = excluded.server, why = excluded.why, remedy = excluded.remedy,
                 may_pass = excluded.may_pass, at = now(), tries = CASE
                     WHEN drain_aside.server = excluded.server AND drain_aside.may_pass AND excluded.may_pass
                     THEN least(drain_aside.tries, 1000) + 1 ELSE 1 END";
-        let params: Params<'_> = &[&tenant.as_str(), &server.as_str(), &why, &remedy, &may_pass, &term];
+        let params: Params<'_> =
+            &[&tenant.as_str(), &server.as_str(), &why, &remedy, &may_pass, &term, &tried.as_secs_f64()];
         self.execute("drain_aside", SQL, params).await.map(drop)
     }
 
@@ -147,7 +156,7 @@ impl Catalog {
     ///
     /// # Errors
     /// When the catalog can't be reached.
-    pub async fn leaving(&self, server: &ServerName, grace: std::time::Duration) -> Result<Vec<Leaving>> {
+    pub async fn leaving(&self, server: &ServerName, grace: Duration) -> Result<Vec<Leaving>> {
         const SQL: &str = "
             SELECT jsonb_build_object('tenant', to_jsonb(t), 'bytes', u.bytes, 'drop_at',
                 CASE WHEN t.state = 'deleted' THEN t.deleted_at + $2 * interval '1 second' END, 'operation',

@@ -17,7 +17,7 @@ pub struct HoldAck {
 }
 
 impl Catalog {
-    /// Announces a hold that begins after `notice`, with a lease from then, and returns its id. An older hold of the tenant is
+    /// Announces a hold that begins after `notice` (at once without one), with a lease from then, and returns its id. An older hold of the tenant is
     /// replaced.
     ///
     /// # Errors
@@ -34,8 +34,10 @@ impl Catalog {
                 expires_at_ms = excluded.expires_at_ms
             RETURNING id";
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let [begins_at_ms, expires_at_ms] = [since_1970 + notice, since_1970 + notice + lease]
-            .map(|at| i64::try_from(at.as_millis()).unwrap_or(i64::MAX));
+        let ms = |at: Duration| i64::try_from(at.as_millis()).unwrap_or(i64::MAX);
+        // No time of day, which might be another one at routers.
+        let begins_at_ms = if notice.is_zero() { 0 } else { ms(since_1970 + notice) };
+        let expires_at_ms = ms(since_1970 + notice + lease);
         let params: Params<'_> = &[&tenant.as_str(), &begins_at_ms, &expires_at_ms, &term];
         let row = self.row("hold_place", SQL, params).await?;
         row.map(|row| row.get(0)).ok_or(Error::LeaseLost)

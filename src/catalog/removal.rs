@@ -248,6 +248,8 @@ async fn forget(transaction: &Transaction<'_>, name: &ServerName, tenants: &[Ten
     }
     for sql in [
         "DELETE FROM server_use WHERE server = $1",
+        "DELETE FROM drain WHERE server = $1",
+        "DELETE FROM drain_aside WHERE server = $1",
         "DELETE FROM server_address WHERE server = $1",
         "DELETE FROM server WHERE name = $1",
     ] {

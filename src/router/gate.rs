@@ -22,12 +22,20 @@ pub(crate) struct Holding {
     until: SystemTime,
     since: Instant,
     acknowledged: bool,
+    /// How long until it begins, when the map told it.
+    begins_in: Duration,
 }
 
 impl Holding {
-    pub(crate) fn new(hold: &Hold) -> Self {
+    pub(crate) fn new(hold: &Hold, now: SystemTime) -> Self {
         let until = UNIX_EPOCH + Duration::from_millis(u64::try_from(hold.expires_at_ms).unwrap_or(0));
-        Self { id: hold.id, until, since: Instant::now(), acknowledged: false }
+        let begins_in = hold.begins_in(now);
+        Self { id: hold.id, until, since: Instant::now(), acknowledged: false, begins_in }
+    }
+
+    /// Its number, and how long until it begins.
+    pub(crate) fn announced(&self) -> (i64, Duration) {
+        (self.id, self.begins_in)
     }
 
     fn left(&self) -> Duration {
@@ -117,7 +125,7 @@ impl Tenant {
     }
 
     /// Sessions that keep their connection and are at rest.
-    pub(crate) fn parked_and_pinned(&self) -> usize {
+    fn parked_and_pinned(&self) -> usize {
         self.clients.borrow().values().filter(|client| client.is_parked_and_pinned()).count()
     }
 

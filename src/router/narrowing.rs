@@ -6,9 +6,8 @@
 //! and share the cores, longer than for a few. `benches/run hold` measures it.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use shard_map::Hold;
 use tokio::time::sleep_until;
 
 use crate::tenant::{Gate, Tenant};
@@ -23,23 +22,37 @@ const WIDENING_PAUSE: Duration = Duration::from_millis(20);
 const WIDENING_STEPS: usize = 16;
 
 impl Tenant {
-    /// Whether this hold is yet to begin here. The first time that it is asked, the narrowing begins.
-    pub(crate) fn awaits(self: &Rc<Self>, hold: &Hold) -> bool {
+    /// Puts a hold off until it begins: the gate is as it was until then, and the tenant is narrowed.
+    pub(crate) fn put_off(self: &Rc<Self>, gate: Gate) -> Gate {
+        let Gate::Held(holding) = &gate else { return gate };
+        let (hold, left) = holding.announced();
         if let Some(narrowing) = self.narrowing.get() {
-            return narrowing.hold == hold.id && Instant::now() < narrowing.until;
+            let waits = narrowing.hold == hold && Instant::now() < narrowing.until;
+            return if waits { Gate::Open } else { gate };
         }
-        let left = hold.begins_in(SystemTime::now()).min(NARROWING_MAX);
         if left.is_zero() || !matches!(*self.gate.borrow(), Gate::Open) {
-            return false;
+            return gate;
         }
-        // Pinned sessions keep theirs.
-        let least = self.parked_and_pinned() + (self.under_way() / DIVISOR).max(LEFT_MIN);
-        let most = self.open.get().max(least);
-        let narrowing = Narrowing { hold: hold.id, until: Instant::now() + left, most };
+        let kept = self.clients.borrow().values().filter(|client| client.keeps_connection()).count();
+        let open = self.open.get() + self.opening.get();
+        let least = least(open.saturating_sub(self.idle.borrow().len()), kept);
+        let narrowing =
+            Narrowing { hold, until: Instant::now() + left.min(NARROWING_MAX), most: open.max(least) };
         self.narrowing.set(Some(narrowing));
         self.worker.spawn(around_hold(self.clone(), narrowing, least));
-        true
+        Gate::Open
     }
+}
+
+/// How many connections are left when the hold begins, of those in use; `kept` of them stay with their clients.
+fn least(in_use: usize, kept: usize) -> usize {
+    kept + (in_use.saturating_sub(kept) / DIVISOR).max(LEFT_MIN)
+}
+
+/// How many there may be a pause later; none, if that is all that the tenant may have.
+fn wider(most: usize, all: usize) -> Option<usize> {
+    let wider = most + all.div_ceil(WIDENING_STEPS);
+    (wider < all).then_some(wider)
 }
 
 /// Fewer connections than usual, for a hold.
@@ -71,14 +84,12 @@ async fn around_hold(tenant: Rc<Tenant>, mut narrowing: Narrowing, least: usize)
     loop {
         while_held(&tenant).await;
         tokio::time::sleep(WIDENING_PAUSE).await;
-        let all = tenant.connections_allowed();
-        narrowing.most += (all / WIDENING_STEPS).max(1);
-        let is_wide = narrowing.most >= all;
-        tenant.narrowing.set((!is_wide).then_some(narrowing));
+        let wider = wider(narrowing.most, tenant.connections_allowed());
+        let next = wider.map(|most| Narrowing { most, ..narrowing });
+        tenant.narrowing.set(next);
         tenant.settle();
-        if is_wide {
-            return;
-        }
+        let Some(next) = next else { return };
+        narrowing = next;
     }
 }
 
@@ -89,5 +100,25 @@ async fn while_held(tenant: &Tenant) {
             return;
         }
         changed.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quarter_is_left_and_never_less_than_two_beside_what_clients_keep() {
+        assert_eq!([(0, 0), (1, 0), (16, 0), (400, 0)].map(|(used, kept)| least(used, kept)), [2, 2, 4, 100]);
+        // Fifteen sessions that keep theirs, and what other clients share.
+        assert_eq!([(15, 15), (19, 15), (35, 15)].map(|(used, kept)| least(used, kept)), [17, 17, 20]);
+    }
+
+    #[test]
+    fn all_are_back_within_so_many_steps() {
+        for all in [1, 2, 17, 20, 31, 200, 10_000] {
+            let steps = std::iter::successors(Some(LEFT_MIN), |most| wider(*most, all)).count();
+            assert!(steps <= WIDENING_STEPS, "{all}: {steps}");
+        }
     }
 }

@@ -153,14 +153,15 @@ impl Tenant {
                     key_version,
                 })
             });
-            let gate = match map.route(&self.id, SystemTime::now()) {
+            let now = SystemTime::now();
+            let gate = match map.route(&self.id, now) {
                 Route::Forward(..) => Gate::Open,
-                Route::Hold(_, hold) if self.awaits(hold) => Gate::Open,
-                Route::Hold(_, hold) => Gate::Held(Holding::new(hold)),
+                Route::Hold(_, hold) => Gate::Held(Holding::new(hold, now)),
                 Route::Refuse(refusal) => Gate::Refused(refusal),
             };
             (gate, place, read_only)
         };
+        let gate = self.put_off(gate);
         let has_other_role = self.read_only.replace(read_only) != read_only;
         if has_other_role {
             self.renew_connections();
@@ -327,6 +328,7 @@ impl Tenant {
             && self.opening.get() == 0
             && self.clients.borrow().is_empty()
             && self.waiting.borrow().is_empty()
+            && self.narrowing.get().is_none()
             && !self.is_paused()
             && (!self.is_held() || self.refusal().is_some())
     }

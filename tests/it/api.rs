@@ -409,7 +409,7 @@ async fn the_api_speaks_tls_and_another_instance_says_who_leads(fleet: &mut Flee
 
     // It does not lead: it reads, and says who has to be asked for the rest.
     ask(&secure, &ca, &["server", "list"]).await.ok();
-    let refused = ask(&secure, &ca, &["server", "drain", "pg-1"]).await;
+    let refused = ask(&secure, &ca, &["server", "add", "pg-1", "--url", &fleet.server_url("pg-1")]).await;
     assert!(refused.hint().contains("control-1"), "{}", refused.stderr);
     refused.error(5);
 

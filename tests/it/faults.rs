@@ -51,7 +51,7 @@ const POINTS: [(Path, &[&str]); 7] = [
         "copy", "copy_opened", "copy_loaded", "copy_committed", "copy_closed",
         "build", "build_listed", "build_restored", "build_analyzed", "build_refreshed", "build_watched", "subscribed", "stream_lifted",
         "compare", "read_door", "catch_up", "catch_published", "catch_slot", "catch_close",
-        "cutover", "cutover_prepared", "held", "drain", "limit", "limited", "fence", "flushed", "apply", "detach_disabled",
+        "cutover", "cutover_prepared", "announced", "held", "drain", "limit", "limited", "fence", "flushed", "apply", "detach_disabled",
         "detach", "sequences", "unlogged", "sealed", "sealed_renamed", "sealed_sent", "seal", "check", "advance",
         "open", "open_renamed", "open_sent", "decide", "release_compared", "release_lifted", "release", "release_told",
         "verify", "verify_unfollowed", "verify_ended", "read_dropped", "verify_compared",

@@ -14,7 +14,7 @@ mod standing;
 mod upgrade;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use catalog::{Leaving, ServerRow};
 use serde_json::json;
@@ -137,6 +137,7 @@ async fn begin(
     term: i64,
 ) -> Result<Begun> {
     let (id, from) = (&row.tenant.id, &server.name);
+    let begun = Instant::now();
     let checking = tokio::time::timeout(CHECK_TIMEOUT, check(context, row, server, away));
     let checked = checking.await.unwrap_or_else(|_| {
         Err(Error::Timeout(format!("no answer of its servers within check_timeout ({CHECK_TIMEOUT:?})")))
@@ -147,7 +148,8 @@ async fn begin(
         Err(error) => {
             tracing::warn!(server = %from, tenant = %id, %error, "set aside: it can't be moved away now");
             let (remedy, may_pass) = remedy(&error, row, server, away);
-            context.catalog.set_aside((id, from), (&error.to_string(), &remedy, may_pass), term).await?;
+            let why = error.to_string();
+            context.catalog.set_aside((id, from), (&why, &remedy, may_pass), (begun.elapsed(), term)).await?;
             // Whatever was slow or away would be so for the next one, too: at the next look.
             return Ok(if error.is_transient() { Begun::Enough } else { Begun::NotNow });
         }

@@ -68,9 +68,10 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<Event> {
     };
     failpoint::reach("cutover_prepared").await;
     freshen::run(the_move, &sessions.source).await;
-    let parts = Parts::beginning_in(NOTICE);
     // For whoever has to tell the hold if this controller dies in it. The fence row is the time, in microseconds.
-    the_move.work.remember(&json!({ "hold_began_us": parts.fence_row, "hold_ms": null })).await?;
+    let fence_row = now_us() + i64::try_from(NOTICE.as_micros()).unwrap_or(0);
+    the_move.work.remember(&json!({ "hold_began_us": fence_row, "hold_ms": null })).await?;
+    let parts = Parts { begun: Instant::now() + NOTICE, fence_row, parts: Mutex::default() };
     // Beside the deadline between its acts, one for an act that stands still because a server is gone.
     let limit = NOTICE + the_move.max_hold() + STANDSTILL_MARGIN;
     let attempted = tokio::time::timeout(limit, attempt(the_move, sessions, &parts)).await;
@@ -85,7 +86,10 @@ pub(crate) async fn run(the_move: &mut Move<'_>) -> Result<Event> {
         }
         let metrics = &the_move.work.context.metrics;
         metrics.cutovers.with_label_values(&["taken_back"]).inc();
-        metrics.hold_seconds.observe(parts.begun.elapsed().as_secs_f64());
+        // Nobody was held by one that failed before.
+        if Instant::now() > parts.begun {
+            metrics.hold_seconds.observe(parts.begun.elapsed().as_secs_f64());
+        }
         remember_taken_back(the_move, &error, &parts).await?;
         failpoint::reach("taken_noted").await;
         if matches!(error, Error::Refused { .. }) {
@@ -205,6 +209,7 @@ async fn attempt(the_move: &mut Move<'_>, sessions: Sessions, parts: &Parts) -> 
     let lease = the_move.max_hold() + fence::LEASE_MARGIN;
     let hold = fence::announce(the_move.work, &the_move.id, (notice, lease)).await?;
     tokio::time::sleep_until(parts.begun.into()).await;
+    failpoint::reach("held").await;
     parts.act("drain", drain(the_move, hold, drained_by)).await?;
     let fenced = fence::fence(the_move, &source_registry, source_pid, (drained_by, deadline));
     parts.act("fence", fenced).await?;
@@ -281,12 +286,6 @@ struct Parts {
 }
 
 impl Parts {
-    /// Of a hold that begins after `notice`.
-    fn beginning_in(notice: Duration) -> Self {
-        let notice_us = i64::try_from(notice.as_micros()).unwrap_or(0);
-        Self { begun: Instant::now() + notice, fence_row: now_us() + notice_us, parts: Mutex::default() }
-    }
-
     /// Does one part.
     async fn act<T>(&self, part: &str, deed: impl Future<Output = Result<T>>) -> Result<T> {
         let begun = Instant::now();

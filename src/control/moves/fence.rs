@@ -26,7 +26,7 @@ pub(crate) async fn announce(
     (notice, lease): (Duration, Duration),
 ) -> Result<i64> {
     let hold = work.context.catalog.place_hold(tenant, (notice, lease), work.term).await?;
-    failpoint::reach("held").await;
+    failpoint::reach("announced").await;
     Ok(hold)
 }
 

@@ -85,7 +85,7 @@ impl Tenant {
             && connection.cancel.under_way.get() == 0
             && !connection.cancel.spoiled.get()
             && self.is_open()
-            && self.open.get() <= self.connections_max()
+            && !self.narrowing.get().is_some_and(|narrowing| self.open.get() > narrowing.most)
             && !connection.gives_way(|access| self.could_use(access));
         if usable {
             connection.set_idle(true, &self.worker.clock);
@@ -207,12 +207,14 @@ impl Tenant {
     }
 
     /// Closes the connection that was idle for longest, if there is one.
-    pub(crate) fn close_longest_idle(&self) -> bool {
+    pub(crate) fn close_longest_idle(&self) {
         let longest = {
             let mut idle = self.idle.borrow_mut();
             (!idle.is_empty()).then(|| idle.remove(0))
         };
-        longest.map(ServerConnection::close).is_some()
+        if let Some(longest) = longest {
+            longest.close();
+        }
     }
 
     /// Closes what is idle.

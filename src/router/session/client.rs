@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use shard_map::{Access, TenantId};
+use shard_map::{Access, PoolMode, TenantId};
 use subtle::ConstantTimeEq as _;
 use wire::sql::Pins;
 
@@ -51,6 +51,7 @@ pub(crate) struct Client {
     pub(crate) tenant: TenantId,
     pub(crate) key: Box<[u8]>,
     pub(crate) pins: Cell<Pins>,
+    mode: PoolMode,
     /// Keeps a server connection and runs nothing.
     pub(crate) parked: Cell<bool>,
     /// Runs something on its connection.
@@ -87,6 +88,7 @@ impl Client {
             tenant: login.tenant.clone(),
             key: key[..length].into(),
             pins: Cell::new(Pins::NONE),
+            mode: login.pool_mode,
             parked: Cell::new(false),
             busy: Cell::new(false),
             since: Cell::new(Instant::now()),
@@ -146,6 +148,11 @@ impl Client {
 
     pub(crate) fn is_parked_and_pinned(&self) -> bool {
         self.parked.get() && !self.pins.get().is_empty()
+    }
+
+    /// Whether it keeps its server connection between transactions.
+    pub(crate) fn keeps_connection(&self) -> bool {
+        self.target.borrow().is_some() && (self.mode == PoolMode::Session || !self.pins.get().is_empty())
     }
 
     /// Ends the session when this says so.

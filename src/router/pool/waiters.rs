@@ -85,7 +85,7 @@ impl Tenant {
             && connection.cancel.under_way.get() == 0
             && !connection.cancel.spoiled.get()
             && self.is_open()
-            && !self.narrowing.get().is_some_and(|narrowing| self.open.get() > narrowing.most)
+            && self.narrowing.get().is_none_or(|narrowing| self.open.get() <= narrowing.most)
             && !connection.gives_way(|access| self.could_use(access));
         if usable {
             connection.set_idle(true, &self.worker.clock);

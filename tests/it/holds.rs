@@ -7,7 +7,7 @@ use crate::harness::{Fleet, Sql as _, trials, until};
 use crate::map_damage::catalog;
 
 trials! {
-    shared an_announced_hold_begins_though_clocks_differ_and_all_connections_come_back,
+    own an_announced_hold_begins_though_clocks_differ_and_all_connections_come_back,
 }
 
 /// As many transactions at once as there are clients, each on a connection of its own.
@@ -16,7 +16,7 @@ async fn at_once(clients: &[Client]) {
     join_all(clients.iter().map(|client| client.run("COMMIT"))).await;
 }
 
-async fn an_announced_hold_begins_though_clocks_differ_and_all_connections_come_back(fleet: &Fleet) {
+async fn an_announced_hold_begins_though_clocks_differ_and_all_connections_come_back(fleet: &mut Fleet) {
     fleet.create("announced", &["--server", "pg-1"]).await;
     let clients = join_all((0..12).map(|_| fleet.connect("announced"))).await;
     at_once(&clients).await;

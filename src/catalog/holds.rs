@@ -17,8 +17,8 @@ pub struct HoldAck {
 }
 
 impl Catalog {
-    /// Announces a hold that begins after `notice` (at once without one), with a lease from then, and returns its id. An older hold of the tenant is
-    /// replaced.
+    /// Announces a hold that begins after `notice` (at once without one), with a lease from then, and returns its id. An older
+    /// hold of the tenant is replaced.
     ///
     /// # Errors
     /// [`Error::LeaseLost`] when `term` is not the leader's.
